@@ -1,0 +1,1 @@
+//! Configuration, roles and their supervision, command line.

@@ -1,0 +1,1 @@
+//! Images: content store, OCI archives, layer unpacking.

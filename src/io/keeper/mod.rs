@@ -1,0 +1,1 @@
+//! The keeper: a small separate process that holds containers through libcontainer.

@@ -1,0 +1,10 @@
+//! Adapters: each owns one outside thing and its crate, and none knows another.
+
+pub mod clock;
+pub mod control;
+pub mod host;
+pub mod image;
+pub mod keeper;
+pub mod link;
+pub mod store;
+pub mod tls;

@@ -1,0 +1,1 @@
+//! The log (truth) and LMDB (state) behind `propose`.

@@ -1,0 +1,9 @@
+//! Decisions of kumquat: controllers, scheduler, pod lifecycle.
+//!
+//! Floor 2: synchronous and pure. No IO, no clock, no randomness of its own; time and seeds come in
+//! as arguments, and what to do goes out as data.
+
+pub mod controller;
+pub mod pod;
+pub mod schedule;
+pub mod world;

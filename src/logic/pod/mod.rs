@@ -1,0 +1,1 @@
+//! The pod lifecycle: state machines of pod, container, probe and restart.

@@ -1,0 +1,1 @@
+//! The views of all objects, kept in memory and indexed for controllers.

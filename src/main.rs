@@ -1,0 +1,2 @@
+//! The kumquat binary.
+fn main() {}

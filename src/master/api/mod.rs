@@ -1,0 +1,1 @@
+//! The API server: HTTP, negotiation, routes, watches.

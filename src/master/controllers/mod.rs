@@ -1,0 +1,1 @@
+//! The driver of all controllers, and the views they read.

@@ -1,0 +1,1 @@
+//! Feeds boards with their desired pods and takes their statuses.

@@ -1,0 +1,6 @@
+//! The master role: API server, controllers, scheduler, dispatcher.
+
+pub mod api;
+pub mod controllers;
+pub mod dispatcher;
+pub mod registry;

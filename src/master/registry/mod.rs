@@ -1,0 +1,1 @@
+//! Reads and writes of API objects: strategies, versions, finalizers, allocation.

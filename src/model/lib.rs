@@ -1,0 +1,19 @@
+//! Words and data of kumquat: the resource table, schemas, views and wire messages.
+//!
+//! Floors 0 and 1: this crate does no IO, reads no clock, and knows no other crate of the project.
+
+pub mod defaulting;
+pub mod ids;
+pub mod limits;
+pub mod patch;
+pub mod protobuf;
+pub mod quantity;
+pub mod resource;
+pub mod schema;
+pub mod selector;
+pub mod status;
+pub mod table;
+pub mod timestamp;
+pub mod validation;
+pub mod view;
+pub mod wire;

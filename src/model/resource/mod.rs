@@ -1,0 +1,1 @@
+//! The resource table: one row per kind drives routes, discovery, OpenAPI, tables and RBAC.

@@ -1,0 +1,1 @@
+//! Schemas of all kinds, and checking an object against its schema.

@@ -1,0 +1,1 @@
+//! Rows of `kubectl get`: the server-side Table.

@@ -1,0 +1,1 @@
+//! Small typed views of the kinds that our own controllers read.

@@ -1,0 +1,81 @@
+//! Master to board.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::Uid;
+use crate::timestamp::Timestamp;
+
+/// What the board has to run, whole or as the difference to an earlier revision.
+///
+/// The board applies it durably, then reports `revision` in its beats. With `base == 0` it is the
+/// whole set: everything not listed is removed. With another base the board must hold exactly that
+/// revision, else it answers with a Hello and gets a whole set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredV1 {
+    /// Revision of the board's desired set after this message.
+    pub revision: u64,
+    /// Revision that this is a difference to; 0 for a whole set.
+    pub base: u64,
+    /// Pods to add or replace.
+    pub pods: Vec<DesiredPodV1>,
+    /// Pods that no longer exist in the API: kill without grace and forget.
+    pub pods_gone: Vec<Uid>,
+    /// ConfigMaps and Secrets that the pods need, to add or replace.
+    pub objects: Vec<ObjectV1>,
+    /// Keys (`configmaps ns/name`, `secrets ns/name`) that no pod of the board needs any more.
+    pub objects_gone: Vec<String>,
+}
+
+/// One pod as the API holds it. A `deletionTimestamp` in it asks for a graceful stop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredPodV1 {
+    /// The pod's uid.
+    pub uid: Uid,
+    /// Resource version of `pod`.
+    pub version: u64,
+    /// The whole Pod, minified JSON.
+    pub pod: Bytes,
+}
+
+/// A ConfigMap or Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectV1 {
+    /// `configmaps ns/name` or `secrets ns/name`.
+    pub key: String,
+    /// Resource version of `object`.
+    pub version: u64,
+    /// The whole object, minified JSON.
+    pub object: Bytes,
+}
+
+/// Asks the board for something once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CommandV1 {
+    /// Send Hello again: the master has lost track of this board.
+    SayHello,
+    /// Send every pod's status again.
+    ResendStatus,
+    /// Do something to one pod.
+    Pod(Uid, PodActionV1),
+}
+
+/// What can be asked for one pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PodActionV1 {
+    /// Stop with its grace period although the API object stays (eviction by the node's own limits).
+    Stop,
+}
+
+/// Every five seconds: what the master believes this board has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeatDownV1 {
+    /// Newest revision of the board's desired set.
+    pub desired_revision: u64,
+    /// Newest revision of the broadcast network state.
+    pub net_revision: u64,
+    /// Last status message that the master has made durable.
+    pub status_sequence: u64,
+    /// Cluster time.
+    pub cluster_time: Timestamp,
+}

@@ -1,0 +1,164 @@
+//! The fixed header of every message, and encoding and decoding of whole messages.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Schema number that this build writes; it reads this one and the one before.
+pub const SCHEMA: u16 = 1;
+
+/// Bytes of the encoded header.
+pub const HEADER_BYTES: usize = 28;
+
+/// What a message is; the number is part of the wire format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum MessageKind {
+    /// [`super::HelloV1`], board to master.
+    Hello = 1,
+    /// [`super::BeatUpV1`], board to master.
+    BeatUp = 2,
+    /// [`super::StatusV1`], board to master.
+    Status = 3,
+    /// [`super::DesiredV1`], master to board.
+    Desired = 16,
+    /// [`super::CommandV1`], master to board.
+    Command = 17,
+    /// [`super::BeatDownV1`], master to board.
+    BeatDown = 18,
+    /// [`super::StreamRequestV1`], master to board, opens a stream.
+    Stream = 32,
+}
+
+impl MessageKind {
+    const ALL: [Self; 7] = [
+        Self::Hello,
+        Self::BeatUp,
+        Self::Status,
+        Self::Desired,
+        Self::Command,
+        Self::BeatDown,
+        Self::Stream,
+    ];
+
+    fn from_number(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u16 == number)
+    }
+}
+
+/// Who speaks, since when, and the how-manieth message this is.
+///
+/// Layout, little endian: schema u16, kind u16, epoch u64, term u64, sequence u64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// What the body is.
+    pub kind: MessageKind,
+    /// Cluster epoch of the sender; raised by promote and restore.
+    pub epoch: u64,
+    /// Term of the leader that speaks, or the highest term the board knows.
+    pub term: u64,
+    /// Counts the sender's messages since its start.
+    pub sequence: u64,
+}
+
+/// Why bytes are not a message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Fewer bytes than a header.
+    #[error("message of {0} bytes is shorter than its header")]
+    Short(usize),
+    /// Written by a build that is too new or too old.
+    #[error("message has schema {0}, this build reads {SCHEMA}")]
+    Schema(u16),
+    /// A kind that this build does not know.
+    #[error("message has unknown kind {0}")]
+    Kind(u16),
+    /// A body that does not fit its kind.
+    #[error("message body of kind {0:?} cannot be decoded")]
+    Body(MessageKind),
+}
+
+/// Header and body as bytes.
+pub fn encode<T: Serialize>(header: Header, body: &T) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + 64);
+    bytes.extend_from_slice(&SCHEMA.to_le_bytes());
+    bytes.extend_from_slice(&(header.kind as u16).to_le_bytes());
+    for field in [header.epoch, header.term, header.sequence] {
+        bytes.extend_from_slice(&field.to_le_bytes());
+    }
+    postcard::to_extend(body, bytes)
+        .expect("a wire body is plain data, which postcard always encodes")
+}
+
+impl Header {
+    /// Reads the header and gives the bytes of the body.
+    ///
+    /// # Errors
+    /// Any [`WireError`] but `Body`.
+    pub fn split(bytes: &[u8]) -> Result<(Self, &[u8]), WireError> {
+        let Some((raw, body)) = bytes.split_at_checked(HEADER_BYTES) else {
+            return Err(WireError::Short(bytes.len()));
+        };
+        let u16_at = |at: usize| u16::from_le_bytes([raw[at], raw[at + 1]]);
+        let u64_at = |at: usize| {
+            u64::from_le_bytes(raw[at..at + 8].try_into().expect("eight bytes of a fixed header"))
+        };
+        if u16_at(0) != SCHEMA {
+            return Err(WireError::Schema(u16_at(0)));
+        }
+        let kind = MessageKind::from_number(u16_at(2)).ok_or(WireError::Kind(u16_at(2)))?;
+        Ok((Self { kind, epoch: u64_at(4), term: u64_at(12), sequence: u64_at(20) }, body))
+    }
+}
+
+/// Decodes the body that [`Header::split`] gave.
+///
+/// # Errors
+/// `WireError::Body`, also when bytes are left over.
+pub fn decode<T: DeserializeOwned>(kind: MessageKind, body: &[u8]) -> Result<T, WireError> {
+    match postcard::take_from_bytes(body) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(WireError::Body(kind)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{BeatDownV1, BeatUpV1};
+
+    const HEADER: Header = Header { kind: MessageKind::BeatUp, epoch: 1, term: 2, sequence: 3 };
+
+    #[test]
+    fn golden_bytes_of_a_beat() {
+        let beat = BeatUpV1 { boot: 7, desired_revision: 300, net_revision: 0, status_sequence: 5 };
+        let bytes = encode(HEADER, &beat);
+        let golden = [
+            1, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 7,
+            0xac, 2, 0, 5,
+        ];
+        assert_eq!(bytes, golden);
+        let (header, body) = Header::split(&bytes).expect("our own bytes");
+        assert_eq!(header, HEADER);
+        assert_eq!(decode::<BeatUpV1>(header.kind, body), Ok(beat));
+    }
+
+    #[test]
+    fn bad_bytes_are_named() {
+        let beat = BeatDownV1 {
+            desired_revision: 1,
+            net_revision: 2,
+            status_sequence: 3,
+            cluster_time: Default::default(),
+        };
+        let bytes = encode(HEADER, &beat);
+        assert_eq!(Header::split(&bytes[..9]), Err(WireError::Short(9)));
+        let mut wrong = bytes.clone();
+        wrong[0] = 9;
+        assert_eq!(Header::split(&wrong), Err(WireError::Schema(9)));
+        wrong = bytes.clone();
+        wrong[2] = 200;
+        assert_eq!(Header::split(&wrong), Err(WireError::Kind(200)));
+        let (header, body) = Header::split(&bytes).expect("whole");
+        let cut = &body[..body.len() - 1];
+        assert_eq!(decode::<BeatDownV1>(header.kind, cut), Err(WireError::Body(header.kind)));
+    }
+}

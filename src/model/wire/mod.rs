@@ -1,0 +1,15 @@
+//! Messages between master and board: a fixed header, then a postcard body.
+//!
+//! The same bytes travel over MQTT and over the in-memory link of a single board. Bodies are frozen
+//! `XxxV1` structs with golden bytes in tests: a change of shape is a new struct and a new schema
+//! number, because postcard is not self-describing. Kubernetes objects travel as minified JSON.
+
+mod down;
+mod header;
+mod stream;
+mod up;
+
+pub use down::{BeatDownV1, CommandV1, DesiredPodV1, DesiredV1, ObjectV1, PodActionV1};
+pub use header::{Header, MessageKind, SCHEMA, WireError, decode, encode};
+pub use stream::{LogsRequestV1, StreamRequestV1};
+pub use up::{BeatUpV1, HelloV1, PodStatusV1, StatusV1};

@@ -1,0 +1,3 @@
+//! The board role: agent, pod driver, status reporter, logs.
+
+pub mod agent;

@@ -1,0 +1,134 @@
+//! Events: what happened to which object, as `kubectl describe` shows it.
+//!
+//! An event that repeats (same object, reason, message and component) keeps its name, so that the
+//! writer counts it up instead of adding another one.
+
+use model::ids::Uid;
+use model::timestamp::Timestamp;
+use serde_json::{Value, json};
+
+/// The object that an event is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectReference {
+    /// `v1`, `apps/v1`.
+    pub api_version: &'static str,
+    /// `Pod`, `ReplicaSet`.
+    pub kind: &'static str,
+    /// Namespace, or empty.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: Uid,
+}
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The object.
+    pub about: ObjectReference,
+    /// `Warning` instead of `Normal`.
+    pub warning: bool,
+    /// `SuccessfulCreate`, `FailedScheduling`.
+    pub reason: &'static str,
+    /// The sentence.
+    pub message: String,
+    /// `replicaset-controller`, `default-scheduler`.
+    pub component: &'static str,
+}
+
+impl Event {
+    /// Name of the Event object: the same for the same happening.
+    pub fn object_name(&self) -> String {
+        let parts = [self.reason.as_bytes(), self.message.as_bytes(), self.component.as_bytes()];
+        let mut hash = fnv(0xcbf2_9ce4_8422_2325, &self.about.uid.0);
+        for part in parts {
+            hash = fnv(fnv(hash, part), &[0]);
+        }
+        // Object names end at 253 bytes; the object's own name may already be that long.
+        let mut name: &str = &self.about.name;
+        while name.len() + 17 > model::limits::NAME_BYTES_MAX {
+            let mut chars = name.chars();
+            chars.next_back();
+            name = chars.as_str();
+        }
+        format!("{name}.{hash:016x}")
+    }
+
+    /// Namespace of the Event object: that of the object, `default` for cluster-scoped ones.
+    pub fn namespace(&self) -> &str {
+        if self.about.namespace.is_empty() { "default" } else { &self.about.namespace }
+    }
+
+    /// The Event object (core/v1) of a first occurrence at `now`.
+    pub fn to_object(&self, now: Timestamp) -> Value {
+        let about = &self.about;
+        let mut involved = json!({
+            "apiVersion": about.api_version, "kind": about.kind, "name": about.name,
+            "uid": about.uid.to_string(),
+        });
+        if !about.namespace.is_empty() {
+            involved["namespace"] = about.namespace.clone().into();
+        }
+        json!({
+            "apiVersion": "v1", "kind": "Event",
+            "metadata": { "name": self.object_name(), "namespace": self.namespace() },
+            "involvedObject": involved,
+            "reason": self.reason, "message": self.message,
+            "type": if self.warning { "Warning" } else { "Normal" },
+            "source": { "component": self.component },
+            "reportingComponent": self.component, "reportingInstance": "",
+            "firstTimestamp": now.to_string(), "lastTimestamp": now.to_string(),
+            "eventTime": null, "count": 1,
+        })
+    }
+
+    /// Counts one more occurrence at `now` in an existing Event object.
+    pub fn count_up(object: &mut Value, now: Timestamp) {
+        let count = object["count"].as_i64().unwrap_or(1).saturating_add(1);
+        object["count"] = count.into();
+        object["lastTimestamp"] = now.to_string().into();
+    }
+}
+
+/// FNV-1a, 64 bit.
+fn fnv(start: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(start, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(name: &str, message: &str) -> Event {
+        Event {
+            about: ObjectReference {
+                api_version: "v1",
+                kind: "Pod",
+                namespace: "shop".into(),
+                name: name.into(),
+                uid: Uid([7; 16]),
+            },
+            warning: false,
+            reason: "Scheduled",
+            message: message.into(),
+            component: "default-scheduler",
+        }
+    }
+
+    #[test]
+    fn the_same_happening_keeps_its_name() {
+        assert_eq!(event("web", "a").object_name(), event("web", "a").object_name());
+        assert_ne!(event("web", "a").object_name(), event("web", "b").object_name());
+        assert!(event(&"x".repeat(253), "a").object_name().len() <= 253);
+    }
+
+    #[test]
+    fn a_repetition_is_counted() {
+        let mut object = event("web", "a").to_object(Timestamp::from_seconds(10));
+        Event::count_up(&mut object, Timestamp::from_seconds(20));
+        assert_eq!(object["count"], 2);
+        assert_eq!(object["firstTimestamp"], "1970-01-01T00:00:10Z");
+        assert_eq!(object["lastTimestamp"], "1970-01-01T00:00:20Z");
+    }
+}

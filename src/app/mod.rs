@@ -1,1 +1,4 @@
 //! Configuration, roles and their supervision, command line.
+
+mod cli;
+pub mod version;

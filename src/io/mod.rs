@@ -6,5 +6,6 @@ pub mod host;
 pub mod image;
 pub mod keeper;
 pub mod link;
+pub mod net;
 pub mod store;
 pub mod tls;

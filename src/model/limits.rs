@@ -23,3 +23,10 @@ const _: () = assert!(
     RESOURCE_PREFIX_BYTES_MAX + NAMESPACE_BYTES_MAX + NAME_BYTES_MAX + 2 <= STORE_KEY_BYTES_MAX
 );
 const _: () = assert!(OBJECT_BYTES_MAX <= REQUEST_BODY_BYTES_MAX);
+
+/// Connections on the control socket at once; more wait.
+pub const CONTROL_CONNECTIONS_MAX: usize = 32;
+/// Seconds that a client of the control socket may take for its request's head.
+pub const CONTROL_HEADER_SECONDS_MAX: u64 = 10;
+/// Largest answer that a control client reads into memory.
+pub const CONTROL_ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;

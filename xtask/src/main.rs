@@ -1,2 +1,49 @@
-//! Tasks.
-fn main() {}
+//! Tasks of the repository: `cargo xtask help` lists them.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+mod setup;
+mod shell;
+mod tests;
+mod verify;
+
+const HELP: &str = "\
+cargo xtask TASK
+
+  demo [ARGS]     build kumquat and run `kumquat demo` (installs what it needs first)
+  test [FILTER]   run every test the way CI does (installs what it needs first)
+  verify          check format, lints and generated files; writes nothing
+  fix             format, apply lint suggestions
+  generate        make the tables of src/model from the recorded reference data
+  bench           measure the budgets of SPEC.md on this machine
+  soak [NAME]     the long trials: power, restarts, ...
+  cluster N       run N boards in network namespaces until Ctrl-C
+";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[String]) -> Result<()> {
+    let (task, rest) = words.split_first().map_or(("help", &[][..]), |(t, r)| (t.as_str(), r));
+    match task {
+        "demo" => setup::demo(rest),
+        "test" => tests::run_tests(rest),
+        "verify" => verify::verify(),
+        "fix" => verify::fix(),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        _ => bail!("unknown task {task:?}\n\n{HELP}"),
+    }
+}

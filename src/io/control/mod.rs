@@ -1,1 +1,11 @@
-//! The Unix control socket of a board: HTTP/1 with JSON.
+//! The control socket of a board: HTTP/1.1 over a Unix socket that only root may open.
+//!
+//! Client commands (`status`, `wait`, `image`, `kubeconfig`) talk to the running board here. The
+//! server hands each request to one handler; what the paths mean is the handler's business.
+//! Garbage ends its connection and nothing else.
+
+mod client;
+mod server;
+
+pub use client::{Answer, Client, ClientError};
+pub use server::{Body, Handler, bind, bytes_body, json, serve, stream_body};

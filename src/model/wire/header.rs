@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub const SCHEMA: u16 = 1;
 
 /// Bytes of the encoded header.
-pub const HEADER_BYTES: usize = 28;
+const HEADER_BYTES: usize = 28;
 
 /// What a message is; the number is part of the wire format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,231 @@
+//! The command line: every subcommand, its flags and its help.
+//!
+//! A contract with scripts and tests outside this repository: flags are only ever added.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A Kubernetes cluster for small ARM boards: one binary per board, no internet needed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kumquat",
+    version = crate::app::version::TEXT,
+    arg_required_else_help = true,
+    after_help = "Start here:\n  kumquat up                            make this board a cluster\n  kumquat kubeconfig > ~/.kube/config   then use kubectl\n  kumquat demo                          see it work, and leave nothing behind"
+)]
+pub struct Cli {
+    /// Where this board keeps its state.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/kumquat")]
+    pub data_dir: PathBuf,
+    /// Where this board keeps sockets and other things that a reboot clears.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/run/kumquat")]
+    pub run_dir: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run this board: found a cluster, or come back to the one it belongs to.
+    Up(Box<UpArgs>),
+    /// Wait until the cluster has what you ask for; exit 3 when it takes too long.
+    Wait(WaitArgs),
+    /// Show the cluster as this board sees it.
+    Status(StatusArgs),
+    /// Print the admin kubeconfig (needs root on a master board).
+    Kubeconfig(KubeconfigArgs),
+    /// Import, list, export and remove container images on this board.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Show a cluster with a real workload on this machine, then remove all of it.
+    Demo(DemoArgs),
+    /// Continue with a damaged log by giving up what was written after a version.
+    Repair(RepairArgs),
+    /// Print the version.
+    Version(OutputArgs),
+    /// The workload of the demo: prints a greeting now and then.
+    #[command(hide = true)]
+    Hello,
+}
+
+/// `kumquat up`.
+#[derive(Args, Debug)]
+pub struct UpArgs {
+    /// Name of this board [default: the host name].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Name of the cluster [default: kumquat].
+    #[arg(long)]
+    pub cluster: Option<String>,
+    /// What this board may be.
+    #[arg(long, value_enum)]
+    pub role: Option<Role>,
+    /// Port of the Kubernetes API [default: 6443].
+    #[arg(long, value_name = "PORT")]
+    pub api_port: Option<u16>,
+    /// Addresses of pods; fixed when the cluster is founded [default: 10.42.0.0/16].
+    #[arg(long, value_name = "CIDR")]
+    pub pod_range: Option<String>,
+    /// Addresses of services; fixed when the cluster is founded [default: 10.43.0.0/16].
+    #[arg(long, value_name = "CIDR")]
+    pub service_range: Option<String>,
+    /// Configuration file; flags win over it.
+    #[arg(long, value_name = "FILE", default_value = "/etc/kumquat/config.toml")]
+    pub config: PathBuf,
+    /// Stop all pods of this board when the process is told to stop.
+    #[arg(long)]
+    pub stop_pods: bool,
+}
+
+/// The role that a board may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Master when the cluster needs one, worker always.
+    Auto,
+    /// Master and worker.
+    Master,
+    /// Worker only.
+    Worker,
+}
+
+/// `kumquat wait`.
+#[derive(Args, Debug)]
+pub struct WaitArgs {
+    /// Boards that must be ready.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub boards: usize,
+    /// Voters that the master group must have.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub voters: usize,
+    /// How long to wait: 500ms, 60s, 5m.
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// `kumquat status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// How to print.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// Print again at every change until interrupted.
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// `-o`.
+#[derive(Args, Debug)]
+pub struct OutputArgs {
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Output formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// `kumquat kubeconfig`.
+#[derive(Args, Debug)]
+pub struct KubeconfigArgs {
+    /// URL of the API server [default: this board's address].
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+}
+
+/// `kumquat image`.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Load an OCI or Docker archive (from `docker save`, `podman save`, `skopeo copy`).
+    Import {
+        /// The archive; `-` reads standard input.
+        file: PathBuf,
+    },
+    /// List the images on this board.
+    List(OutputArgs),
+    /// Write an image as an OCI archive.
+    Export {
+        /// Image name.
+        image: String,
+        /// Where to; `-` writes to standard output.
+        file: PathBuf,
+    },
+    /// Remove an image that no container uses.
+    Rm {
+        /// Image name.
+        image: String,
+    },
+}
+
+/// `kumquat demo`.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// Boards to show.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=1))]
+    pub boards: u8,
+    /// Verify, clean up and exit with the result instead of waiting for Ctrl-C.
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// `kumquat repair`.
+#[derive(Args, Debug)]
+pub struct RepairArgs {
+    /// Give up everything written after this resource version.
+    #[arg(long, value_name = "VERSION")]
+    pub accept_loss_after: u64,
+}
+
+/// Reads `500ms`, `60s`, `5m`, `2h`, or plain seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().map_err(|_| "give a number and a unit: 60s")?;
+    let millis = match &text[digits..] {
+        "ms" => Some(number),
+        "" | "s" => number.checked_mul(1_000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        unit => return Err(format!("unknown unit {unit:?}: use ms, s, m or h")),
+    };
+    millis.map(Duration::from_millis).ok_or_else(|| "too long".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn directories_may_stand_before_or_after() {
+        for words in
+            [["kumquat", "--data-dir", "/d", "version"], ["kumquat", "version", "--data-dir", "/d"]]
+        {
+            let cli = Cli::try_parse_from(words).expect("both orders are fine");
+            assert_eq!(cli.data_dir, PathBuf::from("/d"));
+        }
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert!(duration("5x").is_err() && duration("").is_err());
+        assert!(duration("99999999999999999999h").is_err());
+    }
+}

@@ -1,0 +1,110 @@
+//! What a fresh machine lacks, and the demo.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::shell::{cargo, has, root, run, succeeds};
+
+/// A program that a task needs, and the Debian package that has it.
+struct Tool {
+    program: &'static str,
+    package: &'static str,
+}
+
+const BUILD_TOOLS: &[Tool] =
+    &[Tool { program: "cc", package: "gcc" }, Tool { program: "musl-gcc", package: "musl-tools" }];
+
+const TEST_TOOLS: &[Tool] = &[
+    Tool { program: "busybox", package: "busybox-static" },
+    Tool { program: "crun", package: "crun" },
+    Tool { program: "ip", package: "iproute2" },
+    Tool { program: "losetup", package: "mount" },
+    Tool { program: "mkfs.ext4", package: "e2fsprogs" },
+    Tool { program: "nft", package: "nftables" },
+    Tool { program: "runc", package: "runc" },
+    Tool { program: "strace", package: "strace" },
+];
+
+/// Builds the release binary and runs its demo.
+pub(crate) fn demo(arguments: &[String]) -> Result<()> {
+    install(BUILD_TOOLS)?;
+    let target = static_target();
+    run(cargo()
+        .args(["build", "--release", "--bin", "kumquat", "--target", &target])
+        .envs(static_environment(&target)))?;
+    let binary = root().join("target").join(&target).join("release/kumquat");
+    let mut command = if is_root() { Command::new(&binary) } else { sudo(&binary)? };
+    run(command.arg("demo").args(arguments))
+}
+
+/// Installs what the tests use; what cannot be had is named and its tests say that they did not run.
+pub(crate) fn for_tests() -> Result<()> {
+    install(BUILD_TOOLS)?;
+    if let Err(error) = install(TEST_TOOLS) {
+        eprintln!("xtask: {error:#}; tests that need it say that they were not run");
+    }
+    if !has("kubectl.1.33") && !has("kubectl") {
+        eprintln!("xtask: no kubectl here: the kubectl tests say that they were not run");
+    }
+    Ok(())
+}
+
+/// A target whose binaries are static: musl when its standard library can be had, else static glibc.
+pub(crate) fn static_target() -> String {
+    let arch = std::env::consts::ARCH;
+    let musl = format!("{arch}-unknown-linux-musl");
+    let mut add = Command::new("rustup");
+    if has("musl-gcc") && succeeds(add.args(["target", "add", &musl]).current_dir(root())) {
+        return musl;
+    }
+    eprintln!("xtask: no musl target here: building a static glibc binary instead");
+    format!("{arch}-unknown-linux-gnu")
+}
+
+/// What the build of a static target needs in its environment.
+pub(crate) fn static_environment(target: &str) -> Vec<(String, String)> {
+    let name = target.to_uppercase().replace('-', "_");
+    if target.ends_with("gnu") {
+        return vec![(
+            format!("CARGO_TARGET_{name}_RUSTFLAGS"),
+            "-C target-feature=+crt-static".into(),
+        )];
+    }
+    vec![(format!("CC_{}", target.replace('-', "_")), "musl-gcc".into())]
+}
+
+fn install(tools: &[Tool]) -> Result<()> {
+    let missing: Vec<_> = tools.iter().filter(|tool| !has(tool.program)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<_> = missing.iter().map(|tool| tool.package).collect();
+    if !has("apt-get") {
+        bail!("missing: {}; install them with your package tool", packages.join(", "));
+    }
+    let apt = || {
+        let mut command = Command::new(if is_root() { "apt-get" } else { "sudo" });
+        if !is_root() {
+            command.arg("apt-get");
+        }
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    run(apt().args(["update", "-q"]))?;
+    run(apt().args(["install", "-q", "-y", "--no-install-recommends"]).args(packages))
+}
+
+fn is_root() -> bool {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+fn sudo(program: &std::path::Path) -> Result<Command> {
+    if !has("sudo") {
+        bail!("the demo makes network namespaces and containers: run it as root");
+    }
+    let mut command = Command::new("sudo");
+    command.arg(program);
+    Ok(command)
+}

@@ -1,0 +1,159 @@
+//! The key folder of a board: `<data-dir>/pki/{ca.key, ca.crt, api.pem, admin.pem}`.
+//!
+//! The authority is made once; its key is written before its certificate, so a power cut between
+//! them leaves a key from which the certificate is made again. The API's and the admin's pairs are
+//! derived: when missing, damaged, outdated or of other names they are issued again.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use model::timestamp::Timestamp;
+use rcgen::KeyPair;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::issue::{self, Pair};
+use super::server::{self, Usage};
+use super::{ServerNames, TlsError, file, kubeconfig, peer};
+
+/// The admin's certificate is replaced when it has less than this to live (a year).
+const ADMIN_RENEW_SECONDS: i64 = 365 * 86_400;
+
+/// The cluster's certificate authority and what it has signed for this board.
+pub struct Pki {
+    folder: PathBuf,
+    ca: String,
+    ca_der: CertificateDer<'static>,
+    ca_key: KeyPair,
+    admin: Pair,
+}
+
+impl fmt::Debug for Pki {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pki").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl Pki {
+    /// Loads the authority from `<data_dir>/pki`, or founds it in an empty folder.
+    ///
+    /// # Errors
+    /// [`TlsError::Damaged`] when an authority exists but cannot be used; it is left as it is.
+    pub fn open(data_dir: &Path, now: Timestamp) -> Result<Self, TlsError> {
+        let folder = data_dir.join("pki");
+        file::make_folder(&folder)?;
+        let (ca, ca_key) = open_authority(&folder)?;
+        let ca_der = first_certificate(&ca).ok_or_else(|| TlsError::Damaged {
+            path: folder.join("ca.crt"),
+            why: "not a PEM certificate".into(),
+        })?;
+        let admin = open_admin(&folder, &ca, &ca_der, &ca_key, now)?;
+        Ok(Self { folder, ca, ca_der, ca_key, admin })
+    }
+
+    /// The authority's certificate as PEM: what clients trust (`kube-root-ca.crt`).
+    pub fn ca_certificate(&self) -> &str {
+        &self.ca
+    }
+
+    /// A kubeconfig with the admin's certificate and key inside.
+    pub fn admin_kubeconfig(&self, cluster: &str, server_url: &str) -> String {
+        kubeconfig::text(cluster, server_url, &self.ca, &self.admin)
+    }
+
+    pub(super) fn ca_der(&self) -> &CertificateDer<'static> {
+        &self.ca_der
+    }
+
+    /// The API's certificate and key for exactly these names; issued again when the stored pair
+    /// has others.
+    pub(super) fn server_pair(
+        &self,
+        names: &ServerNames,
+    ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), TlsError> {
+        if let Some(stored) = read_pair(&self.folder, "api")?
+            && let Some(usable) = decode(&stored)
+            && peer::server_names(&usable.0).as_ref() == Some(names)
+            && server::is_signed_by(&usable.0, &self.ca_der, Usage::Server)
+        {
+            return Ok(usable);
+        }
+        let pair = issue::server(&self.ca, &self.ca_key, names)?;
+        write_pair(&self.folder, "api", &pair)?;
+        Ok(decode(&pair).expect("PEM that was made one line above"))
+    }
+}
+
+fn open_authority(folder: &Path) -> Result<(String, KeyPair), TlsError> {
+    let (key_path, path) = (folder.join("ca.key"), folder.join("ca.crt"));
+    let damaged = |path: &Path, why: &str| TlsError::Damaged { path: path.into(), why: why.into() };
+    let stored_certificate = file::read(&path)?;
+    let key = match file::read(&key_path)? {
+        Some(pem) => {
+            KeyPair::from_pem(&pem).map_err(|error| damaged(&key_path, &error.to_string()))?
+        }
+        None if stored_certificate.is_some() => {
+            return Err(damaged(&key_path, "missing beside ca.crt"));
+        }
+        None => {
+            let key = issue::new_key("kumquat-ca")?;
+            file::write(&key_path, &key.serialize_pem(), file::SECRET)?;
+            key
+        }
+    };
+    let certificate = match stored_certificate {
+        Some(text) => text,
+        None => {
+            let text = issue::authority(&key)?;
+            file::write(&path, &text, file::PUBLIC)?;
+            text
+        }
+    };
+    let der = first_certificate(&certificate).ok_or_else(|| damaged(&path, "not a certificate"))?;
+    if peer::public_key(&der).as_deref() != Some(key.public_key_raw()) {
+        return Err(damaged(&path, "its key is not the one in ca.key"));
+    }
+    Ok((certificate, key))
+}
+
+fn open_admin(
+    folder: &Path,
+    ca: &str,
+    ca_der: &CertificateDer<'static>,
+    ca_key: &KeyPair,
+    now: Timestamp,
+) -> Result<Pair, TlsError> {
+    if let Some(stored) = read_pair(folder, "admin")?
+        && let Some((certificate, _)) = decode(&stored)
+        && peer::not_after(&certificate)
+            .is_some_and(|end| end - ADMIN_RENEW_SECONDS > now.seconds())
+        && server::is_signed_by(&certificate, ca_der, Usage::Client)
+    {
+        return Ok(stored);
+    }
+    let pair = issue::admin(ca, ca_key, now)?;
+    write_pair(folder, "admin", &pair)?;
+    Ok(pair)
+}
+
+/// One file for certificate and key: a power cut cannot leave a pair that does not match.
+fn read_pair(folder: &Path, name: &str) -> Result<Option<Pair>, TlsError> {
+    let Some(text) = file::read(&folder.join(format!("{name}.pem")))? else { return Ok(None) };
+    let Some(at) = text.find("-----BEGIN PRIVATE KEY-----") else { return Ok(None) };
+    let (certificate, key) = text.split_at(at);
+    Ok(Some(Pair { certificate: certificate.into(), key: key.into() }))
+}
+
+fn write_pair(folder: &Path, name: &str, pair: &Pair) -> Result<(), TlsError> {
+    let text = format!("{}{}", pair.certificate, pair.key);
+    file::write(&folder.join(format!("{name}.pem")), &text, file::SECRET)
+}
+
+fn decode(pair: &Pair) -> Option<(CertificateDer<'static>, PrivateKeyDer<'static>)> {
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).ok()?;
+    Some((first_certificate(&pair.certificate)?, key))
+}
+
+fn first_certificate(pem: &str) -> Option<CertificateDer<'static>> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).ok()
+}

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+mod generate;
 mod setup;
 mod shell;
 mod tests;
@@ -40,6 +41,7 @@ fn run(words: &[String]) -> Result<()> {
         "test" => tests::run_tests(rest),
         "verify" => verify::verify(),
         "fix" => verify::fix(),
+        "generate" => generate::generate(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())

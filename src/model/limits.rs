@@ -30,3 +30,23 @@ pub const CONTROL_CONNECTIONS_MAX: usize = 32;
 pub const CONTROL_HEADER_SECONDS_MAX: u64 = 10;
 /// Largest answer that a control client reads into memory.
 pub const CONTROL_ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Largest image manifest, index or configuration (the distribution spec asks registries for 4 MiB).
+pub const IMAGE_DOCUMENT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Most layers of an image: overlayfs takes 500, mount options of one page fewer.
+pub const IMAGE_LAYERS_MAX: usize = 127;
+/// Largest unpacked layer.
+pub const IMAGE_LAYER_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Most entries of one layer.
+pub const IMAGE_LAYER_ENTRIES_MAX: usize = 1_000_000;
+/// Most files in an image archive.
+pub const IMAGE_ARCHIVE_ENTRIES_MAX: usize = 10_000;
+/// Largest image archive, decompressed.
+pub const IMAGE_ARCHIVE_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
+/// Most images that one archive may hold.
+pub const IMAGE_ARCHIVE_IMAGES_MAX: usize = 256;
+/// Largest extended header (long names, extended attributes) of one tar entry.
+pub const TAR_EXTENSION_BYTES_MAX: u64 = 1024 * 1024;
+/// Symbolic links followed in one path (the kernel's own limit).
+pub const SYMLINKS_MAX: usize = 40;
+/// Longest image name.
+pub const IMAGE_NAME_BYTES_MAX: usize = 255;

@@ -1,1 +1,31 @@
-//! Images: content store, OCI archives, layer unpacking.
+//! Images of a board: content store, import and export of archives, layers for overlayfs.
+//!
+//! In: archives (OCI image layout or `docker save`, plain, gzip or zstd). Out: directories that
+//! overlayfs takes as lower directories, and how to run them. Invariant: what the record names is
+//! verified by digest and durable, after a power cut at any moment. Deliberately absent: registries
+//! (later work), signatures, sparse files.
+
+mod archive;
+mod decompress;
+mod digest;
+mod document;
+mod error;
+mod export;
+mod import;
+mod layer;
+mod merged;
+mod name;
+mod platform;
+mod record;
+mod store;
+mod tarstream;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+pub use digest::Digest;
+pub use document::ImageConfig;
+pub use error::ImageError;
+pub use name::ImageName;
+pub use platform::Platform;
+pub use store::{Hold, Image, ImageStore, ImageSummary};

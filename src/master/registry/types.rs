@@ -1,0 +1,231 @@
+//! What goes into the registry and comes out of it: targets, queries, options, answers.
+
+use bytes::Bytes;
+use model::ids::{ObjectKey, Version};
+use model::resource::Resource;
+use model::status::ApiError;
+use serde_json::Value;
+
+/// One object (or, with an empty name, the place where one is created).
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its kind.
+    pub resource: &'static Resource,
+    /// Its namespace; empty for cluster-scoped kinds.
+    pub namespace: String,
+    /// Its name; may be empty on create.
+    pub name: String,
+}
+
+impl Target {
+    /// The target with these parts.
+    pub fn new(
+        resource: &'static Resource,
+        namespace: impl Into<String>,
+        name: impl Into<String>,
+    ) -> Self {
+        Self { resource, namespace: namespace.into(), name: name.into() }
+    }
+
+    /// Where the object lives in the store.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey {
+            kind: self.resource.kind_key(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserInfo {
+    /// User name.
+    pub name: String,
+    /// Groups.
+    pub groups: Vec<String>,
+}
+
+/// What to do about unknown and duplicate fields (`fieldValidation`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// Drop them silently.
+    Ignore,
+    /// Drop them and warn: the default of a real server.
+    #[default]
+    Warn,
+    /// Refuse the request.
+    Strict,
+}
+
+/// The options of a write request.
+#[derive(Clone, Debug, Default)]
+pub struct WriteOptions {
+    /// Do everything but store it.
+    pub dry_run: bool,
+    /// Unknown and duplicate fields.
+    pub field_validation: FieldValidation,
+    /// `fieldManager` (kept for server-side apply).
+    pub field_manager: String,
+    /// Who asks.
+    pub user: UserInfo,
+    /// Duplicate fields that were found while the body was read, as worded by
+    /// `schema::decode_json`.
+    pub decode_issues: Vec<String>,
+}
+
+/// `resourceVersionMatch`, as sent.
+pub type VersionMatch = String;
+
+/// LIST and DELETECOLLECTION: the query as the client sent it.
+#[derive(Clone, Debug)]
+pub struct ListQuery {
+    /// The kind.
+    pub resource: &'static Resource,
+    /// One namespace, or all.
+    pub namespace: Option<String>,
+    /// `labelSelector`, empty for none.
+    pub labels: String,
+    /// `fieldSelector`, empty for none.
+    pub fields: String,
+    /// `limit`; zero for none.
+    pub limit: usize,
+    /// `continue`; empty for the first page.
+    pub continue_token: String,
+    /// `resourceVersion`, absent or empty for the newest.
+    pub resource_version: Option<String>,
+    /// `resourceVersionMatch`, empty when absent.
+    pub version_match: VersionMatch,
+}
+
+impl ListQuery {
+    /// Everything of a kind, in one namespace or all.
+    pub fn all(resource: &'static Resource, namespace: Option<String>) -> Self {
+        Self {
+            resource,
+            namespace,
+            labels: String::new(),
+            fields: String::new(),
+            limit: 0,
+            continue_token: String::new(),
+            resource_version: None,
+            version_match: String::new(),
+        }
+    }
+}
+
+/// One page of a LIST.
+#[derive(Clone, Debug)]
+pub struct ListPage {
+    /// The objects with their resourceVersion but without `kind` and `apiVersion`, as list items
+    /// are written.
+    pub items: Vec<Bytes>,
+    /// The list's resourceVersion.
+    pub version: Version,
+    /// Where the next page starts; empty on the last one.
+    pub continue_token: String,
+    /// `remainingItemCount`; absent on the last page and with selectors.
+    pub remaining: Option<u64>,
+}
+
+/// WATCH: the query as the client sent it.
+#[derive(Clone, Debug)]
+pub struct WatchQuery {
+    /// The kind.
+    pub resource: &'static Resource,
+    /// One namespace, or all.
+    pub namespace: Option<String>,
+    /// `labelSelector`, empty for none.
+    pub labels: String,
+    /// `fieldSelector`, empty for none.
+    pub fields: String,
+    /// `resourceVersion`: absent, empty or `0` begin with the objects that exist.
+    pub resource_version: Option<String>,
+    /// `resourceVersionMatch`, empty when absent.
+    pub version_match: VersionMatch,
+    /// `allowWatchBookmarks`.
+    pub bookmarks: bool,
+    /// `sendInitialEvents`.
+    pub send_initial_events: Option<bool>,
+}
+
+/// What a watch event says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchKind {
+    /// The object appeared, or entered the selection.
+    Added,
+    /// It changed.
+    Modified,
+    /// It is gone, or left the selection: its last selected content with the new version.
+    Deleted,
+    /// Nothing happened up to this version.
+    Bookmark,
+}
+
+/// One watch event.
+#[derive(Clone, Debug)]
+pub struct WatchEvent {
+    /// What happened.
+    pub kind: WatchKind,
+    /// The object, complete with `kind`, `apiVersion` and resourceVersion.
+    pub object: Bytes,
+    /// The version of the change.
+    pub version: Version,
+}
+
+/// A finished create, update or patch.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The object as it is now (or a Status), complete.
+    pub object: Bytes,
+    /// Texts for `Warning` headers.
+    pub warnings: Vec<String>,
+    /// 201 instead of 200.
+    pub created: bool,
+}
+
+/// A finished delete.
+#[derive(Clone, Debug)]
+pub struct Deleted {
+    /// The answer: the object, or a Status `Success` that names it.
+    pub object: Bytes,
+    /// It is gone (otherwise it has a deletionTimestamp and waits).
+    pub gone: bool,
+}
+
+/// How a patch is written. Server-side apply is refused by the HTTP side (415).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchKind {
+    /// RFC 6902.
+    Json,
+    /// RFC 7386.
+    Merge,
+    /// Kubernetes' own: lists of objects are merged by key.
+    Strategic,
+}
+
+/// A patch request's body.
+#[derive(Clone, Debug)]
+pub struct PatchBody {
+    /// How it is written.
+    pub kind: PatchKind,
+    /// The parsed body.
+    pub body: Value,
+}
+
+/// Why a controller's commit was not made.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommitError {
+    /// An object is no longer at the version that the plan was made on.
+    #[error("an object changed since the plan was made")]
+    Conflict,
+    /// An operation is not allowed or not valid.
+    #[error("the API refuses an operation")]
+    Rejected(#[source] ApiError),
+    /// No space is left on this master's disk.
+    #[error("no space is left for the log")]
+    NoSpace,
+    /// The store is closing or failed.
+    #[error("the store is closed")]
+    Closed,
+}

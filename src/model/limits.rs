@@ -50,3 +50,28 @@ pub const TAR_EXTENSION_BYTES_MAX: u64 = 1024 * 1024;
 pub const SYMLINKS_MAX: usize = 40;
 /// Longest image name.
 pub const IMAGE_NAME_BYTES_MAX: usize = 255;
+// Keeper and containers.
+
+/// Longest id of a container or sandbox (a file name, and a component of a cgroup path).
+pub const CONTAINER_ID_BYTES_MAX: usize = 128;
+/// Containers that one keeper looks after; a start beyond is refused.
+pub const CONTAINERS_MAX: usize = 512;
+/// Clients that talk to the keeper at once; further ones wait in the socket's backlog.
+pub const KEEPER_CONNECTIONS_MAX: usize = 64;
+/// Largest request that the holder reads itself.
+pub const KEEPER_REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Largest message between agent and keeper (the OCI spec with its environment).
+pub const KEEPER_FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Workers (starts, execs, removals) that the holder forks at once; further requests wait.
+pub const KEEPER_WORKERS_MAX: usize = 32;
+/// Output of one exec that is kept.
+pub const EXEC_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+/// A container's log is rotated at this size; one older file is kept.
+pub const CONTAINER_LOG_BYTES_MAX: u64 = 10 * 1024 * 1024;
+/// A line longer than this is written in parts (CRI's partial tag).
+pub const LOG_LINE_BYTES_MAX: usize = 16 * 1024;
+/// Bytes that the log pump has in hand at once: the capacity of a pipe.
+pub const LOG_CHUNK_BYTES_MAX: usize = 64 * 1024;
+
+const _: () = assert!(LOG_LINE_BYTES_MAX <= LOG_CHUNK_BYTES_MAX);
+const _: () = assert!(EXEC_OUTPUT_BYTES_MAX < KEEPER_FRAME_BYTES_MAX);

@@ -75,3 +75,12 @@ pub const LOG_CHUNK_BYTES_MAX: usize = 64 * 1024;
 
 const _: () = assert!(LOG_LINE_BYTES_MAX <= LOG_CHUNK_BYTES_MAX);
 const _: () = assert!(EXEC_OUTPUT_BYTES_MAX < KEEPER_FRAME_BYTES_MAX);
+/// Longest label value, and name part of a label key (RFC 1123 label).
+pub const LABEL_BYTES_MAX: usize = 63;
+/// Largest sum of an object's annotation keys and values (kube-apiserver's own limit).
+pub const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
+/// Largest sum of a Secret's or ConfigMap's data (kube-apiserver's own limit).
+pub const CONFIG_DATA_BYTES_MAX: usize = 1024 * 1024;
+/// How long a pod stays bound to a board that is not ready or unreachable; kube-apiserver's default is
+/// 300 s, too long for a cluster whose whole promise is a quick move.
+pub const POD_TOLERATION_SECONDS: i64 = 25;

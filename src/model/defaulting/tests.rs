@@ -1,0 +1,76 @@
+//! Defaults beside the recorded answers (those are replayed in `tests/recorded.rs`).
+
+use serde_json::{Value, json};
+
+use super::{apply, base64, create};
+
+fn check(kind: &str, mut object: Value, pointer: &str, expected: Value) {
+    apply(kind, &mut object);
+    assert_eq!(object.pointer(pointer), Some(&expected), "{pointer} of {object}");
+}
+
+#[test]
+fn base64_is_padded() {
+    for (text, expected) in [("", ""), ("b", "Yg=="), ("bc", "YmM="), ("bcd", "YmNk")] {
+        assert_eq!(base64(text.as_bytes()), expected);
+    }
+}
+
+#[test]
+fn pull_policy_follows_the_tag() {
+    for (image, expected) in [
+        ("busybox", "Always"),
+        ("busybox:latest", "Always"),
+        ("busybox:1.37", "IfNotPresent"),
+        ("registry:5000/busybox", "Always"),
+        ("busybox@sha256:abc", "IfNotPresent"),
+        ("busybox:latest@sha256:abc", "Always"),
+    ] {
+        let pod = json!({"spec": {"containers": [{"image": image}]}});
+        check("/pods", pod, "/spec/containers/0/imagePullPolicy", json!(expected));
+    }
+}
+
+#[test]
+fn nothing_is_defaulted_twice() {
+    let mut pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c",
+        "image": "a:1", "resources": {"limits": {"cpu": "1000m"}}}]}});
+    create("/pods", &mut pod);
+    let once = pod.clone();
+    create("/pods", &mut pod);
+    assert_eq!(pod, once);
+}
+
+#[test]
+fn numbers_are_quantities_too() {
+    let pod = json!({"spec": {"containers": [{"resources": {"limits": {"cpu": 2}}}]}});
+    check("/pods", pod, "/spec/containers/0/resources/limits/cpu", json!("2"));
+}
+
+#[test]
+fn headless_without_selector_is_dual_stack() {
+    let service = json!({"spec": {"clusterIP": "None", "ports": [{"port": 80}]}});
+    let mut object = service;
+    create("/services", &mut object);
+    assert_eq!(object["spec"]["ipFamilyPolicy"], "RequireDualStack");
+    assert_eq!(object["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
+}
+
+#[test]
+fn nulls_and_empty_fields_vanish() {
+    let mut pod = json!({"metadata": {"creationTimestamp": null, "labels": {}}, "status": {},
+        "spec": {"nodeName": "", "hostNetwork": false, "tolerations": [], "containers": []}});
+    apply("/pods", &mut pod);
+    assert_eq!(pod["metadata"], json!({}));
+    for gone in ["nodeName", "hostNetwork", "tolerations"] {
+        assert_eq!(pod["spec"].get(gone), None, "{gone}");
+    }
+    assert_eq!(pod["spec"]["containers"], json!([]));
+}
+
+#[test]
+fn empty_values_of_maps_stay() {
+    let mut map = json!({"data": {"a": "", "b": null}, "metadata": {"labels": {"x": ""}}});
+    apply("/configmaps", &mut map);
+    assert_eq!(map, json!({"data": {"a": "", "b": ""}, "metadata": {"labels": {"x": ""}}}));
+}

@@ -17,15 +17,17 @@ mod workload;
 use serde_json::{Map, Value, json};
 
 use crate::quantity::Quantity;
+use crate::resource::Resource;
 
 pub use admission::{qos_class, system_priority};
 
 /// An object's fields.
 type Fields = Map<String, Value>;
 
-/// Fills in the defaults of an object of `kind` (`/pods`, `apps/deployments`) and drops what Go
-/// leaves out of its JSON: nulls, empty lists, and zeros of fields marked `omitempty`.
-pub fn apply(kind: &str, object: &mut Value) {
+/// Fills in the defaults of an object of `resource` and drops what Go leaves out of its JSON: nulls,
+/// empty lists, and zeros of fields marked `omitempty`.
+pub fn apply(resource: &Resource, object: &mut Value) {
+    let kind = resource.key;
     prune::prune(kind, object);
     let Some(fields) = object.as_object_mut() else { return };
     match kind {
@@ -48,10 +50,10 @@ pub fn apply(kind: &str, object: &mut Value) {
 }
 
 /// [`apply`], then what happens once in an object's life.
-pub fn create(kind: &str, object: &mut Value) {
-    apply(kind, object);
+pub fn create(resource: &Resource, object: &mut Value) {
+    apply(resource, object);
     let Some(fields) = object.as_object_mut() else { return };
-    match kind {
+    match resource.key {
         "/pods" => admission::pod(fields),
         "/services" => service::initial(fields),
         "/namespaces" => {

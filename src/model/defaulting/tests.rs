@@ -2,7 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::{apply, base64, create};
+use super::base64;
+use crate::resource;
+
+fn apply(kind: &str, object: &mut Value) {
+    super::apply(resource::by_kind_key(kind).expect("served"), object);
+}
+
+fn create(kind: &str, object: &mut Value) {
+    super::create(resource::by_kind_key(kind).expect("served"), object);
+}
 
 fn check(kind: &str, mut object: Value, pointer: &str, expected: Value) {
     apply(kind, &mut object);

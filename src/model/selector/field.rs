@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::SelectorError;
+use crate::resource::Resource;
 
 /// One condition on one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,13 +25,12 @@ impl FieldSelector {
         Self::default()
     }
 
-    /// Reads the `fieldSelector` query parameter of a request about `kind` (`/pods`,
-    /// `apps/deployments`).
+    /// Reads the `fieldSelector` query parameter of a request about `resource`.
     ///
     /// # Errors
     /// The text is no selector, or names a field that the kind does not select by; the real
     /// server's words.
-    pub fn parse(kind: &str, text: &str) -> Result<Self, SelectorError> {
+    pub fn parse(resource: &Resource, text: &str) -> Result<Self, SelectorError> {
         let mut parts = split_terms(text);
         parts.sort_unstable();
         let mut terms = Vec::new();
@@ -43,7 +43,7 @@ impl FieldSelector {
             terms.push(Term { field: field.to_owned(), equal, value: unescape(value)? });
         }
         for term in &mut terms {
-            term.field = supported(kind, &term.field)?.to_owned();
+            term.field = supported(resource.key, &term.field)?.to_owned();
         }
         Ok(Self { terms })
     }
@@ -64,8 +64,9 @@ impl FieldSelector {
         self.terms.iter().find(|t| t.equal && t.field == field).map(|t| t.value.as_str())
     }
 
-    /// Whether `object` of `kind` matches.
-    pub fn matches(&self, kind: &str, object: &Value) -> bool {
+    /// Whether `object`, of `resource`, matches.
+    pub fn matches(&self, resource: &Resource, object: &Value) -> bool {
+        let kind = resource.key;
         self.terms.iter().all(|t| (field_value(kind, object, &t.field) == t.value) == t.equal)
     }
 }
@@ -208,6 +209,10 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn served(kind: &str) -> &'static Resource {
+        crate::resource::by_kind_key(kind).expect("served")
+    }
+
     #[test]
     fn texts_match_pods() {
         let pod = json!({
@@ -228,18 +233,19 @@ mod tests {
             ("spec.hostNetwork=false", true),
             ("metadata.namespace=a\\,b", true),
         ] {
-            let selector = FieldSelector::parse("/pods", text).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(selector.matches("/pods", &pod), expected, "{text}");
+            let selector =
+                FieldSelector::parse(served("/pods"), text).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(selector.matches(served("/pods"), &pod), expected, "{text}");
         }
-        let selector = FieldSelector::parse("/pods", "metadata.name=p").expect("valid");
+        let selector = FieldSelector::parse(served("/pods"), "metadata.name=p").expect("valid");
         assert_eq!(selector.exact("metadata.name"), Some("p"));
     }
 
     #[test]
     fn event_source_falls_back_to_the_reporter() {
         let event = json!({"source": {}, "reportingComponent": "scheduler"});
-        let selector = FieldSelector::parse("/events", "source=scheduler").expect("valid");
-        assert!(selector.matches("/events", &event));
+        let selector = FieldSelector::parse(served("/events"), "source=scheduler").expect("valid");
+        assert!(selector.matches(served("/events"), &event));
     }
 
     #[test]
@@ -257,7 +263,7 @@ mod tests {
             ("/pods", "a=b\\", "invalid field selector: invalid escape sequence: \\"),
             ("/pods", "a=b=c", "invalid field selector: unescaped character in value: 61"),
         ] {
-            let error = FieldSelector::parse(kind, text).expect_err(text);
+            let error = FieldSelector::parse(served(kind), text).expect_err(text);
             assert_eq!(error.0, expected, "{text}");
         }
     }

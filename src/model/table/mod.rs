@@ -8,11 +8,11 @@ pub mod duration;
 
 use serde_json::Value;
 
+use crate::resource::Resource;
 use crate::timestamp::Timestamp;
 
-/// The cells of one object of `kind` (`/pods`, `apps/deployments`) at `now`, one for each column;
-/// a kind without a printer has the columns name and creation time.
-pub fn row(_kind: &str, object: &Value, now: Timestamp) -> Vec<Value> {
+/// The cells of one object of `resource` at `now`, one for each column of it.
+pub fn row(_resource: &Resource, object: &Value, now: Timestamp) -> Vec<Value> {
     generic(object, now)
 }
 

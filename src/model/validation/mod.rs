@@ -12,20 +12,28 @@ mod read;
 
 use serde_json::Value;
 
-pub use error::{FaultKind, FieldError, invalid};
+use crate::resource::Resource;
+use crate::status::ApiError;
 
-/// The faults of `new`, of `kind` (`/pods`, `apps/deployments`), replacing `old` if there is one.
-pub fn validate(kind: &str, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+pub use error::{FaultKind, FieldError};
+
+/// The 422 that lists `errors` about the object `name` of `resource`.
+pub fn invalid(resource: &Resource, name: &str, errors: &[FieldError]) -> ApiError {
+    error::invalid(resource.group, resource.kind, name, errors)
+}
+
+/// The faults of `new`, of `resource`, replacing `old` if there is one.
+pub fn validate(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    meta::metadata(kind, new, &mut errors);
+    meta::metadata(resource.key, new, &mut errors);
     if let Some(old) = old {
         meta::metadata_update(new, old, &mut errors);
     }
     errors
 }
 
-/// The faults of a write through the `status` subresource of `kind`.
-pub fn validate_status(_kind: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+/// The faults of a write through the `status` subresource of `resource`.
+pub fn validate_status(_resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     meta::metadata_update(new, old, &mut errors);
     errors

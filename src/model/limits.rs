@@ -18,7 +18,19 @@ pub const RESOURCE_PREFIX_BYTES_MAX: usize = 128;
 pub const STORE_KEY_BYTES_MAX: usize = 511;
 /// Messages that wait on the link between master and board before the sender waits.
 pub const LINK_FRAMES_MAX: usize = 256;
+/// Pods that one plan creates or deletes; the rest follows in the next one (upstream's burst).
+pub const PLAN_PODS_MAX: usize = 500;
+/// Operations of one plan.
+pub const PLAN_OPS_MAX: usize = 2 * PLAN_PODS_MAX + 24;
+/// Keys that wait for their controller; beyond it a full pass replaces the keys.
+pub const QUEUE_KEYS_MAX: usize = 65_536;
+/// First wait of a key whose plan could not be committed.
+pub const BACKOFF_MILLIS_MIN: i64 = 5;
+/// Longest wait of a key whose plan could not be committed.
+pub const BACKOFF_MILLIS_MAX: i64 = 30_000;
 
+const _: () = assert!(BACKOFF_MILLIS_MIN > 0 && BACKOFF_MILLIS_MIN < BACKOFF_MILLIS_MAX);
+const _: () = assert!(PLAN_OPS_MAX > 2 * PLAN_PODS_MAX);
 const _: () = assert!(
     RESOURCE_PREFIX_BYTES_MAX + NAMESPACE_BYTES_MAX + NAME_BYTES_MAX + 2 <= STORE_KEY_BYTES_MAX
 );

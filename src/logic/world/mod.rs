@@ -1,1 +1,336 @@
 //! The views of all objects, kept in memory and indexed for controllers.
+//!
+//! Input: every object of the store and then every change, in order ([`World::apply`]). Invariant:
+//! the indexes say exactly what the views say (a random walk in the tests compares them with a
+//! brute-force answer). An object whose JSON does not have the shape of its kind has no view, but
+//! its uid still counts as existing, so that nothing it owns is collected.
+
+mod dependents;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use model::ids::{KindKey, ObjectKey, Uid, Version};
+use model::view::{
+    DeploymentView, Meta, NamespaceView, NodeView, PlainView, PodView, ReplicasView, View,
+    ViewError, kind,
+};
+
+use dependents::Dependents;
+use table::Table;
+
+/// Everything that controllers, scheduler and dispatcher know.
+#[derive(Debug, Default)]
+pub struct World {
+    version: Version,
+    pods: Table<PodView>,
+    nodes: Table<NodeView>,
+    namespaces: Table<NamespaceView>,
+    replica_sets: Table<ReplicasView>,
+    replication_controllers: Table<ReplicasView>,
+    deployments: Table<DeploymentView>,
+    plain: BTreeMap<KindKey, Table<PlainView>>,
+    uids: HashMap<Uid, ObjectKey>,
+    dependents: Dependents,
+    /// Bound pods that are not finished, and finished ones too: all pods of a node.
+    pods_by_node: HashMap<Box<str>, BTreeSet<PodName>>,
+    /// Pods that the scheduler has to place.
+    waiting: BTreeSet<PodName>,
+    /// Pods that no controller manages.
+    orphans: BTreeSet<PodName>,
+}
+
+/// Namespace and name.
+type PodName = (Arc<str>, Arc<str>);
+
+/// What [`World::apply`] did: the new state is in the world, the old one is here.
+#[derive(Debug)]
+pub struct Changed {
+    /// The object.
+    pub key: ObjectKey,
+    /// Its uid.
+    pub uid: Uid,
+    /// How it looked before; `None` when it is new.
+    pub old: Option<View>,
+    /// The object is gone.
+    pub gone: bool,
+}
+
+impl World {
+    /// Takes over one change: the whole stored object, or `None` when it is gone.
+    ///
+    /// # Errors
+    /// When the object cannot be read. It then has no view until it is written in a good shape.
+    pub fn apply(
+        &mut self,
+        key: &ObjectKey,
+        version: Version,
+        uid: Uid,
+        body: Option<&[u8]>,
+    ) -> Result<Changed, ViewError> {
+        let key = ObjectKey { kind: canonical(&key.kind), ..key.clone() };
+        self.version = self.version.max(version);
+        let old = self.remove(&key);
+        if let Some(old) = &old {
+            self.unindex(&key, old);
+        }
+        match body {
+            None => drop(self.uids.remove(&uid)),
+            Some(body) => {
+                // An object of the same name may have been deleted and created in one entry.
+                if let Some(old) = old.as_ref().filter(|old| old.meta().uid != uid) {
+                    self.uids.remove(&old.meta().uid);
+                }
+                self.uids.insert(uid, key.clone());
+                let view = View::parse(&key, version, uid, body)?;
+                self.index(&key, &view);
+                self.insert(&key, view);
+            }
+        }
+        Ok(Changed { key, uid, old, gone: body.is_none() })
+    }
+
+    /// Newest version that was applied.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// One pod.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<&PodView> {
+        self.pods.get(namespace, name)
+    }
+
+    /// All pods.
+    pub fn pods(&self) -> impl Iterator<Item = &PodView> {
+        self.pods.iter()
+    }
+
+    /// The pods of a namespace.
+    pub fn pods_in(&self, namespace: &str) -> impl Iterator<Item = &PodView> {
+        self.pods.within(namespace)
+    }
+
+    /// The pods bound to a node.
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &PodView> {
+        let names = self.pods_by_node.get(node).into_iter().flatten();
+        names.filter_map(|(namespace, name)| self.pods.get(namespace, name))
+    }
+
+    /// Names of the nodes that have pods, whether or not such a node exists.
+    pub fn occupied_nodes(&self) -> impl Iterator<Item = &str> {
+        self.pods_by_node.keys().map(AsRef::as_ref)
+    }
+
+    /// The pods that the scheduler has to place.
+    pub fn pods_waiting(&self) -> impl Iterator<Item = &PodView> {
+        self.waiting.iter().filter_map(|(namespace, name)| self.pods.get(namespace, name))
+    }
+
+    /// The pods of a namespace that no controller manages.
+    pub fn orphan_pods(&self, namespace: &str) -> impl Iterator<Item = &PodView> {
+        let from: PodName = (namespace.into(), "".into());
+        self.orphans
+            .range(from.clone()..)
+            .take_while(move |(other, _)| *other == from.0)
+            .filter_map(|(namespace, name)| self.pods.get(namespace, name))
+    }
+
+    /// The pods that the object with this uid manages.
+    pub fn pods_of(&self, owner: Uid) -> impl Iterator<Item = &PodView> {
+        self.dependents_of(owner)
+            .filter(|key| key.kind == kind::PODS)
+            .filter_map(|key| self.pods.get(&key.namespace, &key.name))
+            .filter(move |pod| pod.meta.controller().is_some_and(|it| it.uid == owner))
+    }
+
+    /// Names of the nodes with a pod that mentions this ConfigMap or Secret.
+    pub fn nodes_needing(&self, need: &ObjectKey) -> BTreeSet<&str> {
+        let mentions = |pod: &&PodView| {
+            !pod.node.is_empty()
+                && pod.needs.iter().any(|(kind, name)| *kind == need.kind && **name == *need.name)
+        };
+        self.pods.within(&need.namespace).filter(mentions).map(|pod| pod.node.as_ref()).collect()
+    }
+
+    /// One node.
+    pub fn node(&self, name: &str) -> Option<&NodeView> {
+        self.nodes.get("", name)
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeView> {
+        self.nodes.iter()
+    }
+
+    /// One namespace.
+    pub fn namespace(&self, name: &str) -> Option<&NamespaceView> {
+        self.namespaces.get("", name)
+    }
+
+    /// All namespaces.
+    pub fn namespaces(&self) -> impl Iterator<Item = &NamespaceView> {
+        self.namespaces.iter()
+    }
+
+    /// One ReplicaSet or ReplicationController.
+    pub fn replicas(&self, key: &ObjectKey) -> Option<&ReplicasView> {
+        self.replicas_table(&key.kind).get(&key.namespace, &key.name)
+    }
+
+    /// The ReplicaSets or ReplicationControllers of a namespace.
+    pub fn replicas_in(
+        &self,
+        kind: &KindKey,
+        namespace: &str,
+    ) -> impl Iterator<Item = &ReplicasView> {
+        self.replicas_table(kind).within(namespace)
+    }
+
+    /// One Deployment.
+    pub fn deployment(&self, namespace: &str, name: &str) -> Option<&DeploymentView> {
+        self.deployments.get(namespace, name)
+    }
+
+    /// The Deployments of a namespace.
+    pub fn deployments_in(&self, namespace: &str) -> impl Iterator<Item = &DeploymentView> {
+        self.deployments.within(namespace)
+    }
+
+    /// One object of a kind without a view of its own.
+    pub fn plain(&self, kind: &str, namespace: &str, name: &str) -> Option<&PlainView> {
+        self.plain.get(kind)?.get(namespace, name)
+    }
+
+    /// Metadata of any object.
+    pub fn meta(&self, key: &ObjectKey) -> Option<&Meta> {
+        let (namespace, name) = (key.namespace.as_str(), key.name.as_str());
+        match key.kind.as_ref() {
+            "/pods" => self.pods.get(namespace, name).map(|it| &it.meta),
+            "/nodes" => self.nodes.get(namespace, name).map(|it| &it.meta),
+            "/namespaces" => self.namespaces.get(namespace, name).map(|it| &it.meta),
+            "apps/deployments" => self.deployments.get(namespace, name).map(|it| &it.meta),
+            "apps/replicasets" | "/replicationcontrollers" => self.replicas(key).map(|it| &it.meta),
+            other => self.plain(other, namespace, name).map(|it| &it.meta),
+        }
+    }
+
+    /// The object with this uid, if it exists.
+    pub fn by_uid(&self, uid: Uid) -> Option<&ObjectKey> {
+        self.uids.get(&uid)
+    }
+
+    /// Every object that names this uid among its owners, by key.
+    pub fn dependents_of(&self, owner: Uid) -> impl Iterator<Item = &ObjectKey> {
+        self.dependents.of(owner)
+    }
+
+    /// Key and metadata of every object in a namespace, pods first.
+    pub fn contents(&self, namespace: &str) -> impl Iterator<Item = (ObjectKey, &Meta)> {
+        let pods = self.pods.within(namespace).map(|it| (it.meta.key(kind::PODS), &it.meta));
+        let deployments = self.deployments.within(namespace);
+        let deployments = deployments.map(|it| (it.meta.key(kind::DEPLOYMENTS), &it.meta));
+        let sets = [&self.replica_sets, &self.replication_controllers].into_iter();
+        let sets = sets
+            .flat_map(move |table| table.within(namespace))
+            .map(|it| (it.meta.key(it.kind.clone()), &it.meta));
+        let plain = self.plain.iter().flat_map(move |(kind, table)| {
+            table.within(namespace).map(|it| (it.meta.key(kind.clone()), &it.meta))
+        });
+        pods.chain(deployments).chain(sets).chain(plain)
+    }
+
+    fn replicas_table(&self, kind: &KindKey) -> &Table<ReplicasView> {
+        if *kind == kind::REPLICATION_CONTROLLERS {
+            &self.replication_controllers
+        } else {
+            &self.replica_sets
+        }
+    }
+
+    fn insert(&mut self, key: &ObjectKey, view: View) {
+        match view {
+            View::Pod(view) => self.pods.insert(view.meta.names(), view),
+            View::Node(view) => self.nodes.insert(view.meta.names(), view),
+            View::Namespace(view) => self.namespaces.insert(view.meta.names(), view),
+            View::Replicas(view) if view.kind == kind::REPLICATION_CONTROLLERS => {
+                self.replication_controllers.insert(view.meta.names(), view);
+            }
+            View::Replicas(view) => self.replica_sets.insert(view.meta.names(), view),
+            View::Deployment(view) => self.deployments.insert(view.meta.names(), view),
+            View::Plain(view) => {
+                let table = self.plain.entry(key.kind.clone()).or_default();
+                table.insert(view.meta.names(), view);
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &ObjectKey) -> Option<View> {
+        let (namespace, name) = (key.namespace.as_str(), key.name.as_str());
+        match key.kind.as_ref() {
+            "/pods" => self.pods.remove(namespace, name).map(View::Pod),
+            "/nodes" => self.nodes.remove(namespace, name).map(View::Node),
+            "/namespaces" => self.namespaces.remove(namespace, name).map(View::Namespace),
+            "apps/deployments" => self.deployments.remove(namespace, name).map(View::Deployment),
+            "apps/replicasets" => self.replica_sets.remove(namespace, name).map(View::Replicas),
+            "/replicationcontrollers" => {
+                self.replication_controllers.remove(namespace, name).map(View::Replicas)
+            }
+            other => self.plain.get_mut(other)?.remove(namespace, name).map(View::Plain),
+        }
+    }
+
+    fn index(&mut self, key: &ObjectKey, view: &View) {
+        self.dependents.add(key, &view.meta().owners);
+        if let View::Pod(pod) = view {
+            let name = pod.meta.names();
+            if pod.meta.controller().is_none() {
+                self.orphans.insert(name.clone());
+            }
+            if !pod.node.is_empty() {
+                self.pods_by_node.entry(pod.node.clone()).or_default().insert(name);
+            } else if pod.scheduling.is_some() && pod.active() {
+                self.waiting.insert(name);
+            }
+        }
+    }
+
+    fn unindex(&mut self, key: &ObjectKey, view: &View) {
+        self.dependents.remove(key, &view.meta().owners);
+        if let View::Pod(pod) = view {
+            let name = pod.meta.names();
+            self.orphans.remove(&name);
+            self.waiting.remove(&name);
+            if let Some(names) = self.pods_by_node.get_mut(&pod.node) {
+                names.remove(&name);
+                if names.is_empty() {
+                    self.pods_by_node.remove(&pod.node);
+                }
+            }
+        }
+    }
+}
+
+/// The kind as a static text where we know it, so that a key costs no allocation for it.
+fn canonical(kind: &KindKey) -> KindKey {
+    const KNOWN: [KindKey; 14] = [
+        kind::PODS,
+        kind::NODES,
+        kind::NAMESPACES,
+        kind::REPLICATION_CONTROLLERS,
+        kind::REPLICA_SETS,
+        kind::DEPLOYMENTS,
+        kind::CONFIG_MAPS,
+        kind::SECRETS,
+        kind::SERVICE_ACCOUNTS,
+        KindKey::Borrowed("/services"),
+        KindKey::Borrowed("/endpoints"),
+        KindKey::Borrowed("/events"),
+        KindKey::Borrowed("coordination.k8s.io/leases"),
+        KindKey::Borrowed("discovery.k8s.io/endpointslices"),
+    ];
+    KNOWN.into_iter().find(|known| known == kind).unwrap_or_else(|| kind.clone())
+}
+
+#[cfg(test)]
+mod tests;

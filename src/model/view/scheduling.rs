@@ -1,0 +1,131 @@
+//! Where a pod wants to run: kept only until it is bound.
+
+use serde::Deserialize;
+
+use super::labels::Labels;
+use super::meta::null_as_empty;
+use super::node::{Taint, TaintEffect};
+use super::selector::{Operator, Requirement};
+
+/// Where a pod wants to run.
+#[derive(Clone, Debug, Default)]
+pub struct Scheduling {
+    /// Labels that the node must have.
+    pub node_selector: Labels,
+    /// Terms of the required node affinity of which one must match; `None` when there is none.
+    pub required: Option<Box<[NodeTerm]>>,
+    /// Terms that add their weight to a node that matches.
+    pub preferred: Box<[(i64, NodeTerm)]>,
+    /// Taints that the pod bears.
+    pub tolerations: Box<[Toleration]>,
+    /// Higher goes first.
+    pub priority: i64,
+}
+
+/// Requirements on a node that must all be met.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeTerm {
+    /// On labels.
+    #[serde(deserialize_with = "null_as_empty")]
+    match_expressions: Vec<Requirement>,
+    /// On fields; only `metadata.name` exists.
+    #[serde(deserialize_with = "null_as_empty")]
+    match_fields: Vec<Requirement>,
+}
+
+impl NodeTerm {
+    /// Whether a node of this name and these labels meets all requirements; an empty term meets
+    /// none, as upstream.
+    pub fn matches(&self, name: &str, labels: &Labels) -> bool {
+        let on_field = |wanted: &Requirement| {
+            wanted.key.as_ref() == "metadata.name" && wanted.met_by(Some(name))
+        };
+        !(self.match_expressions.is_empty() && self.match_fields.is_empty())
+            && self.match_expressions.iter().all(|wanted| wanted.met_by(labels.get(&wanted.key)))
+            && self.match_fields.iter().all(on_field)
+    }
+}
+
+/// A taint that a pod bears.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Toleration {
+    #[serde(deserialize_with = "null_as_empty")]
+    key: Box<str>,
+    operator: Option<Operator>,
+    #[serde(deserialize_with = "null_as_empty")]
+    value: Box<str>,
+    #[serde(deserialize_with = "effect_or_any")]
+    effect: Option<TaintEffect>,
+}
+
+impl Toleration {
+    /// Whether the taint is borne (`v1.Toleration.ToleratesTaint`).
+    pub fn bears(&self, taint: &Taint) -> bool {
+        let key_fits = self.key.is_empty() || self.key == taint.key;
+        let effect_fits = self.effect.is_none_or(|effect| effect == taint.effect);
+        let number = |text: &str| text.parse::<i64>().ok();
+        let value_fits = match self.operator {
+            Some(Operator::Exists) => true,
+            Some(Operator::Gt) => number(&taint.value) > number(&self.value),
+            Some(Operator::Lt) => {
+                number(&taint.value).is_some() && number(&taint.value) < number(&self.value)
+            }
+            _ => self.value == taint.value && !self.key.is_empty(),
+        };
+        key_fits && effect_fits && value_fits
+    }
+}
+
+fn effect_or_any<'de, D: serde::Deserializer<'de>>(
+    source: D,
+) -> Result<Option<TaintEffect>, D::Error> {
+    Ok(match Option::<Box<str>>::deserialize(source)?.as_deref() {
+        Some("NoSchedule") => Some(TaintEffect::NoSchedule),
+        Some("PreferNoSchedule") => Some(TaintEffect::PreferNoSchedule),
+        Some("NoExecute") => Some(TaintEffect::NoExecute),
+        _ => None,
+    })
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct RawAffinity {
+    node_affinity: Option<RawNodeAffinity>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct RawNodeAffinity {
+    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
+    required: Option<RawTerms>,
+    #[serde(
+        rename = "preferredDuringSchedulingIgnoredDuringExecution",
+        deserialize_with = "null_as_empty"
+    )]
+    preferred: Vec<RawPreferred>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct RawTerms {
+    #[serde(deserialize_with = "null_as_empty")]
+    node_selector_terms: Vec<NodeTerm>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawPreferred {
+    weight: i64,
+    preference: NodeTerm,
+}
+
+impl RawAffinity {
+    pub(super) fn split(self) -> (Option<Box<[NodeTerm]>>, Box<[(i64, NodeTerm)]>) {
+        let node = self.node_affinity.unwrap_or_default();
+        let required = node.required.map(|terms| terms.node_selector_terms.into());
+        let preferred = node.preferred.into_iter().map(|term| (term.weight, term.preference));
+        (required, preferred.collect())
+    }
+}

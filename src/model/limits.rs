@@ -28,6 +28,14 @@ pub const QUEUE_KEYS_MAX: usize = 65_536;
 pub const BACKOFF_MILLIS_MIN: i64 = 5;
 /// Longest wait of a key whose plan could not be committed.
 pub const BACKOFF_MILLIS_MAX: i64 = 30_000;
+/// Deepest nesting of a JSON body (serde_json reads no deeper than 128, and objects are re-read).
+pub const JSON_DEPTH_MAX: usize = 100;
+/// Values in a JSON body: a list of a million zeros would need 10 times its size in memory.
+pub const JSON_VALUES_MAX: usize = 262_144;
+/// Unknown and duplicate fields reported for one body.
+pub const FIELD_ISSUES_MAX: usize = 100;
+/// Operations in one JSON patch (kube-apiserver's own limit).
+pub const JSON_PATCH_OPS_MAX: usize = 10_000;
 
 const _: () = assert!(BACKOFF_MILLIS_MIN > 0 && BACKOFF_MILLIS_MIN < BACKOFF_MILLIS_MAX);
 const _: () = assert!(PLAN_OPS_MAX > 2 * PLAN_PODS_MAX);
@@ -96,3 +104,4 @@ pub const CONFIG_DATA_BYTES_MAX: usize = 1024 * 1024;
 /// How long a pod stays bound to a board that is not ready or unreachable; kube-apiserver's default is
 /// 300 s, too long for a cluster whose whole promise is a quick move.
 pub const POD_TOLERATION_SECONDS: i64 = 25;
+const _: () = assert!(JSON_DEPTH_MAX < 128);

@@ -99,6 +99,17 @@ impl Quantity {
         Ok(Self { nanos: if parts.negative { -nanos } else { nanos }, format })
     }
 
+    /// The text that the API server gives back for `text` outside resource lists: canonical, except
+    /// where apimachinery reuses a text that looks canonical.
+    ///
+    /// # Errors
+    /// The text is no quantity.
+    pub fn canonical(text: &str) -> Result<String, QuantityError> {
+        let text = text.trim();
+        let quantity = Self::parse(text)?;
+        Ok(if reuses_text(text) { text.to_owned() } else { quantity.to_string() })
+    }
+
     /// The text that the API server gives back for `text` in a resource list: rounded up to
     /// thousandths, canonical, except where apimachinery reuses a text that looks canonical.
     ///

@@ -36,6 +36,8 @@ pub const JSON_VALUES_MAX: usize = 262_144;
 pub const FIELD_ISSUES_MAX: usize = 100;
 /// Operations in one JSON patch (kube-apiserver's own limit).
 pub const JSON_PATCH_OPS_MAX: usize = 10_000;
+/// Bytes that the `copy` operations of one JSON patch add (kube-apiserver's own limit).
+pub const JSON_PATCH_COPY_BYTES_MAX: usize = REQUEST_BODY_BYTES_MAX;
 
 const _: () = assert!(BACKOFF_MILLIS_MIN > 0 && BACKOFF_MILLIS_MIN < BACKOFF_MILLIS_MAX);
 const _: () = assert!(PLAN_OPS_MAX > 2 * PLAN_PODS_MAX);

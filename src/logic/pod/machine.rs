@@ -1,0 +1,494 @@
+//! The lifecycle machine of one pod.
+
+use model::timestamp::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::container::{ContainerState, Role, Stage, Waiting};
+use super::event::{Effect, Event, HookKind, Moment, ProbeKind};
+use super::probe::{self, spec_of};
+use super::spec::{Container, Pod, RestartPolicy};
+use super::status::Conditions;
+
+/// `ErrImagePull` is shown this long before `ImagePullBackOff`.
+const IMAGE_SETTLE_MILLIS: u64 = 2_000;
+/// First and longest wait before sandbox, volumes or teardown are tried again.
+const RETRY_MILLIS_MIN: u64 = 1_000;
+const RETRY_MILLIS_MAX: u64 = 120_000;
+/// A postStart hook is given up after this.
+const POST_START_MILLIS_MAX: u64 = 300_000;
+
+/// A thing that has to be made before containers start, or taken away at the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// Not begun.
+    #[default]
+    Todo,
+    /// Under way.
+    Asked,
+    /// Done.
+    Done,
+    /// Failed; tried again at this time, or only after a change.
+    Failed {
+        /// When, if at all.
+        retry_ticks: Option<u64>,
+        /// What was waited last.
+        delay_millis: u64,
+    },
+}
+
+impl Step {
+    pub(super) fn fail(&mut self, retry: bool, delay_before: u64, now: Moment) {
+        let delay_millis = (delay_before * 2).clamp(RETRY_MILLIS_MIN, RETRY_MILLIS_MAX);
+        let retry_ticks = retry.then_some(now.ticks + delay_millis);
+        *self = Self::Failed { retry_ticks, delay_millis };
+    }
+
+    pub(super) fn is_due(&self, now: Moment) -> bool {
+        match self {
+            Self::Todo => true,
+            Self::Failed { retry_ticks: Some(at), .. } => *at <= now.ticks,
+            _ => false,
+        }
+    }
+
+    pub(super) fn wake_ticks(&self) -> Option<u64> {
+        match self {
+            Self::Failed { retry_ticks, .. } => *retry_ticks,
+            _ => None,
+        }
+    }
+}
+
+/// The whole pod is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodStop {
+    /// Containers that are still there then are killed.
+    pub kill_ticks: u64,
+    /// The API object is going or gone: every trace is removed at the end.
+    pub forget: bool,
+}
+
+/// What survives a restart of the agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PodState {
+    /// Init containers, then containers.
+    pub containers: Vec<ContainerState>,
+    /// Network, IPC, host name.
+    pub sandbox: Step,
+    /// Volumes.
+    pub volumes: Step,
+    /// Removal of every trace, after a stop.
+    pub teardown: Step,
+    /// A stop under way.
+    pub stop: Option<PodStop>,
+    /// `startTime`.
+    pub start_time: Timestamp,
+    /// All init containers have been through once.
+    pub initialized: bool,
+    pub(super) conditions: Conditions,
+    delays: [u64; 3],
+}
+
+/// A pod's machine: events in, effects out, no clock and no IO.
+#[derive(Clone, Debug)]
+pub struct PodMachine {
+    pub(super) pod: Box<Pod>,
+    pub(super) state: PodState,
+}
+
+impl PodMachine {
+    /// A pod that this board has never seen; feed it `Event::Timer` to begin.
+    pub fn new(pod: Box<Pod>, now: Moment) -> Self {
+        let role = |container: &Container| match container.restart_policy {
+            Some(RestartPolicy::Always) => Role::Sidecar,
+            _ => Role::Init,
+        };
+        let init = pod.spec.init_containers.iter().map(|c| ContainerState::new(&c.name, role(c)));
+        let main = pod.spec.containers.iter().map(|c| ContainerState::new(&c.name, Role::Main));
+        let state = PodState {
+            containers: init.chain(main).collect(),
+            sandbox: Step::Todo,
+            volumes: Step::Todo,
+            teardown: Step::Todo,
+            stop: None,
+            start_time: now.wall,
+            initialized: false,
+            conditions: Conditions::default(),
+            delays: [0; 3],
+        };
+        let mut machine = Self { pod, state };
+        machine.note_deletion(now);
+        machine
+    }
+
+    /// The pod.
+    pub fn pod(&self) -> &Pod {
+        &self.pod
+    }
+
+    /// What survives.
+    pub fn state(&self) -> &PodState {
+        &self.state
+    }
+
+    /// Every trace is gone and the API object may go.
+    pub fn is_removable(&self) -> bool {
+        self.state.teardown == Step::Done
+    }
+
+    /// Takes an event and says what to do.
+    pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        let mut out = Vec::new();
+        self.take(now, event, &mut out);
+        self.advance(now, &mut out);
+        out.push(Effect::StatusChanged);
+        out
+    }
+
+    /// When `Event::Timer` is wanted, in ticks. After that event it is later than now, so that no
+    /// driver spins.
+    pub fn next_wake(&self) -> Option<u64> {
+        let state = &self.state;
+        let ending = state.stop.is_some() || self.is_terminal();
+        let steps =
+            if ending { [state.teardown, Step::Done] } else { [state.sandbox, state.volumes] };
+        let mut wakes: Vec<u64> = steps.iter().filter_map(Step::wake_ticks).collect();
+        for container in &state.containers {
+            wakes.extend(container.settle_ticks);
+            wakes.extend(container.stop.map(|stop| stop.kill_ticks));
+        }
+        if !ending && self.is_set_up() {
+            for container in self.active().map(|index| &state.containers[index]) {
+                if container.is_running() && container.hooked && container.stop.is_none() {
+                    wakes.extend(due_probes(container));
+                } else if container.wants_restart(self.pod.spec.restart_policy) {
+                    wakes.extend(container.restart_ticks());
+                }
+            }
+        }
+        wakes.into_iter().min()
+    }
+
+    /// Sandbox and volumes are there.
+    pub(super) fn is_set_up(&self) -> bool {
+        self.state.sandbox == Step::Done && self.state.volumes == Step::Done
+    }
+
+    /// The containers whose turn it is, by index: init containers one after the other, sidecars
+    /// kept up from their turn on, then all others.
+    pub(super) fn active(&self) -> impl Iterator<Item = usize> + '_ {
+        let initialized = self.state.initialized;
+        let mut held_up = false;
+        let turn = move |(index, container): (usize, &ContainerState)| {
+            let through =
+                container.role == Role::Init && (initialized || container.has_succeeded());
+            if held_up || through {
+                return None;
+            }
+            held_up = match container.role {
+                Role::Init => true,
+                Role::Sidecar => !initialized && !container.is_started(),
+                Role::Main => false,
+            };
+            Some(index)
+        };
+        self.state.containers.iter().enumerate().filter_map(turn)
+    }
+
+    fn take(&mut self, now: Moment, event: Event, out: &mut Vec<Effect>) {
+        match event {
+            Event::Desired(pod) => self.take_pod(pod, now, out),
+            Event::Gone => self.stop_pod(0, true, now),
+            Event::Stop => self.stop_pod(self.pod.grace_seconds(), false, now),
+            Event::SandboxReady => self.state.sandbox = Step::Done,
+            Event::SandboxRemoved => {}
+            Event::SandboxFailed { message } => {
+                let message = format!("Failed to create pod sandbox: {message}");
+                self.report(out, true, "FailedCreatePodSandBox", message, None);
+                self.fail_step(0, true, now);
+            }
+            Event::VolumesReady => self.state.volumes = Step::Done,
+            Event::VolumesFailed { message, retry } => {
+                self.report(out, true, "FailedMount", message, None);
+                self.fail_step(1, retry, now);
+            }
+            Event::TornDown => self.state.teardown = Step::Done,
+            Event::TeardownFailed { message } => {
+                let message = format!("error killing pod: {message}");
+                self.report(out, true, "FailedKillPod", message, None);
+                self.fail_step(2, true, now);
+            }
+            Event::ObjectsChanged => self.retry_blocked(|_| true),
+            Event::ImagesChanged => self.retry_blocked(|container| container.image.is_none()),
+            Event::Timer => {}
+            other => self.take_container_event(now, other, out),
+        }
+    }
+
+    fn fail_step(&mut self, which: usize, retry: bool, now: Moment) {
+        let step = match which {
+            0 => &mut self.state.sandbox,
+            1 => &mut self.state.volumes,
+            _ => &mut self.state.teardown,
+        };
+        step.fail(retry, self.state.delays[which], now);
+        if let Step::Failed { delay_millis, .. } = step {
+            self.state.delays[which] = *delay_millis;
+        }
+    }
+
+    /// A change may have brought what was missing.
+    fn retry_blocked(&mut self, concerns: impl Fn(&ContainerState) -> bool) {
+        if matches!(self.state.volumes, Step::Failed { .. }) {
+            self.state.volumes = Step::Todo;
+        }
+        for container in &mut self.state.containers {
+            if container.stage == Stage::Blocked && concerns(container) {
+                container.stage = Stage::Idle;
+                container.settle_ticks = None;
+            }
+        }
+    }
+
+    fn take_pod(&mut self, pod: Box<Pod>, now: Moment, out: &mut Vec<Effect>) {
+        let before = std::mem::replace(&mut self.pod, pod);
+        self.note_deletion(now);
+        for index in 0..self.state.containers.len() {
+            let name = self.state.containers[index].name.clone();
+            let image = |pod: &Pod| pod.container(&name).map(|c| c.image.clone());
+            if image(&before) == image(&self.pod) {
+                continue;
+            }
+            let container = &mut self.state.containers[index];
+            container.image = None;
+            if container.stage == Stage::Blocked {
+                container.stage = Stage::Idle;
+            }
+            if container.is_running() && container.stop.is_none() {
+                let message = format!("Container {name} definition changed, will be restarted");
+                self.stop_container(index, self.pod.grace_seconds(), message, now, out);
+            }
+        }
+    }
+
+    fn note_deletion(&mut self, now: Moment) {
+        if self.pod.metadata.deletion_timestamp.is_some() {
+            self.stop_pod(self.pod.grace_seconds(), true, now);
+        }
+    }
+
+    /// A later wish can only shorten the time.
+    fn stop_pod(&mut self, grace_seconds: u32, forget: bool, now: Moment) {
+        let kill_ticks = now.ticks + u64::from(grace_seconds) * 1_000;
+        let before = self.state.stop;
+        self.state.stop = Some(PodStop {
+            kill_ticks: before.map_or(kill_ticks, |stop| stop.kill_ticks.min(kill_ticks)),
+            forget: forget || before.is_some_and(|stop| stop.forget),
+        });
+    }
+
+    fn take_container_event(&mut self, now: Moment, event: Event, out: &mut Vec<Effect>) {
+        let Some(index) = self.index_of(&event) else { return };
+        let name = self.state.containers[index].name.clone();
+        match event {
+            Event::ImageReady { image, .. } => self.image_ready(index, image),
+            Event::ImageMissing { reason, message, .. } => {
+                self.image_missing(index, reason, message, now, out);
+            }
+            Event::ConfigFailed { message, .. } => {
+                let container = &mut self.state.containers[index];
+                container.stage = Stage::Blocked;
+                let reason = "CreateContainerConfigError".to_owned();
+                container.waiting = Some(Waiting { reason, message: message.clone() });
+                self.report(out, true, "Failed", format!("Error: {message}"), Some(&name));
+            }
+            Event::Started { at, .. } => {
+                let Some(spec) = self.pod.container(&name) else { return };
+                let container = &mut self.state.containers[index];
+                if container.is_starting() {
+                    container.started(spec, at, now);
+                    self.report(out, false, "Started", "Container started".to_owned(), Some(&name));
+                    self.post_start(index, out);
+                }
+            }
+            Event::StartFailed { message, .. } => {
+                let container = &mut self.state.containers[index];
+                if container.is_starting() {
+                    container.end("StartError", 128, &message, None, now.wall, now);
+                    self.report(out, true, "Failed", format!("Error: {message}"), Some(&name));
+                    self.remove_previous(index, out);
+                }
+            }
+            Event::Exited { exit, .. } => {
+                let container = &mut self.state.containers[index];
+                if container.is_running() || container.is_starting() {
+                    container.exited(&exit, now);
+                    self.remove_previous(index, out);
+                }
+            }
+            Event::Probed { kind, result, .. } => self.probed(index, kind, result, now, out),
+            Event::Hooked { kind, result, .. } => self.hooked(index, kind, result, now, out),
+            _ => {}
+        }
+    }
+
+    /// The container of an event; `None` when it is about an earlier start.
+    fn index_of(&self, event: &Event) -> Option<usize> {
+        let (name, attempt) = match event {
+            Event::ImageReady { container, .. }
+            | Event::ImageMissing { container, .. }
+            | Event::ConfigFailed { container, .. } => (container, None),
+            Event::Started { container, attempt, .. }
+            | Event::StartFailed { container, attempt, .. }
+            | Event::Exited { container, attempt, .. }
+            | Event::Probed { container, attempt, .. }
+            | Event::Hooked { container, attempt, .. } => (container, Some(*attempt)),
+            _ => return None,
+        };
+        let matches = |container: &ContainerState| {
+            container.name == *name && attempt.is_none_or(|attempt| attempt == container.attempt)
+        };
+        self.state.containers.iter().position(matches)
+    }
+
+    fn image_ready(&mut self, index: usize, image: super::event::ImageRef) {
+        let container = &mut self.state.containers[index];
+        container.settle_ticks = None;
+        container.image = Some(image);
+        if matches!(container.stage, Stage::ImageAsked | Stage::Blocked) {
+            container.stage = Stage::Idle;
+        }
+    }
+
+    fn image_missing(
+        &mut self,
+        index: usize,
+        reason: String,
+        message: String,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        let container = &mut self.state.containers[index];
+        if container.stage != Stage::ImageAsked {
+            return;
+        }
+        container.stage = Stage::Blocked;
+        container.image = None;
+        let settles = reason == "ErrImagePull";
+        container.settle_ticks = settles.then_some(now.ticks + IMAGE_SETTLE_MILLIS);
+        container.waiting = Some(Waiting { reason: reason.clone(), message: message.clone() });
+        let name = container.name.clone();
+        let event = if reason == "InvalidImageName" { "InspectFailed" } else { "Failed" };
+        self.report(out, true, event, message, Some(&name));
+        if settles {
+            self.report(out, true, "Failed", format!("Error: {reason}"), Some(&name));
+        }
+    }
+
+    fn post_start(&mut self, index: usize, out: &mut Vec<Effect>) {
+        let container = &self.state.containers[index];
+        if !container.hooked {
+            out.push(Effect::Hook {
+                container: container.name.clone(),
+                attempt: container.attempt,
+                kind: HookKind::PostStart,
+                timeout_millis: POST_START_MILLIS_MAX,
+            });
+        }
+    }
+
+    /// Only the log of the start before the last is of no use to anybody.
+    fn remove_previous(&self, index: usize, out: &mut Vec<Effect>) {
+        let container = &self.state.containers[index];
+        out.push(Effect::RemoveContainer {
+            container: container.name.clone(),
+            attempt: container.attempt,
+        });
+    }
+
+    fn probed(
+        &mut self,
+        index: usize,
+        kind: ProbeKind,
+        result: Result<(), String>,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        let container = &mut self.state.containers[index];
+        let name = container.name.clone();
+        let Some(spec) = self.pod.container(&name).and_then(|c| spec_of(c, kind)) else { return };
+        let Some(state) = container.probes.iter_mut().find(|p| p.kind == kind) else { return };
+        state.answer(spec, result.is_ok(), now.ticks);
+        let verdict = state.verdict;
+        let stopping = container.stop.is_some() || self.state.stop.is_some();
+        let word = probe::word(kind);
+        if let Err(text) = result {
+            self.report(
+                out,
+                true,
+                "Unhealthy",
+                format!("{word} probe failed: {text}"),
+                Some(&name),
+            );
+        }
+        if kind != ProbeKind::Readiness && verdict == Some(false) && !stopping {
+            let grace = spec_of(self.pod.container(&name).expect("found above"), kind)
+                .and_then(|spec| spec.termination_grace_period_seconds)
+                .and_then(|seconds| u32::try_from(seconds).ok())
+                .unwrap_or_else(|| self.pod.grace_seconds());
+            let probe = word.to_lowercase();
+            let message = format!("Container {name} failed {probe} probe, will be restarted");
+            self.stop_container(index, grace, message, now, out);
+        }
+    }
+
+    fn hooked(
+        &mut self,
+        index: usize,
+        kind: HookKind,
+        result: Result<(), String>,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        let name = self.state.containers[index].name.clone();
+        let failed = result.is_err();
+        if let Err(text) = result {
+            let (reason, hook) = match kind {
+                HookKind::PostStart => ("FailedPostStartHook", "PostStartHook"),
+                HookKind::PreStop => ("FailedPreStopHook", "PreStopHook"),
+            };
+            self.report(out, true, reason, format!("{hook} failed: {text}"), Some(&name));
+        }
+        match kind {
+            HookKind::PreStop => self.signal(index, out),
+            HookKind::PostStart if failed => {
+                let grace = self.pod.grace_seconds();
+                let message = "FailedPostStartHook".to_owned();
+                self.stop_container(index, grace, message, now, out);
+            }
+            HookKind::PostStart => self.state.containers[index].hooked = true,
+        }
+    }
+
+    pub(super) fn report(
+        &self,
+        out: &mut Vec<Effect>,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+        container: Option<&str>,
+    ) {
+        let container = container.map(str::to_owned);
+        out.push(Effect::Report { warning, reason, message, container });
+    }
+}
+
+/// When each probe of a running container is due; the others wait for the startup probe.
+pub(super) fn due_probes(container: &ContainerState) -> impl Iterator<Item = u64> + '_ {
+    let started = container.is_started();
+    let asks = move |probe: &&probe::ProbeState| match probe.kind {
+        ProbeKind::Startup => !started,
+        _ => started,
+    };
+    container.probes.iter().filter(asks).filter_map(probe::ProbeState::due_ticks)
+}

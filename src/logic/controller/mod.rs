@@ -5,9 +5,54 @@
 //! made again. The driver (`master::controllers`) commits the operations of a plan all or nothing.
 //! Because the world is updated before a commit is answered, a plan always sees the effect of the
 //! plans before it, and no "expectations" as upstream has them are needed.
+//!
+//! Rules for plans: at most one operation per object; nothing when nothing is to be done; at most
+//! `PLAN_OPS_MAX` operations, the rest follows because every change brings its key back.
 
+mod deployment;
 mod event;
+mod garbage;
+mod namespace;
 mod op;
+mod ownership;
+mod queue;
+mod replicas;
+mod root_ca;
+mod service_account;
 
+use model::ids::ObjectKey;
+use model::status::ApiError;
+use model::timestamp::Timestamp;
+
+use crate::world::{Changed, World};
+
+pub use deployment::DeploymentController;
 pub use event::{Event, ObjectReference};
+pub use garbage::GarbageCollector;
+pub use namespace::NamespaceController;
 pub use op::{Op, Plan, Propagation};
+pub use queue::KeyQueue;
+pub use replicas::ReplicasController;
+pub use root_ca::RootCaController;
+pub use service_account::ServiceAccountController;
+
+/// One controller.
+pub trait Controller: Send + Sync {
+    /// Its name, as in logs and events.
+    fn name(&self) -> &'static str;
+
+    /// Adds the keys to plan after a change; the world already shows the new state. At open every
+    /// object comes by here once, as new.
+    fn keys_for(&self, world: &World, changed: &Changed, keys: &mut Vec<ObjectKey>);
+
+    /// What to do for a key. The key need not exist any more.
+    fn plan(&self, world: &World, key: &ObjectKey, now: Timestamp) -> Plan;
+
+    /// What to record when the API refused a plan of this key for another reason than a conflict.
+    fn refused(&self, _: &World, _: &ObjectKey, _: &ApiError, _: Timestamp) -> Vec<Op> {
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests;

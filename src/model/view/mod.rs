@@ -22,7 +22,7 @@ pub use labels::Labels;
 pub use meta::{Meta, OwnerReference};
 pub use namespace::NamespaceView;
 pub use node::{NodeView, Taint, TaintEffect};
-pub use plain::PlainView;
+pub use plain::{PlainView, data_hash};
 pub use pod::{HostPort, Phase, PodView};
 pub use replicas::{ReplicasStatus, ReplicasView};
 pub use resources::Resources;

@@ -26,6 +26,11 @@ pub(super) fn parse(identity: Identity<'_>, body: &[u8]) -> serde_json::Result<P
     let raw: Raw<'_> = serde_json::from_slice(body)?;
     Ok(PlainView {
         meta: raw.metadata.view(identity),
-        data_hash: raw.data.map_or(0, |data| super::template::hash_64(data.get().as_bytes())),
+        data_hash: raw.data.map_or(0, |data| data_hash(data.get().as_bytes())),
     })
+}
+
+/// Hash of a `data` object as minified JSON with sorted keys.
+pub fn data_hash(json: &[u8]) -> u64 {
+    super::template::hash_64(json)
 }

@@ -1,0 +1,7 @@
+//! Every controller reaches its goal from random starts, though one commit in three fails.
+
+mod deployment;
+mod garbage;
+pub(crate) mod harness;
+mod namespace;
+mod replicas;

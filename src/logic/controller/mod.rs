@@ -55,4 +55,4 @@ pub trait Controller: Send + Sync {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -214,6 +214,9 @@ pub(super) fn metadata_update(new: &Value, old: &Value, errors: &mut Vec<FieldEr
             immutable(&format!("metadata.{name}"), given, old_meta.get(name), errors);
         }
     }
+    labels(new_meta.get("labels"), "metadata.labels", errors);
+    annotations(new_meta.get("annotations"), "metadata.annotations", errors);
+    owners(new_meta, errors);
 }
 
 /// `field is immutable`, if it changed.

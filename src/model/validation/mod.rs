@@ -5,10 +5,21 @@
 //! makes the same Status. Maps are walked sorted (the real server's order is random there).
 //! Deliberately absent: allocation (addresses, ports), quota, and whether other objects exist.
 
+mod cluster;
+mod config;
+mod container;
+mod env;
 pub mod error;
 mod meta;
 pub mod names;
+mod placement;
+mod pod;
 mod read;
+mod resources;
+mod service;
+mod update;
+mod volume;
+mod workload;
 
 use serde_json::Value;
 
@@ -23,18 +34,105 @@ pub fn invalid(resource: &Resource, name: &str, errors: &[FieldError]) -> ApiErr
 }
 
 /// The faults of `new`, of `resource`, replacing `old` if there is one.
+///
+/// A Lease without `metadata.resourceVersion` in an update is the caller's to refuse: the version is
+/// no part of a stored object.
 pub fn validate(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    meta::metadata(resource.key, new, &mut errors);
-    if let Some(old) = old {
-        meta::metadata_update(new, old, &mut errors);
+    match old {
+        None => create(resource.key, new, &mut errors),
+        Some(old) => update(resource.key, new, old, &mut errors),
     }
     errors
 }
 
 /// The faults of a write through the `status` subresource of `resource`.
-pub fn validate_status(_resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> {
+pub fn validate_status(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     meta::metadata_update(new, old, &mut errors);
+    if matches!(resource.kind, "ReplicaSet" | "ReplicationController" | "Deployment") {
+        counts(&new["status"], &mut errors);
+    }
     errors
 }
+
+fn create(kind: &str, new: &Value, errors: &mut Vec<FieldError>) {
+    if kind == "/pods" {
+        return pod::create(new, errors);
+    }
+    meta::metadata(kind, new, errors);
+    content(kind, new, errors);
+}
+
+fn update(kind: &str, new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+    if kind == "/pods" {
+        return update::pod(new, old, errors);
+    }
+    meta::metadata_update(new, old, errors);
+    match kind {
+        "/services" => service::service_update(new, old, errors),
+        "/configmaps" => config::sealed(new, old, errors),
+        "/secrets" => {
+            config::secret_type(new, old, errors);
+            config::sealed(new, old, errors);
+        }
+        "/nodes" => cluster::node_update(new, old, errors),
+        _ => {}
+    }
+    if matches!(kind, "/services" | "/configmaps" | "/secrets" | "/serviceaccounts") {
+        meta::metadata(kind, new, errors);
+    }
+    content(kind, new, errors);
+    let immutable: &[(&str, &str)] = match kind {
+        "apps/deployments" | "apps/replicasets" => &[("spec.selector", "/spec/selector")],
+        "discovery.k8s.io/endpointslices" => &[("addressType", "/addressType")],
+        _ => &[],
+    };
+    for (field, pointer) in immutable {
+        meta::immutable(field, new.pointer(pointer), old.pointer(pointer), errors);
+    }
+}
+
+/// The faults of everything but metadata.
+fn content(kind: &str, new: &Value, errors: &mut Vec<FieldError>) {
+    let spec = &new["spec"];
+    match kind {
+        "/services" => service::service(new, errors),
+        "/endpoints" => service::endpoints(new, errors),
+        "discovery.k8s.io/endpointslices" => service::endpoint_slice(new, errors),
+        "/configmaps" => config::config_map(new, errors),
+        "/secrets" => config::secret(new, errors),
+        "/namespaces" => cluster::namespace(new, errors),
+        "/nodes" => cluster::node(new, errors),
+        "/events" => cluster::event(new, errors),
+        "coordination.k8s.io/leases" => cluster::lease(new, errors),
+        "/replicationcontrollers" => workload::replication_controller(spec, errors),
+        "apps/replicasets" => workload::replica_set(spec, errors),
+        "apps/deployments" => workload::deployment(spec, errors),
+        _ => {}
+    }
+}
+
+/// Replica counts in a status are at least 0, and none is above the total.
+fn counts(status: &Value, errors: &mut Vec<FieldError>) {
+    let total = read::number(status, "replicas").unwrap_or(0);
+    for name in [
+        "replicas",
+        "fullyLabeledReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "updatedReplicas",
+    ] {
+        let Some(n) = read::number(status, name) else { continue };
+        let field = format!("status.{name}");
+        if n < 0 {
+            errors.push(meta::not_negative(field, n.into()));
+        } else if n > total {
+            let sentence = "cannot be greater than status.replicas";
+            errors.push(FieldError::invalid(field, n, sentence));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! Faults of namespaces, nodes, events and leases.
+
+use serde_json::Value;
+
+use super::container::push;
+use super::error::FieldError;
+use super::names;
+use super::placement::EFFECTS;
+use super::read::{list, number, text};
+
+/// Faults of a Namespace beyond its metadata.
+pub(super) fn namespace(namespace: &Value, errors: &mut Vec<FieldError>) {
+    for name in list(&namespace["spec"], "finalizers") {
+        let name = name.as_str().unwrap_or("");
+        let field = "spec.finalizers";
+        let faults = names::qualified(name);
+        if faults.is_empty() && !name.contains('/') && name != "kubernetes" {
+            let sentence = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(FieldError::invalid(field, name, sentence));
+        }
+        push(errors, field, name, faults);
+    }
+}
+
+/// Faults of a Node beyond its metadata.
+pub(super) fn node(node: &Value, errors: &mut Vec<FieldError>) {
+    let mut seen = Vec::new();
+    for (index, taint) in list(&node["spec"], "taints").iter().enumerate() {
+        let field = format!("spec.taints[{index}]");
+        let (key, value, effect) =
+            (text(taint, "key"), text(taint, "value"), text(taint, "effect"));
+        push(errors, &format!("{field}.key"), key, names::qualified(key));
+        let faults = names::label_value(value);
+        if !faults.is_empty() {
+            errors.push(FieldError::invalid(format!("{field}.value"), value, faults.join(";")));
+        }
+        if !EFFECTS.contains(&effect) {
+            let field = format!("{field}.effect");
+            errors.push(if effect.is_empty() {
+                FieldError::required(field, "")
+            } else {
+                FieldError::not_supported(field, effect, &EFFECTS)
+            });
+        }
+        if seen.contains(&(key, effect)) {
+            let mut fault = FieldError::duplicate(&field, taint.clone());
+            fault.detail = "taints must be unique by key and effect pair".into();
+            errors.push(fault);
+        }
+        seen.push((key, effect));
+    }
+}
+
+/// What a node may not change once it is set.
+pub(super) fn node_update(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+    let (new, old) = (&new["spec"], &old["spec"]);
+    let before = list(old, "podCIDRs");
+    if !before.is_empty() && list(new, "podCIDRs") != before {
+        let sentence = "node updates may not change podCIDR except from \"\" to valid";
+        errors.push(FieldError::forbidden("spec.podCIDRs", sentence));
+    }
+    let before = text(old, "providerID");
+    if !before.is_empty() && text(new, "providerID") != before {
+        let sentence = "node updates may not change providerID except from \"\" to valid";
+        errors.push(FieldError::forbidden("spec.providerID", sentence));
+    }
+}
+
+/// Faults of an Event beyond its metadata.
+pub(super) fn event(event: &Value, errors: &mut Vec<FieldError>) {
+    let namespace = text(&event["metadata"], "namespace");
+    let about = text(&event["involvedObject"], "namespace");
+    let fits = if about.is_empty() {
+        matches!(namespace, "" | "default" | "kube-system")
+    } else {
+        about == namespace
+    };
+    if !fits {
+        let sentence = "does not match event.namespace";
+        errors.push(FieldError::invalid("involvedObject.namespace", about, sentence));
+    }
+}
+
+/// Faults of a Lease beyond its metadata.
+pub(super) fn lease(lease: &Value, errors: &mut Vec<FieldError>) {
+    let spec = &lease["spec"];
+    if let Some(seconds) = number(spec, "leaseDurationSeconds").filter(|n| *n <= 0) {
+        let sentence = "must be greater than 0";
+        errors.push(FieldError::invalid("spec.leaseDurationSeconds", seconds, sentence));
+    }
+    if let Some(count) = number(spec, "leaseTransitions").filter(|n| *n < 0) {
+        let sentence = "must be greater than or equal to 0";
+        errors.push(FieldError::invalid("spec.leaseTransitions", count, sentence));
+    }
+}

@@ -1,0 +1,192 @@
+//! Faults of pods and pod templates as a whole.
+
+use serde_json::Value;
+
+use super::container::{self, one_of, push, user_ids};
+use super::error::FieldError;
+use super::meta;
+use super::names;
+use super::placement;
+use super::read::{given, list, number, object, text, truth};
+use super::volume;
+
+/// Largest `activeDeadlineSeconds`.
+pub(super) const DEADLINE_SECONDS_MAX: i64 = i32::MAX as i64;
+const DNS_POLICIES: [&str; 4] = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+const RESTART_POLICIES: [&str; 3] = ["Always", "OnFailure", "Never"];
+/// Name servers and search domains that a resolver takes.
+const NAMESERVERS_MAX: usize = 3;
+const SEARCHES_MAX: usize = 32;
+
+/// Faults of a new pod.
+pub(super) fn create(pod: &Value, errors: &mut Vec<FieldError>) {
+    whole(pod, errors);
+    let spec = &pod["spec"];
+    if !list(spec, "ephemeralContainers").is_empty() {
+        errors.push(FieldError::forbidden("spec.ephemeralContainers", "cannot be set on create"));
+    }
+    let gated = !list(spec, "schedulingGates").is_empty();
+    if gated && !text(spec, "nodeName").is_empty() {
+        let sentence = "cannot be set until all schedulingGates have been cleared";
+        errors.push(FieldError::forbidden("spec.nodeName", sentence));
+    }
+}
+
+/// Faults of metadata and spec.
+pub(super) fn whole(pod: &Value, errors: &mut Vec<FieldError>) {
+    meta::metadata("/pods", pod, errors);
+    spec(&pod["spec"], "spec", errors);
+}
+
+/// Faults of a `PodTemplateSpec` at `field`, apart from what its owner asks of it.
+pub(super) fn template(template: &Value, field: &str, errors: &mut Vec<FieldError>) {
+    let metadata = &template["metadata"];
+    meta::labels(metadata.get("labels"), &format!("{field}.labels"), errors);
+    meta::annotations(metadata.get("annotations"), &format!("{field}.annotations"), errors);
+    spec(&template["spec"], &format!("{field}.spec"), errors);
+    if !list(&template["spec"], "ephemeralContainers").is_empty() {
+        let field = format!("{field}.spec.ephemeralContainers");
+        let sentence = "ephemeral containers not allowed in pod template";
+        errors.push(FieldError::forbidden(field, sentence));
+    }
+}
+
+fn spec(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
+    let at = |name: &str| format!("{field}.{name}");
+    let volumes = volume::volumes(spec, &at("volumes"), errors);
+    container::containers(spec, &volumes, &at("containers"), errors);
+    container::init_containers(spec, &volumes, &at("initContainers"), errors);
+    one_of(spec, "restartPolicy", &RESTART_POLICIES, field, errors);
+    one_of(spec, "dnsPolicy", &DNS_POLICIES, field, errors);
+    meta::labels(spec.get("nodeSelector"), &at("nodeSelector"), errors);
+    container::host_network_ports(spec, field, errors);
+    security_context(spec, field, errors);
+    for (index, secret) in list(spec, "imagePullSecrets").iter().enumerate() {
+        if text(secret, "name").is_empty() {
+            let field = format!("{}[{index}].name", at("imagePullSecrets"));
+            errors.push(FieldError::required(field, ""));
+        }
+    }
+    placement::affinity(&spec["affinity"], &at("affinity"), errors);
+    dns_config(spec, &at("dnsConfig"), errors);
+    gates(spec, field, errors);
+    placement::spread(list(spec, "topologySpreadConstraints"), field, errors);
+    for (name, rule) in
+        [("serviceAccountName", names::subdomain as meta::NameRule), ("nodeName", names::subdomain)]
+    {
+        let value = text(spec, name);
+        if !value.is_empty() {
+            push(errors, &at(name), value, rule(value));
+        }
+    }
+    if let Some(seconds) = number(spec, "activeDeadlineSeconds") {
+        let faults = names::in_range(seconds, 1, DEADLINE_SECONDS_MAX);
+        push(errors, &at("activeDeadlineSeconds"), seconds, faults);
+    }
+    for name in ["hostname", "subdomain"] {
+        let value = text(spec, name);
+        if !value.is_empty() {
+            push(errors, &at(name), value, names::label(value));
+        }
+    }
+    placement::tolerations(list(spec, "tolerations"), &at("tolerations"), errors);
+    host_aliases(list(spec, "hostAliases"), &at("hostAliases"), errors);
+    for name in ["priorityClassName", "runtimeClassName"] {
+        let value = text(spec, name);
+        if !value.is_empty() {
+            push(errors, &at(name), value, names::subdomain(value));
+        }
+    }
+    let policies = ["Never", "PreemptLowerPriority"];
+    if given(spec, "preemptionPolicy").is_some() {
+        one_of(spec, "preemptionPolicy", &policies, field, errors);
+    }
+    for (name, value) in object(spec, "overhead").into_iter().flatten() {
+        super::resources::not_negative(value, &format!("{field}.overhead[{name}]"), errors);
+    }
+    if let Some(os) = given(spec, "os") {
+        one_of(os, "name", &["linux", "windows"], &at("os"), errors);
+    }
+}
+
+fn security_context(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
+    let context = &spec["securityContext"];
+    let context_field = format!("{field}.securityContext");
+    if truth(spec, "shareProcessNamespace") && truth(spec, "hostPID") {
+        let sentence = "ShareProcessNamespace and HostPID cannot both be enabled";
+        errors.push(FieldError::invalid(format!("{field}.shareProcessNamespace"), true, sentence));
+    }
+    user_ids(context, &["fsGroup", "runAsUser", "runAsGroup"], &context_field, errors);
+    for (index, group) in list(context, "supplementalGroups").iter().enumerate() {
+        let field = format!("{context_field}.supplementalGroups[{index}]");
+        let id = group.as_i64().unwrap_or(-1);
+        push(errors, &field, id, names::in_range(id, 0, i64::from(i32::MAX)));
+    }
+    let policy = text(context, "fsGroupChangePolicy");
+    let policies = ["Always", "OnRootMismatch"];
+    if !policy.is_empty() && !policies.contains(&policy) {
+        let field = format!("{context_field}.fsGroupChangePolicy");
+        errors.push(FieldError::not_supported(field, policy, &policies));
+    }
+}
+
+fn dns_config(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
+    let config = given(spec, "dnsConfig");
+    let servers = config.map_or(&[][..], |config| list(config, "nameservers"));
+    if text(spec, "dnsPolicy") == "None" && servers.is_empty() {
+        let sentence = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+        let field = if config.is_some() { format!("{field}.nameservers") } else { field.into() };
+        errors.push(FieldError::required(field, sentence));
+    }
+    let Some(config) = config else { return };
+    if servers.len() > NAMESERVERS_MAX {
+        let value = config["nameservers"].clone();
+        let sentence = format!("must not have more than {NAMESERVERS_MAX} nameservers");
+        errors.push(FieldError::invalid(format!("{field}.nameservers"), value, sentence));
+    }
+    for (index, server) in servers.iter().enumerate() {
+        let server = server.as_str().unwrap_or("");
+        push(errors, &format!("{field}.nameservers[{index}]"), server, names::ip(server));
+    }
+    let searches = list(config, "searches");
+    if searches.len() > SEARCHES_MAX {
+        let value = config["searches"].clone();
+        let sentence = format!("must not have more than {SEARCHES_MAX} search paths");
+        errors.push(FieldError::invalid(format!("{field}.searches"), value, sentence));
+    }
+    for (index, option) in list(config, "options").iter().enumerate() {
+        if text(option, "name").is_empty() {
+            let field = format!("{field}.options[{index}]");
+            errors.push(FieldError::required(field, "must not be empty"));
+        }
+    }
+}
+
+fn gates(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
+    for (index, gate) in list(spec, "readinessGates").iter().enumerate() {
+        let name = text(gate, "conditionType");
+        let field = format!("{field}.readinessGates[{index}].conditionType");
+        push(errors, &field, name, names::qualified(name));
+    }
+    let mut seen = Vec::new();
+    for (index, gate) in list(spec, "schedulingGates").iter().enumerate() {
+        let name = text(gate, "name");
+        let field = format!("{field}.schedulingGates[{index}]");
+        push(errors, &field, name, names::qualified(name));
+        if seen.contains(&name) {
+            errors.push(FieldError::duplicate(field, name));
+        }
+        seen.push(name);
+    }
+}
+
+fn host_aliases(aliases: &[Value], field: &str, errors: &mut Vec<FieldError>) {
+    for (index, alias) in aliases.iter().enumerate() {
+        let address = text(alias, "ip");
+        push(errors, &format!("{field}[{index}].ip"), address, names::ip(address));
+        for name in list(alias, "hostnames") {
+            let name = name.as_str().unwrap_or("");
+            push(errors, &format!("{field}[{index}].hostnames"), name, names::subdomain(name));
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! Faults of services, endpoints and endpoint slices.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use super::container::{PROTOCOLS, one_of, port_or_name, push};
+use super::error::FieldError;
+use super::meta;
+use super::names;
+use super::read::{given, list, number, text};
+
+/// The agent's port: a load balancer must not take it.
+const KUBELET_PORT: i64 = 10_250;
+/// Longest `ClientIP` affinity: a day.
+const AFFINITY_SECONDS_MAX: i64 = 86_400;
+/// Endpoints of a slice, and addresses of an endpoint.
+const SLICE_ENDPOINTS_MAX: usize = 1_000;
+const ENDPOINT_ADDRESSES_MAX: usize = 100;
+const SLICE_PORTS_MAX: usize = 20_000;
+
+/// Faults of a Service beyond its metadata.
+pub(super) fn service(service: &Value, errors: &mut Vec<FieldError>) {
+    let spec = &service["spec"];
+    let kind = text(spec, "type");
+    let headless = text(spec, "clusterIP") == "None";
+    let ports = list(spec, "ports");
+    if ports.is_empty() && !headless && kind != "ExternalName" {
+        errors.push(FieldError::required("spec.ports", ""));
+    }
+    by_kind(spec, kind, headless, errors);
+    let mut seen = BTreeSet::new();
+    for (index, port) in ports.iter().enumerate() {
+        service_port(port, ports.len() > 1, &mut seen, &format!("spec.ports[{index}]"), errors);
+    }
+    meta::labels(spec.get("selector"), "spec.selector", errors);
+    affinity(spec, errors);
+    if kind != "ExternalName" {
+        addresses(spec, errors);
+    }
+    for (index, address) in list(spec, "externalIPs").iter().enumerate() {
+        let address = address.as_str().unwrap_or("");
+        let field = format!("spec.externalIPs[{index}]");
+        match address.parse::<IpAddr>() {
+            Err(_) => push(errors, &field, address, names::ip(address)),
+            Ok(parsed) => special_address(address, parsed, &field, errors),
+        }
+    }
+    one_of(
+        spec,
+        "type",
+        &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
+        "spec",
+        errors,
+    );
+    port_conflicts(ports, kind, errors);
+    traffic(spec, kind, errors);
+}
+
+fn by_kind(spec: &Value, kind: &str, headless: bool, errors: &mut Vec<FieldError>) {
+    match kind {
+        "LoadBalancer" | "NodePort" => {
+            for (index, port) in list(spec, "ports").iter().enumerate() {
+                let number = number(port, "port").unwrap_or(0);
+                if kind == "LoadBalancer" && number == KUBELET_PORT {
+                    let sentence = format!(
+                        "may not expose port {number} externally since it is used by kubelet"
+                    );
+                    let field = format!("spec.ports[{index}]");
+                    errors.push(FieldError::invalid(field, number, sentence));
+                }
+            }
+            if headless {
+                let sentence = format!("may not be set to 'None' for {kind} services");
+                errors.push(FieldError::invalid("spec.clusterIPs[0]", "None", sentence));
+            }
+        }
+        "ExternalName" => {
+            for name in ["clusterIPs", "ipFamilies"] {
+                if !list(spec, name).is_empty() {
+                    let sentence = "may not be set for ExternalName services";
+                    errors.push(FieldError::forbidden(format!("spec.{name}"), sentence));
+                }
+            }
+            if given(spec, "ipFamilyPolicy").is_some() {
+                let sentence = "may not be set for ExternalName services";
+                errors.push(FieldError::forbidden("spec.ipFamilyPolicy", sentence));
+            }
+            let name = text(spec, "externalName");
+            let name = name.strip_suffix('.').unwrap_or(name);
+            if name.is_empty() {
+                errors.push(FieldError::required("spec.externalName", ""));
+            } else {
+                push(errors, "spec.externalName", name, names::subdomain(name));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn service_port<'a>(
+    port: &'a Value,
+    needs_name: bool,
+    seen: &mut BTreeSet<&'a str>,
+    field: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    let name = text(port, "name");
+    let name_field = format!("{field}.name");
+    if name.is_empty() {
+        if needs_name {
+            errors.push(FieldError::required(name_field, ""));
+        }
+    } else {
+        push(errors, &name_field, name, names::label(name));
+        if !seen.insert(name) {
+            errors.push(FieldError::duplicate(name_field, name));
+        }
+    }
+    let n = number(port, "port").unwrap_or(0);
+    push(errors, &format!("{field}.port"), n, names::port_number(n));
+    one_of(port, "protocol", &PROTOCOLS, field, errors);
+    port_or_name(port, "targetPort", field, errors);
+    let protocol = text(port, "appProtocol");
+    if !protocol.is_empty() {
+        push(errors, &format!("{field}.appProtocol"), protocol, names::qualified(protocol));
+    }
+}
+
+fn affinity(spec: &Value, errors: &mut Vec<FieldError>) {
+    one_of(spec, "sessionAffinity", &["ClientIP", "None"], "spec", errors);
+    let config = given(spec, "sessionAffinityConfig");
+    match (text(spec, "sessionAffinity"), config) {
+        ("ClientIP", Some(config)) => {
+            let seconds = number(&config["clientIP"], "timeoutSeconds").unwrap_or(0);
+            if !(1..=AFFINITY_SECONDS_MAX).contains(&seconds) {
+                let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+                let sentence =
+                    format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}");
+                errors.push(FieldError::invalid(field, seconds, sentence));
+            }
+        }
+        ("ClientIP", None) => {
+            let sentence = "when session affinity is ClientIP";
+            errors.push(FieldError::required("spec.sessionAffinityConfig", sentence));
+        }
+        ("None", Some(_)) => {
+            let sentence = "must not be set when session affinity is None";
+            errors.push(FieldError::forbidden("spec.sessionAffinityConfig", sentence));
+        }
+        _ => {}
+    }
+}
+
+fn addresses(spec: &Value, errors: &mut Vec<FieldError>) {
+    let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+    let policy = text(spec, "ipFamilyPolicy");
+    if !policy.is_empty() && !policies.contains(&policy) {
+        errors.push(FieldError::not_supported("spec.ipFamilyPolicy", policy, &policies));
+    }
+    let families: Vec<&str> =
+        list(spec, "ipFamilies").iter().map(|f| f.as_str().unwrap_or("")).collect();
+    for (index, family) in families.iter().enumerate() {
+        let field = format!("spec.ipFamilies[{index}]");
+        if !["IPv4", "IPv6"].contains(family) {
+            errors.push(FieldError::not_supported(field, *family, &["IPv4", "IPv6"]));
+        } else if families[..index].contains(family) {
+            errors.push(FieldError::duplicate(field, *family));
+        }
+    }
+    let all: Vec<&str> =
+        list(spec, "clusterIPs").iter().map(|a| a.as_str().unwrap_or("")).collect();
+    let one = text(spec, "clusterIP");
+    let shown = || spec["clusterIPs"].clone();
+    if one.is_empty() && !all.is_empty() {
+        let sentence = "must be empty when `clusterIP` is not specified";
+        errors.push(FieldError::invalid("spec.clusterIPs", shown(), sentence));
+    }
+    if !one.is_empty() && all.first().is_some_and(|first| *first != one) {
+        let sentence = "first value must match `clusterIP`";
+        errors.push(FieldError::invalid("spec.clusterIPs", shown(), sentence));
+    }
+    if all.len() > 2 {
+        let sentence = "may only hold up to 2 values";
+        errors.push(FieldError::invalid("spec.clusterIPs", shown(), sentence));
+    }
+    for (index, address) in all.iter().enumerate() {
+        if *address == "None" && all.len() == 1 || address.is_empty() {
+            continue;
+        }
+        let field = format!("spec.clusterIPs[{index}]");
+        if *address == "None" {
+            let sentence = "first value must be 'None' and no other may follow it";
+            errors.push(FieldError::invalid(field, *address, sentence));
+        } else {
+            push(errors, &field, *address, names::ip(address));
+        }
+    }
+}
+
+fn port_conflicts(ports: &[Value], kind: &str, errors: &mut Vec<FieldError>) {
+    let node_port = |port: &Value| number(port, "nodePort").unwrap_or(0);
+    if kind == "ClusterIP" {
+        for (index, _) in ports.iter().enumerate().filter(|(_, p)| node_port(p) != 0) {
+            let field = format!("spec.ports[{index}].nodePort");
+            let sentence = "may not be used when `type` is 'ClusterIP'";
+            errors.push(FieldError::forbidden(field, sentence));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for (index, port) in ports.iter().enumerate().filter(|(_, p)| node_port(p) != 0) {
+        if !seen.insert((text(port, "protocol"), node_port(port))) {
+            let field = format!("spec.ports[{index}].nodePort");
+            errors.push(FieldError::duplicate(field, node_port(port)));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for (index, port) in ports.iter().enumerate() {
+        let key = (text(port, "protocol"), number(port, "port").unwrap_or(0));
+        if !seen.insert(key) {
+            let shown = json!({
+                "Name": "", "Protocol": key.0, "AppProtocol": null, "Port": key.1,
+                "TargetPort": 0, "NodePort": 0,
+            });
+            errors.push(FieldError::duplicate(format!("spec.ports[{index}]"), shown));
+        }
+    }
+}
+
+fn traffic(spec: &Value, kind: &str, errors: &mut Vec<FieldError>) {
+    let policies = ["Cluster", "Local"];
+    let external = text(spec, "externalTrafficPolicy");
+    let outside = matches!(kind, "NodePort" | "LoadBalancer")
+        || kind == "ClusterIP" && !list(spec, "externalIPs").is_empty();
+    if !external.is_empty() {
+        if !outside {
+            let field = "spec.externalTrafficPolicy";
+            let sentence = "may only be set for externally-accessible services";
+            errors.push(FieldError::invalid(field, external, sentence));
+        } else if !policies.contains(&external) {
+            let field = "spec.externalTrafficPolicy";
+            errors.push(FieldError::not_supported(field, external, &policies));
+        }
+    }
+    let internal = text(spec, "internalTrafficPolicy");
+    if !internal.is_empty() && !policies.contains(&internal) {
+        let field = "spec.internalTrafficPolicy";
+        errors.push(FieldError::not_supported(field, internal, &policies));
+    }
+    if given(spec, "allocateLoadBalancerNodePorts").is_some() && kind != "LoadBalancer" {
+        let sentence = "may only be used when `type` is 'LoadBalancer'";
+        errors.push(FieldError::forbidden("spec.allocateLoadBalancerNodePorts", sentence));
+    }
+    if given(spec, "loadBalancerClass").is_some() && kind != "LoadBalancer" {
+        let sentence = "may only be used when `type` is 'LoadBalancer'";
+        errors.push(FieldError::forbidden("spec.loadBalancerClass", sentence));
+    }
+}
+
+/// A service keeps its addresses, unless its type changes to or from one without.
+pub(super) fn service_update(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+    let (new, old) = (&new["spec"], &old["spec"]);
+    let headless = |spec| text(spec, "clusterIP") == "None";
+    if text(new, "type") == "ExternalName" || text(old, "type") == "ExternalName" {
+        return;
+    }
+    if headless(new) && headless(old) {
+        return;
+    }
+    let (after, before) = (list(new, "clusterIPs"), list(old, "clusterIPs"));
+    let shown = new.get("clusterIPs").cloned().unwrap_or(Value::Null);
+    if after.is_empty() && !before.is_empty() {
+        let sentence = "primary clusterIP can not be unset";
+        errors.push(FieldError::invalid("spec.clusterIPs[0]", shown, sentence));
+        return;
+    }
+    for (index, (after, before)) in after.iter().zip(before).enumerate() {
+        if after != before {
+            let field = format!("spec.clusterIPs[{index}]");
+            let sentence = "may not change once set";
+            errors.push(FieldError::invalid(field, shown.clone(), sentence));
+        }
+    }
+}
+
+fn special_address(text: &str, address: IpAddr, field: &str, errors: &mut Vec<FieldError>) {
+    let link_local = match address {
+        IpAddr::V4(four) => four.is_link_local(),
+        IpAddr::V6(six) => six.segments()[0] & 0xffc0 == 0xfe80,
+    };
+    let link_multicast = match address {
+        IpAddr::V4(four) => four.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(six) => six.segments()[0] & 0xff0f == 0xff02,
+    };
+    let sentence = match () {
+        () if address.is_unspecified() => "may not be unspecified (0.0.0.0 or ::)",
+        () if address.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+        () if link_local => "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
+        () if link_multicast => {
+            "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
+        }
+        () => return,
+    };
+    errors.push(FieldError::invalid(field, text, sentence));
+}
+
+/// Faults of an Endpoints object beyond its metadata.
+pub(super) fn endpoints(endpoints: &Value, errors: &mut Vec<FieldError>) {
+    for (index, subset) in list(endpoints, "subsets").iter().enumerate() {
+        let field = format!("subsets[{index}]");
+        let lists = ["addresses", "notReadyAddresses"];
+        if lists.iter().all(|name| list(subset, name).is_empty()) {
+            let sentence = "must specify `addresses` or `notReadyAddresses`";
+            errors.push(FieldError::required(&field, sentence));
+        }
+        for name in lists {
+            for (at, address) in list(subset, name).iter().enumerate() {
+                let field = format!("{field}.{name}[{at}].ip");
+                let word = text(address, "ip");
+                match word.parse::<IpAddr>() {
+                    Err(_) => push(errors, &field, word, names::ip(word)),
+                    Ok(parsed) => special_address(word, parsed, &field, errors),
+                }
+            }
+        }
+        let ports = list(subset, "ports");
+        for (at, port) in ports.iter().enumerate() {
+            let field = format!("{field}.ports[{at}]");
+            match text(port, "name") {
+                "" if ports.len() > 1 => {
+                    errors.push(FieldError::required(format!("{field}.name"), ""));
+                }
+                "" => {}
+                name => push(errors, &format!("{field}.name"), name, names::label(name)),
+            }
+            let n = number(port, "port").unwrap_or(0);
+            push(errors, &format!("{field}.port"), n, names::port_number(n));
+            one_of(port, "protocol", &PROTOCOLS, &field, errors);
+        }
+    }
+}
+
+/// Faults of an EndpointSlice beyond its metadata.
+pub(super) fn endpoint_slice(slice: &Value, errors: &mut Vec<FieldError>) {
+    let family = text(slice, "addressType");
+    let endpoints = list(slice, "endpoints");
+    if endpoints.len() > SLICE_ENDPOINTS_MAX {
+        let count = endpoints.len();
+        errors.push(FieldError::too_many("endpoints", count, SLICE_ENDPOINTS_MAX));
+    } else {
+        for (index, endpoint) in endpoints.iter().enumerate() {
+            slice_endpoint(endpoint, family, &format!("endpoints[{index}]"), errors);
+        }
+    }
+    slice_ports(list(slice, "ports"), errors);
+    let families = ["FQDN", "IPv4", "IPv6"];
+    match family {
+        "" => errors.push(FieldError::required("addressType", "")),
+        word if families.contains(&word) => {}
+        word => errors.push(FieldError::not_supported("addressType", word, &families)),
+    }
+}
+
+fn slice_endpoint(endpoint: &Value, family: &str, field: &str, errors: &mut Vec<FieldError>) {
+    let addresses = list(endpoint, "addresses");
+    let here = format!("{field}.addresses");
+    if addresses.is_empty() {
+        errors.push(FieldError::required(&here, "must contain at least 1 address"));
+    } else if addresses.len() > ENDPOINT_ADDRESSES_MAX {
+        let count = addresses.len();
+        errors.push(FieldError::too_many(&here, count, ENDPOINT_ADDRESSES_MAX));
+    }
+    for (index, address) in addresses.iter().enumerate() {
+        let field = format!("{here}[{index}]");
+        let word = address.as_str().unwrap_or("");
+        match (family, word.parse::<IpAddr>()) {
+            ("IPv4" | "IPv6", Err(_)) => push(errors, &field, word, names::ip(word)),
+            ("IPv4", Ok(IpAddr::V6(_))) => {
+                errors.push(FieldError::invalid(field, word, "must be an IPv4 address"));
+            }
+            ("IPv6", Ok(IpAddr::V4(_))) => {
+                errors.push(FieldError::invalid(field, word, "must be an IPv6 address"));
+            }
+            ("IPv4" | "IPv6", Ok(parsed)) => special_address(word, parsed, &field, errors),
+            ("FQDN", _) => push(errors, &field, word, names::subdomain(word)),
+            _ => {}
+        }
+    }
+    let node = text(endpoint, "nodeName");
+    if !node.is_empty() {
+        push(errors, &format!("{field}.nodeName"), node, names::subdomain(node));
+    }
+    meta::labels(
+        endpoint.get("deprecatedTopology"),
+        &format!("{field}.deprecatedTopology"),
+        errors,
+    );
+}
+
+fn slice_ports(ports: &[Value], errors: &mut Vec<FieldError>) {
+    if ports.len() > SLICE_PORTS_MAX {
+        errors.push(FieldError::too_many("ports", ports.len(), SLICE_PORTS_MAX));
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    for (index, port) in ports.iter().enumerate() {
+        let field = format!("ports[{index}]");
+        let name = text(port, "name");
+        if !name.is_empty() {
+            push(errors, &format!("{field}.name"), name, names::port_name(name));
+        }
+        if !seen.insert(name) {
+            errors.push(FieldError::duplicate(format!("{field}.name"), name));
+        }
+        if let Some(n) = number(port, "port") {
+            push(errors, &format!("{field}.port"), n, names::port_number(n));
+        }
+        one_of(port, "protocol", &PROTOCOLS, &field, errors);
+    }
+}

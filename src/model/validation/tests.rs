@@ -1,0 +1,1 @@
+//! Faults beside the recorded answers (those are replayed in `tests/recorded.rs`).

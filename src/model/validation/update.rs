@@ -1,0 +1,152 @@
+//! What may change in a pod that exists.
+
+use serde_json::{Map, Value};
+
+use super::error::FieldError;
+use super::meta;
+use super::names;
+use super::pod::{self, DEADLINE_SECONDS_MAX};
+use super::read::{list, number, text};
+
+const ONLY: &str = "pod updates may not change fields other than \
+    `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
+    `spec.tolerations` (only additions to existing tolerations),\
+    `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+/// Changed fields that the message lists.
+const SHOWN_CHANGES_MAX: usize = 8;
+
+/// Faults of a pod that replaces `old`.
+pub(super) fn pod(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+    meta::metadata_update(new, old, errors);
+    pod::whole(new, errors);
+    let (new_spec, old_spec) = (&new["spec"], &old["spec"]);
+    for (name, what) in [("containers", "containers"), ("initContainers", "initContainers")] {
+        let (after, before) = (list(new_spec, name), list(old_spec, name));
+        if after.len() != before.len() {
+            let sentence = "pod updates may not add or remove containers";
+            errors.push(FieldError::forbidden(format!("spec.{what}"), sentence));
+            return;
+        }
+        for (index, container) in after.iter().enumerate() {
+            if text(container, "image").trim().is_empty() {
+                let field = format!("spec.{name}[{index}].image");
+                errors.push(FieldError::required(field, ""));
+            }
+        }
+    }
+    if !deadline(new_spec, old_spec, errors) {
+        return;
+    }
+    only_added_tolerations(new_spec, old_spec, errors);
+    only_deleted_gates(new_spec, old_spec, errors);
+    let changes = changes(&munged(new_spec, old_spec), old_spec);
+    if !changes.is_empty() {
+        let shown: Vec<&str> = changes.iter().take(SHOWN_CHANGES_MAX).map(String::as_str).collect();
+        let sentence = format!("{ONLY}\n{}", shown.join("\n"));
+        errors.push(FieldError::forbidden("spec", sentence));
+    }
+}
+
+/// `activeDeadlineSeconds` may appear or shrink; false when the check ends here.
+fn deadline(new: &Value, old: &Value, errors: &mut Vec<FieldError>) -> bool {
+    let field = "spec.activeDeadlineSeconds";
+    let name = "activeDeadlineSeconds";
+    match (number(new, name), number(old, name)) {
+        (Some(after), before) => {
+            if let Some(fault) = names::in_range(after, 0, DEADLINE_SECONDS_MAX).pop() {
+                errors.push(FieldError::invalid(field, after, fault));
+                return false;
+            }
+            if before.is_some_and(|before| before < after) {
+                let sentence = "must be less than or equal to previous value";
+                errors.push(FieldError::invalid(field, after, sentence));
+                return false;
+            }
+        }
+        (None, Some(_)) => {
+            let sentence = "must not update from a positive integer to nil value";
+            errors.push(FieldError::invalid(field, Value::Null, sentence));
+        }
+        (None, None) => {}
+    }
+    true
+}
+
+fn only_added_tolerations(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+    let without_seconds = |toleration: &Value| {
+        let mut copy = toleration.clone();
+        if let Some(fields) = copy.as_object_mut() {
+            fields.remove("tolerationSeconds");
+        }
+        copy
+    };
+    let after: Vec<Value> = list(new, "tolerations").iter().map(without_seconds).collect();
+    let kept = list(old, "tolerations").iter().all(|t| after.contains(&without_seconds(t)));
+    if !kept {
+        let sentence = "existing toleration can not be modified except its tolerationSeconds";
+        errors.push(FieldError::forbidden("spec.tolerations", sentence));
+    }
+}
+
+fn only_deleted_gates(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+    let before = list(old, "schedulingGates");
+    for (index, gate) in list(new, "schedulingGates").iter().enumerate() {
+        if !before.contains(gate) {
+            let field = format!("spec.schedulingGates[{index}].name");
+            let sentence = format!(
+                "only deletion is allowed, but found new scheduling gate '{}'",
+                text(gate, "name")
+            );
+            errors.push(FieldError::forbidden(field, sentence));
+        }
+    }
+}
+
+/// The new spec with everything that may change put back to what it was.
+fn munged(new: &Value, old: &Value) -> Value {
+    let mut spec = new.clone();
+    let Some(fields) = spec.as_object_mut() else { return spec };
+    let mut restore = |name: &str| match old.get(name) {
+        Some(value) => {
+            fields.insert(name.to_owned(), value.clone());
+        }
+        None => {
+            fields.remove(name);
+        }
+    };
+    for name in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
+        restore(name);
+    }
+    let grace = |spec: &Value| number(spec, "terminationGracePeriodSeconds");
+    if grace(new) == Some(1) && grace(old).is_some_and(|seconds| seconds < 0) {
+        restore("terminationGracePeriodSeconds");
+    }
+    for name in ["containers", "initContainers"] {
+        let containers = fields.get_mut(name).and_then(Value::as_array_mut).into_iter().flatten();
+        for (container, before) in containers.zip(list(old, name)) {
+            if let (Some(fields), Some(image)) = (container.as_object_mut(), before.get("image")) {
+                fields.insert("image".into(), image.clone());
+            }
+        }
+    }
+    spec
+}
+
+/// The fields that differ, one line each: `-` what was asked for, `+` what is stored, as the real
+/// server's difference does (which prints Go structs).
+fn changes(new: &Value, old: &Value) -> Vec<String> {
+    let empty = Map::new();
+    let (new, old) = (new.as_object().unwrap_or(&empty), old.as_object().unwrap_or(&empty));
+    let mut lines = Vec::new();
+    let names: std::collections::BTreeSet<&String> = new.keys().chain(old.keys()).collect();
+    for name in names {
+        let (after, before) = (new.get(name), old.get(name));
+        if after != before {
+            for (sign, value) in [('-', after), ('+', before)] {
+                let value = value.map_or("null".to_owned(), Value::to_string);
+                lines.push(format!("{sign} \"{name}\": {value}"));
+            }
+        }
+    }
+    lines
+}

@@ -9,11 +9,12 @@
 
 mod admission;
 mod pod;
-mod prune;
 mod service;
 mod volume;
 mod workload;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::quantity::Quantity;
@@ -24,11 +25,9 @@ pub use admission::{qos_class, system_priority};
 /// An object's fields.
 type Fields = Map<String, Value>;
 
-/// Fills in the defaults of an object of `resource` and drops what Go leaves out of its JSON: nulls,
-/// empty lists, and zeros of fields marked `omitempty`.
+/// Fills in the defaults of an object of `resource` that the schema check has brought into Go's form.
 pub fn apply(resource: &Resource, object: &mut Value) {
     let kind = resource.key;
-    prune::prune(kind, object);
     let Some(fields) = object.as_object_mut() else { return };
     match kind {
         "/pods" => pod::pod(fields),
@@ -128,7 +127,7 @@ fn secret(fields: &mut Fields) {
     let Some(plain) = plain.as_object().filter(|plain| !plain.is_empty()) else { return };
     let data = child(fields, "data");
     for (key, value) in plain {
-        let encoded = base64(value.as_str().unwrap_or("").as_bytes());
+        let encoded = BASE64_STANDARD.encode(value.as_str().unwrap_or(""));
         data.insert(key.clone(), encoded.into());
     }
 }
@@ -142,22 +141,6 @@ fn event(fields: &mut Fields) {
     for name in ["reportingComponent", "reportingInstance"] {
         default_text(fields, name, "");
     }
-}
-
-/// Standard base64 with padding (RFC 4648), as `[]byte` fields are written.
-pub fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
-        let group = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for digit in 0..4 {
-            let index = group >> (18 - 6 * digit) & 63;
-            let padding = digit as usize > chunk.len();
-            out.push(if padding { '=' } else { char::from(ALPHABET[index as usize]) });
-        }
-    }
-    out
 }
 
 /// The object under `name`, made when absent. A value of another shape is replaced in a scratch

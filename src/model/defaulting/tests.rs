@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::base64;
 use crate::resource;
 
 fn apply(kind: &str, object: &mut Value) {
@@ -16,13 +15,6 @@ fn create(kind: &str, object: &mut Value) {
 fn check(kind: &str, mut object: Value, pointer: &str, expected: Value) {
     apply(kind, &mut object);
     assert_eq!(object.pointer(pointer), Some(&expected), "{pointer} of {object}");
-}
-
-#[test]
-fn base64_is_padded() {
-    for (text, expected) in [("", ""), ("b", "Yg=="), ("bc", "YmM="), ("bcd", "YmNk")] {
-        assert_eq!(base64(text.as_bytes()), expected);
-    }
 }
 
 #[test]
@@ -63,23 +55,4 @@ fn headless_without_selector_is_dual_stack() {
     create("/services", &mut object);
     assert_eq!(object["spec"]["ipFamilyPolicy"], "RequireDualStack");
     assert_eq!(object["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
-}
-
-#[test]
-fn nulls_and_empty_fields_vanish() {
-    let mut pod = json!({"metadata": {"creationTimestamp": null, "labels": {}}, "status": {},
-        "spec": {"nodeName": "", "hostNetwork": false, "tolerations": [], "containers": []}});
-    apply("/pods", &mut pod);
-    assert_eq!(pod["metadata"], json!({}));
-    for gone in ["nodeName", "hostNetwork", "tolerations"] {
-        assert_eq!(pod["spec"].get(gone), None, "{gone}");
-    }
-    assert_eq!(pod["spec"]["containers"], json!([]));
-}
-
-#[test]
-fn empty_values_of_maps_stay() {
-    let mut map = json!({"data": {"a": "", "b": null}, "metadata": {"labels": {"x": ""}}});
-    apply("/configmaps", &mut map);
-    assert_eq!(map, json!({"data": {"a": "", "b": ""}, "metadata": {"labels": {"x": ""}}}));
 }

@@ -1,5 +1,7 @@
 //! Faults of ConfigMaps and Secrets.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
 use super::container::push;
@@ -83,11 +85,11 @@ fn docker(key: &str, value: Option<&str>, errors: &mut Vec<FieldError>) {
         errors.push(FieldError::required(field, ""));
         return;
     };
-    let parsed = decode(value).map(|bytes| serde_json::from_slice::<Value>(&bytes));
+    let parsed = BASE64_STANDARD.decode(value).map(|b| serde_json::from_slice::<Value>(&b));
     let why = match parsed {
-        Some(Ok(Value::Object(_) | Value::Null)) => return,
-        Some(Err(_)) if value.is_empty() => "unexpected end of JSON input".to_owned(),
-        Some(Err(error)) => error.to_string(),
+        Ok(Ok(Value::Object(_) | Value::Null)) => return,
+        Ok(Err(_)) if value.is_empty() => "unexpected end of JSON input".to_owned(),
+        Ok(Err(error)) => error.to_string(),
         _ => "json: cannot unmarshal the value into a map".to_owned(),
     };
     errors.push(FieldError::invalid(field, "<secret contents redacted>", why));
@@ -118,28 +120,4 @@ pub(super) fn secret_type(new: &Value, old: &Value, errors: &mut Vec<FieldError>
 fn decoded_length(text: &str) -> usize {
     let padding = text.bytes().rev().take_while(|b| *b == b'=').count();
     (text.len() / 4 * 3).saturating_sub(padding)
-}
-
-/// The bytes of a base64 text; `None` when it is none.
-pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
-    let digits = text.trim_end_matches('=');
-    let mut bytes = Vec::with_capacity(digits.len() / 4 * 3 + 2);
-    let (mut group, mut bits) = (0_u32, 0);
-    for digit in digits.bytes().filter(|b| !matches!(b, b'\n' | b'\r')) {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        group = (group << 6 | u32::from(value)) & 0xff_ffff;
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push((group >> bits) as u8);
-        }
-    }
-    Some(bytes)
 }

@@ -136,6 +136,13 @@ impl Hierarchies {
         }
     }
 
+    /// Names of the cgroups directly below `cgroup`, in any hierarchy.
+    pub(super) fn children(&self, cgroup: &Path) -> BTreeSet<String> {
+        let entries = self.existing(cgroup).into_iter().filter_map(|dir| fs::read_dir(dir).ok());
+        let entries = entries.flatten().flatten().filter(|entry| entry.path().is_dir());
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
     /// Removes what is empty below `cgroup` and not named in `keep`.
     pub(super) fn prune(&self, cgroup: &Path, keep: &dyn Fn(&str) -> bool) {
         for dir in self.existing(cgroup) {

@@ -4,10 +4,11 @@
 //! noticed by anybody. A request that was cut off in the middle ends in
 //! [`KeeperError::Interrupted`]: whether it took effect is seen in [`Keeper::list`].
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use model::limits::{KEEPER_FRAME_BYTES_MAX, KEEPER_REQUEST_BYTES_MAX};
@@ -15,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use super::paths::{KeeperPaths, Layout};
+use super::pump;
 use super::wire::{
     self, ContainerStateV1, ExecResultV1, ExecV1, FRAME_HEADER_BYTES, Refusal, RequestV1,
     ResponseV1, SandboxV1, StartHeaderV1, StartedV1,
@@ -103,6 +105,8 @@ pub struct Keeper {
     paths: Arc<KeeperPaths>,
     layout: Arc<Layout>,
     launching: Arc<tokio::sync::Mutex<()>>,
+    /// Keeps what the log pump has in hand when holder and pump die together.
+    stage: Arc<OnceLock<File>>,
 }
 
 impl Keeper {
@@ -115,9 +119,17 @@ impl Keeper {
         if layout.socket().as_os_str().len() > SOCKET_PATH_BYTES_MAX {
             return Err(KeeperError::RunDirTooLong(paths.run_dir));
         }
-        let keeper =
-            Self { paths: Arc::new(paths), layout: Arc::new(layout), launching: Arc::default() };
+        let keeper = Self {
+            paths: Arc::new(paths),
+            layout: Arc::new(layout),
+            launching: Arc::default(),
+            stage: Arc::default(),
+        };
         keeper.info().await?;
+        // Without it the keeper works all the same.
+        if let Ok(stage) = pump::hold_stage(&keeper.layout) {
+            let _ = keeper.stage.set(stage);
+        }
         Ok(keeper)
     }
 

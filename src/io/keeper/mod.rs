@@ -22,13 +22,20 @@
 //! restart anything or decide anything.
 
 mod cgroup;
+mod cleanup;
 mod client;
+mod holder;
+mod launch;
 mod paths;
 mod process;
+mod pump;
 mod record;
 mod wire;
+mod worker;
 
+pub use cleanup::cleanup;
 pub use client::{Events, Keeper, KeeperError, KeeperEvent, KeeperInfo, Start};
+pub use launch::dispatch;
 pub use paths::KeeperPaths;
 pub use wire::{
     ContainerStateV1, ExecResultV1, ExecV1, ExitV1, Refusal, RunStateV1, SandboxV1, StartedV1,

@@ -134,9 +134,20 @@ pub(super) fn start_ticks_of(pid: u32) -> Option<u64> {
     parse_start_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// Whether `pid` is a child of this process.
+pub(super) fn is_child(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat_field(&stat, 4) == Some(u64::from(std::process::id()))
+}
+
 fn parse_start_ticks(stat: &str) -> Option<u64> {
+    stat_field(stat, 22)
+}
+
+/// A field of /proc/PID/stat by its number in proc(5), from 3 on.
+fn stat_field(stat: &str, number: usize) -> Option<u64> {
     // The command name is in parentheses and may contain anything, parentheses and spaces included.
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(number - 3)?.parse().ok()
 }
 
 /// An exclusive fcntl lock on a file: one process at a time, released with the process.

@@ -1,0 +1,130 @@
+//! What the holder does with each request: answers it, or forks a worker that does.
+
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use model::limits::CONTAINERS_MAX;
+
+use super::{Holder, Waiting};
+use crate::io::keeper::paths::check_id;
+use crate::io::keeper::wire::{self, Refusal, RequestV1, ResponseV1, StartHeaderV1};
+use crate::io::keeper::worker::{Failure, exec, sandbox};
+
+/// How long a request waits for a container or a worker to end.
+const WAIT: Duration = Duration::from_secs(60);
+
+impl Holder {
+    /// Serves a request, or keeps it until it can be served.
+    pub(super) fn handle(&mut self, request: RequestV1, stream: UnixStream) {
+        if let RequestV1::Remove { id } = &request
+            && let Err(Failure { text, .. }) = self.containers.kill(id)
+        {
+            eprintln!("holder: killing {id}: {text}");
+        }
+        if self.is_ready(&request) {
+            self.perform(request, stream);
+        } else {
+            self.waiting.push(Waiting { request, stream, until: Instant::now() + WAIT });
+        }
+    }
+
+    /// Whether nothing that still happens stands in a request's way.
+    pub(super) fn is_ready(&self, request: &RequestV1) -> bool {
+        match request {
+            // A failed start of the same id may still be cleaning up.
+            RequestV1::Start(header) => !self.workers.has(&header.id),
+            RequestV1::Remove { id } => self.containers.is_settled(id) && !self.workers.has(id),
+            // Workers are children that the next binary knows nothing about.
+            RequestV1::Upgrade { .. } => self.workers.count() == 0,
+            _ => true,
+        }
+    }
+
+    pub(super) fn perform(&mut self, request: RequestV1, mut stream: UnixStream) {
+        let response = match self.respond(request, &stream) {
+            Ok(None) => return,
+            Ok(Some(response)) => response,
+            Err(Failure { refusal, text }) => ResponseV1::Failed { refusal, text },
+        };
+        // A client that went away has no use for its answer.
+        let _ = wire::write(&mut stream, &response);
+    }
+
+    /// The answer; none when a worker gives it, or the stream goes on.
+    fn respond(
+        &mut self,
+        request: RequestV1,
+        stream: &UnixStream,
+    ) -> Result<Option<ResponseV1>, Failure> {
+        let (site, workers) = (&self.site, &mut self.workers);
+        match request {
+            RequestV1::Hello => return Ok(Some(self.hello())),
+            RequestV1::List => return Ok(Some(ResponseV1::States(self.containers.states()))),
+            RequestV1::SandboxList => return Ok(Some(ResponseV1::Sandboxes(self.sandboxes()))),
+            RequestV1::Events => self.subscribe(stream)?,
+            RequestV1::Signal { id, signo } => {
+                self.containers.signal(&id, signo)?;
+                return Ok(Some(ResponseV1::Done));
+            }
+            RequestV1::Start(header) => self.start(&header, stream)?,
+            RequestV1::Remove { id } => {
+                check_id(&id)?;
+                workers.remove(site, &id, Some(stream.try_clone()?));
+            }
+            RequestV1::Exec(exec) => {
+                self.containers.check_running(&exec.id)?;
+                workers.run(stream, |stream| exec::run(site, &exec, stream))?;
+            }
+            RequestV1::SandboxCreate(new) => {
+                check_id(&new.uid)?;
+                workers.run(stream, |stream| sandbox::run_create(site, &new, stream))?;
+            }
+            RequestV1::SandboxRemove { uid } => {
+                check_id(&uid)?;
+                workers.run(stream, |stream| sandbox::run_remove(site, &uid, stream))?;
+            }
+            RequestV1::Upgrade { exe } => {
+                let error = self.upgrade(&exe, stream);
+                let what = format!("running {}", exe.display());
+                return Err(Failure::failed(&what, &error));
+            }
+        }
+        Ok(None)
+    }
+
+    fn hello(&self) -> ResponseV1 {
+        ResponseV1::Hello {
+            pid: std::process::id(),
+            pump: self.pumping.pid(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    fn sandboxes(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.site.layout.sandboxes()).into_iter().flatten();
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    fn start(&mut self, header: &StartHeaderV1, stream: &UnixStream) -> Result<(), Failure> {
+        check_id(&header.id)?;
+        check_id(&header.pod_uid)?;
+        if self.containers.contains(&header.id) {
+            let text = format!("container {} exists already", header.id);
+            return Err(Failure::new(Refusal::AlreadyExists, text));
+        }
+        if self.containers.count() >= CONTAINERS_MAX {
+            let text = format!("this board runs {CONTAINERS_MAX} containers, its limit");
+            return Err(Failure::new(Refusal::Exhausted, text));
+        }
+        self.workers.start(&self.site, header, stream)
+    }
+
+    /// Sends the state of everything, then keeps the stream for exits.
+    fn subscribe(&mut self, stream: &UnixStream) -> Result<(), Failure> {
+        let mut stream = stream.try_clone()?;
+        wire::write(&mut stream, &ResponseV1::States(self.containers.states()))?;
+        stream.set_nonblocking(true)?;
+        self.subscribers.push(stream);
+        Ok(())
+    }
+}

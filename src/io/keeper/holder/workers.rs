@@ -1,0 +1,147 @@
+//! Forks of the holder that serve one request each, and the ends of all children.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+use crate::io::keeper::process::{close_others, fork, now_micros};
+use crate::io::keeper::wire::{ExitV1, StartHeaderV1};
+use crate::io::keeper::worker::{Failure, Site, answer, remove, start};
+
+/// What a worker is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Job {
+    Start,
+    Remove,
+    Other,
+}
+
+/// A child that works.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) job: Job,
+    /// The container it is about; empty for others.
+    pub(super) id: String,
+    report: Option<UnixStream>,
+}
+
+/// All of them, by pid.
+#[derive(Debug, Default)]
+pub(super) struct Workers(BTreeMap<u32, Worker>);
+
+impl Workers {
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether a worker makes or removes this container.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.0.values().any(|worker| worker.id == id)
+    }
+
+    /// Descriptors on which starters report.
+    pub(super) fn reports(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
+        self.0.iter().filter_map(|(pid, worker)| Some((*pid, worker.report.as_ref()?.as_fd())))
+    }
+
+    /// The container that a starter reports as made, and the stream that waits for the word to go.
+    pub(super) fn take_report(&mut self, pid: u32) -> Option<(String, UnixStream)> {
+        let worker = self.0.get_mut(&pid)?;
+        let mut report = worker.report.take()?;
+        let mut container = [0; 4];
+        // Nothing but the end of the stream means that the starter failed; it has cleaned up.
+        report.read_exact(&mut container).ok()?;
+        Some((worker.id.clone(), report))
+    }
+
+    /// The worker that has ended, if `pid` was one.
+    pub(super) fn ended(&mut self, pid: u32) -> Option<Worker> {
+        self.0.remove(&pid)
+    }
+
+    pub(super) fn start(
+        &mut self,
+        site: &Site,
+        header: &StartHeaderV1,
+        stream: &UnixStream,
+    ) -> Result<(), Failure> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let stream = stream.try_clone()?;
+        let keep = [stream.as_raw_fd(), theirs.as_raw_fd()];
+        let pid = fork(|| {
+            close_others(&keep);
+            // The fork owns copies of these two; the originals belong to the holder.
+            match (stream.try_clone(), theirs.try_clone()) {
+                (Ok(stream), Ok(report)) => start::run(site, header, stream, report),
+                _ => 1,
+            }
+        })?;
+        let worker = Worker { job: Job::Start, id: header.id.clone(), report: Some(ours) };
+        self.0.insert(pid, worker);
+        Ok(())
+    }
+
+    /// Removes what an ended container left.
+    pub(super) fn remove(&mut self, site: &Site, id: &str, stream: Option<UnixStream>) {
+        let keep: Vec<_> = stream.iter().map(AsRawFd::as_raw_fd).collect();
+        let forked = fork(|| {
+            close_others(&keep);
+            let stream = stream.as_ref().and_then(|stream| stream.try_clone().ok());
+            remove::run(site, id, stream)
+        });
+        match forked {
+            Ok(pid) => {
+                let worker = Worker { job: Job::Remove, id: id.to_owned(), report: None };
+                self.0.insert(pid, worker);
+            }
+            Err(error) => refuse(stream, error),
+        }
+    }
+
+    /// Forks a worker that owns `stream`.
+    pub(super) fn run(
+        &mut self,
+        stream: &UnixStream,
+        body: impl FnOnce(UnixStream) -> u8,
+    ) -> Result<(), Failure> {
+        let keep = [stream.as_raw_fd()];
+        let pid = fork(|| {
+            close_others(&keep);
+            stream.try_clone().map_or(1, body)
+        })?;
+        self.0.insert(pid, Worker { job: Job::Other, id: String::new(), report: None });
+        Ok(())
+    }
+}
+
+fn refuse(stream: Option<UnixStream>, error: io::Error) {
+    match stream {
+        Some(mut stream) => {
+            answer(&mut stream, Err(Failure::failed("forking a worker", &error)));
+        }
+        None => eprintln!("holder: forking a worker: {error}"),
+    }
+}
+
+/// Reaps every child that has ended.
+pub(super) fn ended_children() -> Vec<(u32, ExitV1)> {
+    let mut ended = Vec::new();
+    loop {
+        let exit = |code, signal| ExitV1 { code, signal, at_micros: now_micros(), oom: false };
+        let (pid, exit) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => (pid, exit(Some(code), None)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, exit(None, Some(signal as i32))),
+            Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return ended,
+            Ok(_) | Err(nix::Error::EINTR) => continue,
+            Err(error) => {
+                // A signal number that nix does not know (real-time): the child is reaped anyway.
+                eprintln!("holder: waiting for children: {error}");
+                continue;
+            }
+        };
+        ended.push((pid.as_raw().unsigned_abs(), exit));
+    }
+}

@@ -1,0 +1,98 @@
+//! A pod's namespaces, pinned by bind mounts instead of a pause process.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use super::overlay::remove_tree;
+use super::{Failure, Site, answer};
+use crate::io::keeper::cgroup::Hierarchies;
+use crate::io::keeper::wire::{Refusal, ResponseV1, SandboxV1};
+
+/// Files of a sandbox that may be mount points.
+pub(in crate::io::keeper) const PINS: [&str; 3] = ["net", "ipc", "uts"];
+
+/// Runs in a fork of the holder.
+pub(in crate::io::keeper) fn run_create(
+    site: &Site,
+    sandbox: &SandboxV1,
+    mut stream: UnixStream,
+) -> u8 {
+    let made = create(site, sandbox).map_err(|failure| {
+        let _ = unpin(&site.layout.sandbox(&sandbox.uid));
+        failure
+    });
+    answer(&mut stream, made.map(|()| ResponseV1::Done))
+}
+
+/// Runs in a fork of the holder.
+pub(in crate::io::keeper) fn run_remove(site: &Site, uid: &str, mut stream: UnixStream) -> u8 {
+    let removed = unpin(&site.layout.sandbox(uid))
+        .and_then(|()| Hierarchies::detect()?.remove(&site.pod_cgroup(uid)));
+    answer(&mut stream, removed.map(|()| ResponseV1::Done).map_err(Failure::from))
+}
+
+fn create(site: &Site, sandbox: &SandboxV1) -> Result<(), Failure> {
+    let dir = site.layout.sandbox(&sandbox.uid);
+    if dir.join("ready").exists() {
+        return Ok(());
+    }
+    unpin(&dir)?;
+    fs::create_dir_all(&dir)?;
+    let mut flags = CloneFlags::CLONE_NEWUTS;
+    let mut pins = vec!["uts"];
+    if !sandbox.host_network {
+        flags |= CloneFlags::CLONE_NEWNET;
+        pins.push("net");
+    }
+    if !sandbox.host_ipc {
+        flags |= CloneFlags::CLONE_NEWIPC;
+        pins.push("ipc");
+    }
+    let failed = |what: &str, error: nix::Error| {
+        Failure::new(Refusal::Failed, format!("{what}: {}", io::Error::from(error)))
+    };
+    unshare(flags).map_err(|error| failed("making the pod's namespaces", error))?;
+    if !sandbox.hostname.is_empty() {
+        nix::unistd::sethostname(&sandbox.hostname)
+            .map_err(|error| failed("setting the pod's host name", error))?;
+    }
+    if !sandbox.host_network {
+        bring_up_loopback()?;
+    }
+    for pin in pins {
+        let (source, target) = (format!("/proc/self/ns/{pin}"), dir.join(pin));
+        File::create(&target)?;
+        mount(Some(source.as_str()), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .map_err(|error| failed("pinning the pod's namespaces", error))?;
+    }
+    File::create(dir.join("ready"))?;
+    Ok(())
+}
+
+/// Unmounts and removes a sandbox; one that is not there is fine.
+pub(in crate::io::keeper) fn unpin(dir: &Path) -> io::Result<()> {
+    for pin in PINS {
+        // More than once when a crash left a mount upon a mount.
+        while umount2(&dir.join(pin), MntFlags::MNT_DETACH).is_ok() {}
+    }
+    remove_tree(dir)
+}
+
+fn bring_up_loopback() -> io::Result<()> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: `ifreq` is a C struct of integers and a union of such; all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an `ifreq`, which `request` is, and keeps no pointer to it.
+    let set = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) };
+    if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

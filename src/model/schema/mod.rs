@@ -6,6 +6,7 @@
 mod check;
 mod issue;
 mod json;
+pub mod openapi;
 pub mod table;
 #[cfg(test)]
 mod tests;

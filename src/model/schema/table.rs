@@ -156,7 +156,7 @@ impl Field {
         }
     }
 
-    /// The values that OpenAPI allows; empty: any.
+    /// The values that OpenAPI allows for it or its elements; empty: any.
     pub fn enumeration(&self) -> impl Iterator<Item = &'static str> + use<> {
         list(self.enumeration)
     }

@@ -187,8 +187,10 @@ fn field(go: &GoField, property: &Value, required: bool) -> Result<Field> {
     let flag = |set: bool, bit: u8| if set { bit } else { 0 };
     let bare = go.go_type.trim_start_matches('*').replace("[]byte", "[]uint8");
     let derived = go_name(shape, &elem);
-    let words = |name: &str| -> Vec<String> {
-        let list = property[name].as_array().into_iter().flatten();
+    let inner = property.get("items").or_else(|| property.get("additionalProperties"));
+    let inner = inner.unwrap_or(property);
+    let words = |of: &Value, name: &str| -> Vec<String> {
+        let list = of[name].as_array().into_iter().flatten();
         list.filter_map(|word| word.as_str().map(str::to_owned)).collect()
     };
     let word = |name: &str| property[name].as_str().unwrap_or("").to_owned();
@@ -204,10 +206,10 @@ fn field(go: &GoField, property: &Value, required: bool) -> Result<Field> {
             | flag(property["x-kubernetes-map-type"] == "atomic", ATOMIC_MAP),
         go_type: if bare == derived { String::new() } else { bare },
         default: property.get("default").map(Value::to_string).unwrap_or_default(),
-        enumeration: words("enum"),
+        enumeration: words(inner, "enum"),
         list: ListRules {
             list_type: word("x-kubernetes-list-type"),
-            map_keys: words("x-kubernetes-list-map-keys"),
+            map_keys: words(property, "x-kubernetes-list-map-keys"),
             merge_key: word("x-kubernetes-patch-merge-key"),
             strategy: word("x-kubernetes-patch-strategy"),
         },

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
-    // The keeper forks: it must begin before any thread exists.
-    if let Some(code) = kumquat::io::keeper::dispatch(&args) {
+    // The keeper's processes must have one thread and little memory: they part ways first.
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if let Some(code) = kumquat::io::keeper::dispatch(&arguments) {
         return code;
     }
-    ExitCode::SUCCESS
+    kumquat::app::main()
 }

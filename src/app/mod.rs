@@ -1,4 +1,57 @@
 //! Configuration, roles and their supervision, command line.
 
+pub mod api_client;
 mod cli;
+mod client;
+mod config;
+mod demo;
+mod dirs;
+mod hello;
+mod logging;
 pub mod version;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::cli::{Cli, Command};
+use self::client::Ending;
+use self::dirs::Dirs;
+
+/// Exit code of a command that failed.
+const FAILED: u8 = 1;
+/// Exit code of a wait that took too long. (2, usage, is the argument parser's.)
+const TIMED_OUT: u8 = 3;
+
+/// Runs the command line; must be called while the process has one thread.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::start();
+    match run(&cli) {
+        Ok(Ending::Done) => ExitCode::SUCCESS,
+        Ok(Ending::TimedOut) => ExitCode::from(TIMED_OUT),
+        Err(error) => {
+            eprintln!("kumquat: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<Ending> {
+    let dirs = Dirs::new(&cli.data_dir, &cli.run_dir);
+    let one_thread = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match &cli.command {
+        Command::Up(_arguments) => anyhow::bail!("`up` is not there yet"),
+        Command::Wait(arguments) => one_thread.block_on(client::wait(&dirs, arguments)),
+        Command::Status(arguments) => one_thread.block_on(client::status(&dirs, arguments)),
+        Command::Kubeconfig(arguments) => one_thread.block_on(client::kubeconfig(&dirs, arguments)),
+        Command::Image(command) => one_thread.block_on(client::image(&dirs, command)),
+        Command::Demo(arguments) => one_thread.block_on(demo::run(arguments)),
+        Command::Repair(_arguments) => anyhow::bail!("`repair` is not there yet"),
+        Command::Hello => one_thread.block_on(hello::run()).map(|()| Ending::Done),
+        Command::Version(arguments) => {
+            version::print(arguments.output);
+            Ok(Ending::Done)
+        }
+    }
+}

@@ -4,9 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+mod bench;
 mod generate;
 mod setup;
 mod shell;
+mod soak;
 mod tests;
 mod verify;
 
@@ -39,6 +41,8 @@ fn run(words: &[String]) -> Result<()> {
     match task {
         "demo" => setup::demo(rest),
         "test" => tests::run_tests(rest),
+        "bench" => bench::bench(rest),
+        "soak" => soak::soak(rest),
         "verify" => verify::verify(),
         "fix" => verify::fix(),
         "generate" => generate::generate(rest),

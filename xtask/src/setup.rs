@@ -1,5 +1,6 @@
 //! What a fresh machine lacks, and the demo.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -38,6 +39,17 @@ pub(crate) fn demo(arguments: &[String]) -> Result<()> {
     run(command.arg("demo").args(arguments))
 }
 
+/// Builds the static release binary of this machine's architecture; gives its path.
+pub(crate) fn build_static() -> Result<PathBuf> {
+    install(BUILD_TOOLS)?;
+    let target = static_target();
+    let environment = static_environment(&target);
+    run(cargo()
+        .args(["build", "--release", "--bin", "kumquat", "--target", &target])
+        .envs(environment))?;
+    Ok(root().join("target").join(&target).join("release/kumquat"))
+}
+
 /// Installs what the tests use; what cannot be had is named and its tests say that they did not run.
 pub(crate) fn for_tests() -> Result<()> {
     install(BUILD_TOOLS)?;
@@ -51,7 +63,7 @@ pub(crate) fn for_tests() -> Result<()> {
 }
 
 /// A target whose binaries are static: musl when its standard library can be had, else static glibc.
-pub(crate) fn static_target() -> String {
+fn static_target() -> String {
     let arch = std::env::consts::ARCH;
     let musl = format!("{arch}-unknown-linux-musl");
     let mut add = Command::new("rustup");
@@ -63,7 +75,7 @@ pub(crate) fn static_target() -> String {
 }
 
 /// What the build of a static target needs in its environment.
-pub(crate) fn static_environment(target: &str) -> Vec<(String, String)> {
+fn static_environment(target: &str) -> Vec<(String, String)> {
     let name = target.to_uppercase().replace('-', "_");
     if target.ends_with("gnu") {
         return vec![(

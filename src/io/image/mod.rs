@@ -6,6 +6,7 @@
 //! (later work), signatures, sparse files.
 
 mod archive;
+pub mod build;
 mod decompress;
 mod digest;
 mod document;

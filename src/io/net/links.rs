@@ -137,3 +137,53 @@ fn link_struct(index: u32, flags: u32) -> [u8; 16] {
     body[12..].copy_from_slice(&flags.to_ne_bytes());
     body
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use super::super::namespace;
+    use super::*;
+
+    #[test]
+    fn a_veth_pair_joins_two_namespaces() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("not run: network namespaces need root");
+            return;
+        }
+        let folder = std::env::temp_dir().join(format!("kumquat-links-{}", std::process::id()));
+        let (one, two) = (folder.join("one"), folder.join("two"));
+        namespace::create(&one).expect("first namespace");
+        namespace::create(&two).expect("second namespace");
+        let far = File::open(&two).expect("second namespace");
+        namespace::inside(&one, || {
+            let mut links = Links::open()?;
+            links.add_bridge("br0")?;
+            links.add_veth("near", "far", far.as_fd())?;
+            links.set_master("near", "br0")?;
+            links.add_address("br0", Ipv4Addr::new(192, 0, 2, 1), 24)?;
+            let again = links.add_bridge("br0").expect_err("the name is taken");
+            assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+            Ok(())
+        })
+        .expect("first namespace wired");
+        let listener = namespace::inside(&two, || {
+            let mut links = Links::open()?;
+            links.add_address("far", Ipv4Addr::new(192, 0, 2, 2), 24)?;
+            links.set_up("far")?;
+            links.add_default_route(Ipv4Addr::new(192, 0, 2, 1))?;
+            TcpListener::bind("192.0.2.2:7")
+        })
+        .expect("second namespace wired");
+        namespace::inside(&one, || TcpStream::connect("192.0.2.2:7"))
+            .expect("they reach each other");
+        listener.accept().expect("accepted");
+        namespace::inside(&one, || Links::open()?.delete("near")).expect("deleted");
+        namespace::remove(&one).expect("removed");
+        namespace::remove(&two).expect("removed");
+        namespace::remove(&two).expect("removing twice is fine");
+        std::fs::remove_dir(&folder).expect("folder is empty");
+    }
+}

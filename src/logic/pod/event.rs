@@ -1,7 +1,5 @@
 //! What can happen to a pod, and what can be asked for in answer.
 
-use std::sync::Arc;
-
 use model::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +62,7 @@ pub struct ImageRef {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The API object changed.
-    Desired(Arc<Pod>),
+    Desired(Box<Pod>),
     /// The API object is gone: kill without grace.
     Gone,
     /// The board itself wants the pod stopped with its grace period.

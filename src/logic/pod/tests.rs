@@ -1,7 +1,6 @@
 //! The pod machine against a small model of a board: scripted cases, then random walks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use model::timestamp::Timestamp;
 use serde_json::{Value, json};
@@ -11,13 +10,13 @@ use super::*;
 const UID: &str = "30313233-3435-4637-b839-616263646566";
 const START: i64 = 1_790_000_000;
 
-fn pod(spec: Value) -> Arc<Pod> {
+fn pod(spec: Value) -> Box<Pod> {
     let metadata = json!({"name": "p", "namespace": "default", "uid": UID, "generation": 1});
     let pod = json!({"metadata": metadata, "spec": spec});
-    Arc::new(Pod::parse(pod.to_string().as_bytes()).expect("a test's pod"))
+    Box::new(Pod::parse(pod.to_string().as_bytes()).expect("a test's pod"))
 }
 
-fn one(container: Value) -> Arc<Pod> {
+fn one(container: Value) -> Box<Pod> {
     pod(json!({"containers": [container]}))
 }
 
@@ -32,7 +31,7 @@ struct Board {
 }
 
 impl Board {
-    fn new(pod: Arc<Pod>) -> Self {
+    fn new(pod: Box<Pod>) -> Self {
         let now = Moment { wall: Timestamp::from_seconds(START), ticks: 1_000_000 };
         let machine = PodMachine::new(pod, now);
         let mut board = Self {
@@ -199,11 +198,11 @@ impl Board {
     }
 }
 
-fn deleted(pod: &Pod, grace: i64) -> Arc<Pod> {
+fn deleted(pod: &Pod, grace: i64) -> Box<Pod> {
     let mut pod = pod.clone();
     pod.metadata.deletion_timestamp = Some("2026-11-22T07:16:17Z".to_owned());
     pod.metadata.deletion_grace_period_seconds = Some(grace);
-    Arc::new(pod)
+    Box::new(pod)
 }
 
 #[test]
@@ -398,7 +397,7 @@ impl Dice {
     }
 }
 
-fn random_pod(dice: &mut Dice) -> Arc<Pod> {
+fn random_pod(dice: &mut Dice) -> Box<Pod> {
     let probe = json!({"exec": {"command": ["x"]}, "periodSeconds": 1 + dice.roll(5)});
     let mut container = json!({"name": "c", "image": "i"});
     for kind in ["startupProbe", "livenessProbe", "readinessProbe"] {
@@ -480,7 +479,7 @@ fn heal(board: &mut Board) {
 
 #[test]
 fn random_walks_keep_the_invariants_and_converge() {
-    for seed in 1..=150 {
+    for seed in 1..=400 {
         let result = std::panic::catch_unwind(|| walk(seed));
         assert!(result.is_ok(), "seed {seed}");
     }

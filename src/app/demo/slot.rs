@@ -1,0 +1,89 @@
+//! A demo's own number: a locked folder, a subnet and names that no other demo has.
+
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+
+/// Demos at once on one machine.
+const SLOTS_MAX: u8 = 16;
+
+/// A slot that this process holds.
+pub(super) struct Slot {
+    number: u8,
+    folder: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Slot {
+    /// Takes the first free slot.
+    ///
+    /// # Errors
+    /// All are taken, or the folder of demos is not writable.
+    pub(super) fn take() -> Result<Self> {
+        let parent = Path::new("/run/kumquat-demo");
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        for number in 1..=SLOTS_MAX {
+            let folder = parent.join(number.to_string());
+            let path = parent.join(format!("{number}.lock"));
+            let file =
+                File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+            if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                return Ok(Self { number, folder, _lock: lock });
+            }
+        }
+        bail!("{SLOTS_MAX} demos are running on this machine already")
+    }
+
+    /// Where the boards of this demo keep their state.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The name of the demo's cluster and the start of all its names.
+    pub(super) fn cluster(&self) -> String {
+        format!("demo{}", self.number)
+    }
+
+    /// Name of the bridge's stand-in: the host's end of the link to a board.
+    pub(super) fn host_link(&self) -> String {
+        format!("kqd{}", self.number)
+    }
+
+    /// File on which the board's network namespace is pinned, as `ip netns` does.
+    pub(super) fn namespace(&self) -> PathBuf {
+        PathBuf::from(format!("/run/netns/kumquat-{}-board-1", self.cluster()))
+    }
+
+    /// The host's address towards the board: RFC 2544 benchmark range, a /24 per slot.
+    pub(super) fn host_address(&self) -> Ipv4Addr {
+        Ipv4Addr::new(198, 18, self.number, 254)
+    }
+
+    /// The board's address.
+    pub(super) fn board_address(&self) -> Ipv4Addr {
+        Ipv4Addr::new(198, 18, self.number, 1)
+    }
+
+    /// Removes the slot's folder and lock file.
+    ///
+    /// # Errors
+    /// Something in it cannot be removed.
+    pub(super) fn remove(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", self.folder.display()))
+            }
+            _ => {
+                let lock = self.folder.with_extension("lock");
+                fs::remove_file(&lock)
+                    .with_context(|| format!("cannot remove {}", lock.display()))?;
+                // The parent goes with the last demo; another one may still be in it.
+                let _not_empty = fs::remove_dir("/run/kumquat-demo");
+                Ok(())
+            }
+        }
+    }
+}

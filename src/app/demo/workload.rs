@@ -1,0 +1,121 @@
+//! The demo's workload through the public API: apply, follow until ready, read logs.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::bed::Bed;
+use crate::app::api_client::ApiClient;
+
+const MANIFEST: &str = include_str!("../../../examples/hello.yaml");
+const REPLICAS: u64 = 3;
+
+/// Talks to the demo's API server with the admin's certificate.
+pub(super) type Client = ApiClient;
+
+impl Client {
+    /// For the board of the bed.
+    pub(super) async fn new(bed: &Bed) -> Result<Self> {
+        let text = tokio::fs::read_to_string(bed.kubeconfig()).await?;
+        ApiClient::from_kubeconfig(&text, Some(&bed.server()))
+    }
+}
+
+/// Creates every object of the manifest.
+pub(super) async fn apply(client: &Client) -> Result<()> {
+    for document in serde_norway::Deserializer::from_str(MANIFEST) {
+        let object = Value::deserialize(document).context("examples/hello.yaml")?;
+        let path = match object["kind"].as_str() {
+            Some("ConfigMap") => "/api/v1/namespaces/default/configmaps",
+            Some("Deployment") => "/apis/apps/v1/namespaces/default/deployments",
+            kind => bail!("the demo does not know kind {kind:?}"),
+        };
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(object.to_string())))?;
+        client.json(request).await.with_context(|| format!("cannot create {}", object["kind"]))?;
+    }
+    Ok(())
+}
+
+/// Watches the pods and prints each step of each one; gives their names once all are ready.
+pub(super) async fn follow(client: &Client, started: Instant) -> Result<Vec<String>> {
+    let uri = "/api/v1/namespaces/default/pods?watch=true&labelSelector=app%3Dhello";
+    let mut body = client.stream(uri).await?;
+    let mut pending = Vec::new();
+    let mut steps: BTreeMap<String, String> = BTreeMap::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(bytes) = frame?.into_data() else { continue };
+        pending.extend_from_slice(&bytes);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            let event: Value = serde_json::from_slice(&line).context("watch event")?;
+            if event["type"] == "ERROR" {
+                bail!("the watch ended: {}", event["object"]["message"]);
+            }
+            note(&mut steps, &event, started);
+        }
+        let ready = steps.values().filter(|step| *step == "ready").count();
+        if ready as u64 >= REPLICAS {
+            return Ok(steps.into_keys().collect());
+        }
+    }
+    bail!("the API server ended the watch")
+}
+
+fn note(steps: &mut BTreeMap<String, String>, event: &Value, started: Instant) {
+    let pod = &event["object"];
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    if event["type"] == "DELETED" {
+        steps.remove(&name);
+        return;
+    }
+    let step = step_of(pod);
+    if steps.get(&name) != Some(&step) {
+        println!("  {:6.2} s  {name}  {step}", started.elapsed().as_secs_f64());
+        steps.insert(name, step);
+    }
+}
+
+fn step_of(pod: &Value) -> String {
+    let conditions = pod["status"]["conditions"].as_array();
+    let holds = |kind: &str| {
+        conditions.is_some_and(|all| all.iter().any(|c| c["type"] == kind && c["status"] == "True"))
+    };
+    let container = &pod["status"]["containerStatuses"][0]["state"];
+    if holds("Ready") {
+        "ready".into()
+    } else if let Some(reason) = container["waiting"]["reason"].as_str() {
+        let message = container["waiting"]["message"].as_str().unwrap_or_default();
+        if message.is_empty() { reason.into() } else { format!("{reason}: {message}") }
+    } else if container["running"].is_object() {
+        "running".into()
+    } else if let Some(node) = pod["spec"]["nodeName"].as_str() {
+        format!("scheduled to {node}")
+    } else {
+        "created".into()
+    }
+}
+
+/// The first line that a pod has logged.
+pub(super) async fn first_log_line(client: &Client, pod: &str) -> Result<String> {
+    let uri = format!("/api/v1/namespaces/default/pods/{pod}/log?follow=true");
+    let mut body = client.stream(&uri).await?;
+    let mut text = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(bytes) = frame?.into_data() else { continue };
+        text.extend_from_slice(&bytes);
+        if let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+            return Ok(String::from_utf8_lossy(&text[..end]).into_owned());
+        }
+    }
+    bail!("{pod} has logged nothing")
+}

@@ -1,0 +1,1 @@
+//! The agent: desired pods on disk, pod drivers, status.

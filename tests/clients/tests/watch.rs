@@ -1,0 +1,180 @@
+//! A kube-rs watcher over many restarts of the board: it resumes from its last version, and sees
+//! every change of what it selects exactly once and in order.
+
+#[path = "../../harness/board.rs"]
+mod board;
+#[path = "../../harness/busybox.rs"]
+mod busybox;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use board::{Board, possible, rounds};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher;
+use kube::{Api, Client, Config, ResourceExt};
+use kumquat::io::net;
+use serde_json::json;
+
+const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const KEYS: usize = 7;
+
+/// What a client with `labelSelector=watch=yes` must see of one change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Seen {
+    /// The object with this counter is selected.
+    Applied(String, u64),
+    /// The object left the selection.
+    Gone(String),
+}
+
+/// What the watcher has seen, and how often it had to list again.
+#[derive(Debug, Default)]
+struct Record {
+    seen: Vec<Seen>,
+    lists: usize,
+}
+
+#[test]
+fn a_watcher_loses_doubles_and_reorders_nothing_over_restarts() {
+    if !possible("watch") {
+        return;
+    }
+    let mut board = Board::new("watch");
+    board.up(&[]);
+    let record = Arc::new(Mutex::new(Record::default()));
+    let watching = start_watcher(&board, Arc::clone(&record));
+    let began = Instant::now();
+    while record.lock().expect("record").lists == 0 {
+        assert!(began.elapsed() < Duration::from_secs(20), "the watcher does not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+
+    let mut expected = Vec::new();
+    let mut state = BTreeMap::new();
+    let restarts = rounds(20);
+    for round in 0..restarts {
+        write_some(&board, round, &mut state, &mut expected);
+        if round % 2 == 0 {
+            board.kill()
+        } else {
+            board.stop()
+        }
+        board.up(&[]);
+    }
+    write_some(&board, restarts, &mut state, &mut expected);
+
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let seen = record.lock().expect("record").seen.clone();
+        if seen.len() >= expected.len() || Instant::now() > deadline {
+            let first = seen.iter().zip(&expected).position(|(seen, expected)| seen != expected);
+            assert_eq!(
+                first,
+                None,
+                "differs there: {:?}",
+                first.map(|at| (&seen[at], &expected[at]))
+            );
+            assert_eq!(seen.len(), expected.len(), "events lost or doubled");
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(record.lock().expect("record").lists, 1, "the watcher had to list again");
+    println!(
+        "{} events over {restarts} restarts: none lost, doubled or out of order",
+        expected.len()
+    );
+    drop(watching);
+}
+
+/// Creates, changes, hides, shows and deletes objects; each write is acknowledged before the next.
+fn write_some(
+    board: &Board,
+    round: usize,
+    state: &mut BTreeMap<String, bool>,
+    expected: &mut Vec<Seen>,
+) {
+    for step in 0..12 {
+        let counter = (round * 100 + step) as u64;
+        let name = format!("key-{}", (round * 5 + step * 3) % KEYS);
+        let path = format!("{CONFIG_MAPS}/{name}");
+        let selected = (round + step) % 3 != 0;
+        let label = if selected { "yes" } else { "no" };
+        let body = json!({"metadata": {"labels": {"watch": label}}, "data": {"counter": counter.to_string()}});
+        match state.get(&name).copied() {
+            None => {
+                let mut body = body;
+                body["metadata"]["name"] = name.clone().into();
+                board.create(CONFIG_MAPS, &body);
+                state.insert(name.clone(), selected);
+                if selected {
+                    expected.push(Seen::Applied(name, counter));
+                }
+            }
+            Some(before) if step % 5 == 4 => {
+                board.api("DELETE", &path, None).expect("delete");
+                state.remove(&name);
+                if before {
+                    expected.push(Seen::Gone(name));
+                }
+            }
+            Some(before) => {
+                board.api("PATCH", &path, Some(&body)).expect("patch");
+                state.insert(name.clone(), selected);
+                match (before, selected) {
+                    (_, true) => expected.push(Seen::Applied(name, counter)),
+                    (true, false) => expected.push(Seen::Gone(name)),
+                    (false, false) => (),
+                }
+            }
+        }
+    }
+}
+
+/// Runs the watcher in the board's network namespace until the test ends.
+fn start_watcher(board: &Board, record: Arc<Mutex<Record>>) -> std::thread::JoinHandle<()> {
+    let kubeconfig = std::fs::read_to_string(board.kubeconfig()).expect("kubeconfig");
+    let namespace = board.namespace().to_owned();
+    std::thread::spawn(move || {
+        let watched = net::inside(&namespace, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(watch(&kubeconfig, &record)).map_err(std::io::Error::other)
+        });
+        if let Err(error) = watched {
+            eprintln!("the watcher ended: {error}");
+        }
+    })
+}
+
+async fn watch(kubeconfig: &str, record: &Mutex<Record>) -> anyhow::Result<()> {
+    let kubeconfig = Kubeconfig::from_yaml(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    let maps: Api<ConfigMap> = Api::default_namespaced(Client::try_from(config)?);
+    let mut events = watcher(maps, watcher::Config::default().labels("watch=yes")).boxed();
+    while let Some(event) = events.next().await {
+        let counter = |map: &ConfigMap| {
+            map.data.as_ref().and_then(|data| data.get("counter")?.parse().ok()).unwrap_or(0)
+        };
+        let mut record = record.lock().expect("record");
+        match event {
+            Ok(watcher::Event::Apply(map)) => {
+                record.seen.push(Seen::Applied(map.name_any(), counter(&map)));
+            }
+            Ok(watcher::Event::Delete(map)) => record.seen.push(Seen::Gone(map.name_any())),
+            Ok(watcher::Event::Init) => record.lists += 1,
+            Ok(watcher::Event::InitApply(_) | watcher::Event::InitDone) => (),
+            Err(error) => {
+                // A restart of the board cuts the connection: the watcher goes on by itself, and
+                // without a pause it would spin while nobody listens.
+                drop(record);
+                eprintln!("watch: {error}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,420 @@
+//! A real board for tests: `kumquat up` in a network namespace of its own, on folders of its own.
+//!
+//! The board is asked over its public API with the admin's certificate, and over its command line.
+//! Dropping it removes every trace. A test that finds a leak compares [`Traces`] before and after.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::Full;
+use kumquat::app::api_client::ApiClient;
+use kumquat::io::{keeper, net};
+use serde_json::Value;
+
+const POLL_EVERY: Duration = Duration::from_millis(20);
+
+/// Whether this machine lets a test make boards; says so when not.
+pub fn possible(test: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        println!("not run: {test} needs root for namespaces and containers");
+    }
+    root
+}
+
+/// Rounds of a repeated trial: few in CI, many in `cargo xtask soak`.
+pub fn rounds(short: usize) -> usize {
+    std::env::var("KUMQUAT_SOAK_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(short)
+}
+
+/// One board.
+pub struct Board {
+    name: String,
+    folder: PathBuf,
+    namespace: PathBuf,
+    up: Option<Child>,
+}
+
+impl Board {
+    /// An empty board; `test` makes its names unique within the machine.
+    pub fn new(test: &str) -> Self {
+        Self::on(test, &std::env::temp_dir())
+    }
+
+    /// An empty board whose folders lie in `parent`.
+    pub fn on(test: &str, parent: &Path) -> Self {
+        let name = format!("{test}-{}", std::process::id());
+        let folder = parent.join(format!("kumquat-test-{name}"));
+        let namespace = PathBuf::from(format!("/run/netns/kumquat-test-{name}"));
+        let board = Self { name, folder, namespace, up: None };
+        fs::create_dir_all(board.data_dir()).expect("folder for the board");
+        fs::create_dir_all(board.run_dir()).expect("folder for the board");
+        net::create(&board.namespace).expect("network namespace");
+        board
+    }
+
+    /// The board's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// File on which its network namespace is pinned.
+    pub fn namespace(&self) -> &Path {
+        &self.namespace
+    }
+
+    /// Its data-dir.
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Its run-dir.
+    pub fn run_dir(&self) -> PathBuf {
+        self.folder.join("run")
+    }
+
+    /// The binary under test: `KUMQUAT_BINARY`, or the one that cargo built beside the tests.
+    pub fn binary_path() -> PathBuf {
+        std::env::var_os("KUMQUAT_BINARY").map_or_else(default_binary, PathBuf::from)
+    }
+
+    /// Each board runs its own copy, so that boards share no pages.
+    fn binary(&self) -> Command {
+        let own = self.folder.join("kumquat");
+        if !own.exists() {
+            fs::copy(Self::binary_path(), &own).expect("copy of the binary");
+        }
+        Command::new(own)
+    }
+
+    /// Starts `kumquat up` with more arguments and waits until the board is ready.
+    pub fn up(&mut self, arguments: &[&str]) {
+        self.start(arguments);
+        let waited = self.command(&["wait", "--timeout", "30s"]);
+        assert!(waited.status.success(), "not ready: {}\n{}", text(&waited), self.log());
+    }
+
+    /// Starts `kumquat up` without waiting.
+    pub fn start(&mut self, arguments: &[&str]) {
+        let log = File::options().create(true).append(true).open(self.folder.join("up.log"));
+        let log = log.expect("log file");
+        let mut command = self.binary();
+        command
+            .args(["up", "--name", "board", "--cluster", &self.name, "--config", "/dev/null"])
+            .args(arguments)
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .arg("--run-dir")
+            .arg(self.run_dir())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("log file"))
+            .stderr(log);
+        let child = net::inside(&self.namespace, || command.spawn());
+        self.up = Some(child.expect("kumquat up starts"));
+    }
+
+    /// The pid of `kumquat up`.
+    pub fn pid(&self) -> u32 {
+        self.up.as_ref().expect("the board is up").id()
+    }
+
+    /// What the board has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("up.log")).unwrap_or_default()
+    }
+
+    /// Sends SIGKILL to `kumquat up`.
+    pub fn kill(&mut self) {
+        let mut child = self.up.take().expect("the board is up");
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    }
+
+    /// Sends SIGTERM to `kumquat up` and waits for its end.
+    pub fn stop(&mut self) {
+        let mut child = self.up.take().expect("the board is up");
+        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signal");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(status) = child.try_wait().expect("wait") {
+                assert!(status.success(), "ended with {status}\n{}", self.log());
+                return;
+            }
+            assert!(Instant::now() < deadline, "did not stop within 60 s\n{}", self.log());
+            std::thread::sleep(POLL_EVERY);
+        }
+    }
+
+    /// What pulling the plug leaves: no process, no mount, an empty run-dir, a new namespace.
+    pub fn pull_the_plug(&mut self) {
+        if self.up.is_some() {
+            self.kill();
+        }
+        keeper::cleanup(&self.keeper_paths()).expect("clean up");
+        fs::remove_dir_all(self.run_dir()).expect("run-dir");
+        fs::create_dir_all(self.run_dir()).expect("run-dir");
+        net::remove(&self.namespace).expect("namespace");
+        net::create(&self.namespace).expect("namespace");
+    }
+
+    fn keeper_paths(&self) -> keeper::KeeperPaths {
+        keeper::KeeperPaths {
+            run_dir: self.run_dir(),
+            data_dir: self.data_dir(),
+            cgroup: format!("kumquat-{}-board", self.name),
+            exe: self.folder.join("kumquat"),
+        }
+    }
+
+    /// Runs a kumquat command against this board.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = self.binary();
+        command.args(arguments).arg("--data-dir").arg(self.data_dir());
+        command.arg("--run-dir").arg(self.run_dir()).stdin(Stdio::null());
+        net::inside(&self.namespace, || command.output()).expect("command starts")
+    }
+
+    /// The admin kubeconfig, as a file.
+    pub fn kubeconfig(&self) -> PathBuf {
+        let path = self.folder.join("kubeconfig");
+        if !path.exists() {
+            let output = self.command(&["kubeconfig", "--server", "https://127.0.0.1:6443"]);
+            assert!(output.status.success(), "{}", text(&output));
+            fs::write(&path, output.stdout).expect("kubeconfig");
+        }
+        path
+    }
+
+    /// Runs a kubectl of a version (`1.33`) in the board's namespace.
+    pub fn kubectl(&self, version: &str, arguments: &[&str]) -> Output {
+        let mut command = Command::new(format!("/usr/bin/kubectl.{version}"));
+        command.arg("--kubeconfig").arg(self.kubeconfig());
+        command.arg("--cache-dir").arg(self.folder.join("kubectl-cache")).args(arguments);
+        net::inside(&self.namespace, || command.output()).expect("kubectl starts")
+    }
+
+    /// One API request; the answer as JSON, or the server's words.
+    pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, String> {
+        let kubeconfig = fs::read_to_string(self.kubeconfig()).expect("kubeconfig");
+        let patch = "application/merge-patch+json";
+        let kind = if method == "PATCH" { patch } else { "application/json" };
+        let request = Request::builder()
+            .method(Method::from_bytes(method.as_bytes()).expect("method"))
+            .uri(path)
+            .header("content-type", kind)
+            .body(Full::new(Bytes::from(body.map(Value::to_string).unwrap_or_default())))
+            .expect("request");
+        let answer = net::inside(&self.namespace, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok(runtime.block_on(async {
+                let client = ApiClient::from_kubeconfig(&kubeconfig, None)?;
+                client.json(request).await
+            }))
+        });
+        answer.expect("request thread").map_err(|error| format!("{error:#}"))
+    }
+
+    /// GET of an answer that is text.
+    pub fn api_text(&self, path: &str) -> Result<String, String> {
+        let kubeconfig = fs::read_to_string(self.kubeconfig()).expect("kubeconfig");
+        let answer = net::inside(&self.namespace, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok(runtime.block_on(async {
+                let client = ApiClient::from_kubeconfig(&kubeconfig, None)?;
+                let body = client.stream(path).await?;
+                let bytes = http_body_util::BodyExt::collect(body).await?.to_bytes();
+                anyhow::Ok(String::from_utf8_lossy(&bytes).into_owned())
+            }))
+        });
+        answer.expect("request thread").map_err(|error| format!("{error:#}"))
+    }
+
+    /// Creates a pod and gives the time until a watch shows it running.
+    pub fn create_and_watch_running(&self, path: &str, pod: &Value) -> Duration {
+        let kubeconfig = fs::read_to_string(self.kubeconfig()).expect("kubeconfig");
+        let name = pod["metadata"]["name"].as_str().expect("name");
+        let watch = format!("{path}?watch=true&fieldSelector=metadata.name%3D{name}");
+        let taken = net::inside(&self.namespace, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok(runtime.block_on(async {
+                let client = ApiClient::from_kubeconfig(&kubeconfig, None)?;
+                let mut events = client.stream(&watch).await?;
+                let request = Request::post(path)
+                    .header("content-type", "application/json")
+                    .body(Full::new(Bytes::from(pod.to_string())))?;
+                let began = Instant::now();
+                client.json(request).await?;
+                let mut seen = Vec::new();
+                while let Some(frame) = http_body_util::BodyExt::frame(&mut events).await {
+                    seen.extend_from_slice(&frame?.into_data().unwrap_or_default());
+                    let running = br#""phase":"Running""#;
+                    if seen.windows(running.len()).any(|part| part == running) {
+                        return anyhow::Ok(began.elapsed());
+                    }
+                }
+                anyhow::bail!("the watch ended")
+            }))
+        });
+        taken.expect("request thread").unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// Pids of `kumquat up` and of the keeper's processes, containers not included.
+    pub fn processes(&self) -> Vec<i32> {
+        let own = self.folder.join("kumquat");
+        let entries = fs::read_dir("/proc").expect("proc").flatten();
+        entries
+            .filter(|entry| fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == own))
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
+    /// The busybox archive, in the board's own folder.
+    pub fn busybox(&self) -> PathBuf {
+        crate::busybox::archive(&self.folder)
+    }
+
+    /// The pid of the keeper's holder.
+    pub fn keeper_pid(&self) -> i32 {
+        let paths = self.keeper_paths();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let info = runtime
+            .expect("runtime")
+            .block_on(async { keeper::Keeper::connect_or_spawn(paths).await?.info().await });
+        info.expect("keeper answers").pid.cast_signed()
+    }
+
+    /// GET.
+    pub fn get(&self, path: &str) -> Value {
+        self.api("GET", path, None).unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+
+    /// POST.
+    pub fn create(&self, path: &str, body: &Value) -> Value {
+        self.api("POST", path, Some(body)).unwrap_or_else(|error| panic!("POST {path}: {error}"))
+    }
+
+    /// GETs until `accept` likes what it sees; panics with the last answer otherwise.
+    pub fn wait_for(
+        &self,
+        what: &str,
+        path: &str,
+        within: Duration,
+        accept: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let deadline = Instant::now() + within;
+        let mut last = Err("never asked".to_owned());
+        while Instant::now() < deadline {
+            last = self.api("GET", path, None);
+            if let Ok(answer) = &last
+                && accept(answer)
+            {
+                return answer.clone();
+            }
+            std::thread::sleep(POLL_EVERY);
+        }
+        panic!("{what}: not within {within:?}; last answer {last:?}\n{}", self.log());
+    }
+}
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("log of board {}:\n{}", self.name, self.log());
+        }
+        if self.up.is_some() {
+            self.kill();
+        }
+        if let Err(error) = keeper::cleanup(&self.keeper_paths()) {
+            eprintln!("cleaning up {}: {error}", self.name);
+        }
+        let _gone = net::remove(&self.namespace);
+        let _gone = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// `target/<profile>/kumquat`, beside `target/<profile>/deps/<this test>`.
+fn default_binary() -> PathBuf {
+    let test = std::env::current_exe().expect("path of this test");
+    let folder = test.parent().and_then(Path::parent).expect("target folder");
+    folder.join("kumquat")
+}
+
+/// Output of a command for messages.
+pub fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// What a board can leave on its host.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Traces {
+    mounts: BTreeSet<String>,
+    cgroups: BTreeSet<PathBuf>,
+    namespaces: BTreeSet<PathBuf>,
+    processes: BTreeSet<String>,
+}
+
+impl Traces {
+    /// Of everything whose name holds `mark`.
+    pub fn of(mark: &str) -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        let has_mark = |path: &Path| path.to_string_lossy().contains(mark);
+        Self {
+            mounts: mounts
+                .lines()
+                .filter(|line| line.contains(mark))
+                .map(|line| line.split(' ').nth(4).unwrap_or_default().to_owned())
+                .collect(),
+            cgroups: folders(Path::new("/sys/fs/cgroup"), 6).filter(|p| has_mark(p)).collect(),
+            namespaces: fs::read_dir("/run/netns")
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+                .filter(|path| has_mark(path))
+                .collect(),
+            processes: processes(mark),
+        }
+    }
+
+    /// How many processes.
+    pub fn process_count(&self) -> usize {
+        self.processes.len()
+    }
+}
+
+fn folders(at: &Path, depth: usize) -> Box<dyn Iterator<Item = PathBuf>> {
+    let entries = fs::read_dir(at).into_iter().flatten().flatten();
+    let inner =
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir() && !path.is_symlink());
+    if depth == 0 {
+        return Box::new(inner);
+    }
+    Box::new(
+        inner.flat_map(move |path| std::iter::once(path.clone()).chain(folders(&path, depth - 1))),
+    )
+}
+
+fn processes(mark: &str) -> BTreeSet<String> {
+    let entries = fs::read_dir("/proc").expect("proc").flatten();
+    let own = std::process::id().to_string();
+    entries
+        .filter_map(|entry| {
+            let pid = entry.file_name().into_string().ok()?;
+            pid.bytes().all(|byte| byte.is_ascii_digit()).then_some(())?;
+            let file = |name: &str| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+            let line = file("cmdline").replace('\0', " ");
+            let marked = line.contains(mark) || file("cgroup").contains(mark);
+            (marked && pid != own).then(|| format!("{pid} {line}"))
+        })
+        .collect()
+}

@@ -1,0 +1,35 @@
+//! A test image made on the spot: Debian's static busybox with a `/bin/sh`.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use kumquat::io::image::build::{SingleFile, write_archive};
+
+/// Name of the image.
+pub const IMAGE: &str = "kumquat.test/busybox:v1";
+
+const PROGRAM: &str = "/bin/busybox";
+
+/// Whether busybox is here; says so when not.
+pub fn present(test: &str) -> bool {
+    let there = Path::new(PROGRAM).exists();
+    if !there {
+        println!("not run: {test} needs {PROGRAM} (Debian: busybox-static)");
+    }
+    there
+}
+
+/// Writes an OCI archive into `folder`; its `/bin/busybox` answers to a few usual names.
+pub fn archive(folder: &Path) -> PathBuf {
+    let path = folder.join("busybox.tar");
+    let file = SingleFile {
+        name: IMAGE,
+        program: Path::new(PROGRAM),
+        path: "bin/busybox",
+        links: &["bin/sh", "bin/sleep", "bin/echo", "bin/usleep", "bin/cat", "bin/true"],
+        entrypoint: &["/bin/sh"],
+    };
+    let mut writer = File::create(&path).expect("archive file");
+    write_archive(&file, &mut writer).expect("archive");
+    path
+}

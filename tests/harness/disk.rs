@@ -1,0 +1,65 @@
+//! A disk of its own for a board: ext4 on a loop device, whose written bytes can be counted.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A mounted ext4 file system; unmounted and removed when dropped.
+pub struct Disk {
+    folder: PathBuf,
+    image: PathBuf,
+    device: String,
+}
+
+impl Disk {
+    /// Makes a disk of `megabytes`.
+    pub fn new(name: &str, megabytes: u64) -> Self {
+        let base = std::env::temp_dir().join(format!("kumquat-disk-{name}-{}", std::process::id()));
+        let image = base.with_extension("img");
+        let file = File::create(&image).expect("disk image");
+        file.set_len(megabytes << 20).expect("disk image size");
+        run(
+            "mkfs.ext4",
+            &["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", path(&image)],
+        );
+        let device = run("losetup", &["--find", "--show", path(&image)]).trim().to_owned();
+        fs::create_dir_all(&base).expect("mount point");
+        run("mount", &["-t", "ext4", &device, path(&base)]);
+        Self { folder: base, image, device }
+    }
+
+    /// Where it is mounted.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Bytes that have reached the device since it exists.
+    pub fn bytes_written(&self) -> u64 {
+        let name = self.device.trim_start_matches("/dev/");
+        let stat = fs::read_to_string(format!("/sys/block/{name}/stat")).expect("block statistics");
+        let sectors: u64 =
+            stat.split_whitespace().nth(6).expect("field 7").parse().expect("number");
+        sectors * 512
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _gone = Command::new("umount").arg("-l").arg(&self.folder).status();
+        let _gone = Command::new("losetup").args(["-d", &self.device]).status();
+        let _gone = fs::remove_file(&self.image);
+        let _gone = fs::remove_dir(&self.folder);
+    }
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are text")
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

@@ -1,0 +1,38 @@
+//! The long trials: the same tests as in CI, with many rounds.
+
+use anyhow::{Result, bail};
+
+use crate::setup;
+use crate::shell::{cargo, run};
+
+/// A long trial: its name, the test binary, which tests of it, and how many rounds.
+struct Trial {
+    name: &'static str,
+    binary: &'static str,
+    filter: &'static str,
+    rounds: u32,
+}
+
+const TRIALS: &[Trial] = &[
+    Trial { name: "power", binary: "power", filter: "", rounds: 200 },
+    Trial { name: "restarts", binary: "cluster", filter: "a_", rounds: 50 },
+];
+
+/// Runs one trial, or all of them.
+pub(crate) fn soak(words: &[String]) -> Result<()> {
+    let wanted = words.first().map(String::as_str);
+    let chosen: Vec<_> =
+        TRIALS.iter().filter(|trial| wanted.is_none_or(|name| name == trial.name)).collect();
+    if chosen.is_empty() {
+        let names: Vec<_> = TRIALS.iter().map(|trial| trial.name).collect();
+        bail!("no trial of that name; there are: {}", names.join(", "));
+    }
+    setup::for_tests()?;
+    for trial in chosen {
+        run(cargo()
+            .env("KUMQUAT_SOAK_ROUNDS", trial.rounds.to_string())
+            .args(["test", "--test", trial.binary, "--", "--nocapture", "--test-threads=1"])
+            .args((!trial.filter.is_empty()).then_some(trial.filter)))?;
+    }
+    Ok(())
+}

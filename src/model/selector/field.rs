@@ -43,7 +43,7 @@ impl FieldSelector {
             terms.push(Term { field: field.to_owned(), equal, value: unescape(value)? });
         }
         for term in &mut terms {
-            term.field = supported(resource.key, &term.field)?.to_owned();
+            term.field = supported(resource, &term.field)?.to_owned();
         }
         Ok(Self { terms })
     }
@@ -71,57 +71,23 @@ impl FieldSelector {
     }
 }
 
-/// The fields of `kind` beyond name and namespace that one can select by; `None` for kinds that
-/// refuse in other words.
-fn selectable(kind: &str) -> Option<&'static [&'static str]> {
-    Some(match kind {
-        "/pods" => &[
-            "spec.nodeName",
-            "spec.restartPolicy",
-            "spec.schedulerName",
-            "spec.serviceAccountName",
-            "spec.hostNetwork",
-            "status.phase",
-            "status.podIP",
-            "status.podIPs",
-            "status.nominatedNodeName",
-        ],
-        "/nodes" => &["spec.unschedulable"],
-        "/replicationcontrollers" => &["status.replicas"],
-        "/events" | "events.k8s.io/events" => &[
-            "involvedObject.kind",
-            "involvedObject.namespace",
-            "involvedObject.name",
-            "involvedObject.uid",
-            "involvedObject.apiVersion",
-            "involvedObject.resourceVersion",
-            "involvedObject.fieldPath",
-            "reason",
-            "reportingComponent",
-            "source",
-            "type",
-        ],
-        "/namespaces" => &["status.phase"],
-        "/secrets" => &["type"],
-        "/services" => &["spec.clusterIP", "spec.type"],
-        _ => return None,
-    })
-}
-
 /// The field as matched, or the refusal.
-fn supported<'a>(kind: &str, field: &'a str) -> Result<&'a str, SelectorError> {
-    let cluster_scoped = matches!(kind, "/nodes" | "/namespaces");
-    let common = field == "metadata.name" || field == "metadata.namespace" && !cluster_scoped;
-    match selectable(kind) {
-        _ if common => Ok(field),
-        Some(_) if kind == "/pods" && field == "spec.host" => Ok("spec.nodeName"),
-        Some(fields) if fields.contains(&field) => Ok(field),
-        Some(_) => Err(SelectorError(format!("field label not supported: {field}"))),
-        None => Err(SelectorError(format!(
+fn supported<'a>(resource: &Resource, field: &'a str) -> Result<&'a str, SelectorError> {
+    let fields = resource.selectable;
+    // Kinds without fields of their own allow a namespace even where there is none.
+    let namespaced = resource.namespaced || fields.is_empty();
+    let refusal = match field {
+        "metadata.name" => return Ok(field),
+        "metadata.namespace" if namespaced => return Ok(field),
+        "spec.host" if resource.key == "/pods" => return Ok("spec.nodeName"),
+        _ if fields.contains(&field) => return Ok(field),
+        _ if fields.is_empty() => format!(
             "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
             crate::validation::error::go_quote(field)
-        ))),
-    }
+        ),
+        _ => format!("field label not supported: {field}"),
+    };
+    Err(SelectorError(refusal))
 }
 
 /// The text of a field of an object; absent is empty, except for booleans and numbers.

@@ -26,7 +26,8 @@ pub(super) fn namespace(namespace: &Value, errors: &mut Vec<FieldError>) {
 pub(super) fn node(node: &Value, errors: &mut Vec<FieldError>) {
     let mut seen = Vec::new();
     for (index, taint) in list(&node["spec"], "taints").iter().enumerate() {
-        let field = format!("spec.taints[{index}]");
+        // The real server reports taints under metadata.
+        let field = format!("metadata.taints[{index}]");
         let (key, value, effect) =
             (text(taint, "key"), text(taint, "value"), text(taint, "effect"));
         push(errors, &format!("{field}.key"), key, names::qualified(key));

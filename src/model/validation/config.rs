@@ -59,17 +59,14 @@ pub(super) fn secret(secret: &Value, errors: &mut Vec<FieldError>) {
         "kubernetes.io/dockerconfigjson" => {
             docker(".dockerconfigjson", value(".dockerconfigjson"), errors);
         }
-        "kubernetes.io/basic-auth" => {
-            if value("username").is_none() && value("password").is_none() {
-                require("username");
-                require("password");
-            }
+        "kubernetes.io/basic-auth"
+            if value("username").is_none() && value("password").is_none() =>
+        {
+            require("username");
+            require("password");
         }
-        "kubernetes.io/ssh-auth" => {
-            if value("ssh-privatekey").unwrap_or("").is_empty() {
-                let field = "data[ssh-privatekey]";
-                errors.push(FieldError::required(field, ""));
-            }
+        "kubernetes.io/ssh-auth" if value("ssh-privatekey").unwrap_or("").is_empty() => {
+            errors.push(FieldError::required("data[ssh-privatekey]", ""));
         }
         "kubernetes.io/tls" => {
             require("tls.crt");

@@ -90,14 +90,10 @@ fn common(container: &Value, volumes: &Volumes<'_>, field: &str, errors: &mut Ve
         "" => errors.push(FieldError::required(at("name"), "")),
         name => push(errors, &at("name"), name, names::label(name)),
     }
-    let image = text(container, "image");
-    if image.is_empty() {
+    if text(container, "image").is_empty() {
         errors.push(FieldError::required(at("image"), ""));
-    } else if image.trim() != image {
-        let sentence = "must not have leading or trailing whitespace";
-        errors.push(FieldError::invalid(at("image"), image, sentence));
     }
-    let policies = ["FallbackToLogsOnError", "File"];
+    let policies = ["File", "FallbackToLogsOnError"];
     one_of(container, "terminationMessagePolicy", &policies, field, errors);
     ports(list(container, "ports"), &at("ports"), errors);
     env::variables(list(container, "env"), &at("env"), errors);
@@ -199,7 +195,7 @@ fn mounts(container: &Value, volumes: &Volumes<'_>, field: &str, errors: &mut Ve
             }
             descending_path(expression, &format!("{field}.subPathExpr"), errors);
         }
-        propagation(container, mount, &at("mountPropagation"), errors);
+        propagation(container, mount, &format!("{field}.mountPropagation"), errors);
     }
 }
 
@@ -365,7 +361,22 @@ pub(super) fn port_or_name(value: &Value, name: &str, field: &str, errors: &mut 
     }
 }
 
-/// On the board's own network, the ports inside and outside are the same.
+/// An image's name is not padded; templates may be.
+pub(super) fn padded_images(spec: &Value, errors: &mut Vec<FieldError>) {
+    for name in ["containers", "initContainers"] {
+        for (index, container) in list(spec, name).iter().enumerate() {
+            let image = text(container, "image");
+            if image.trim() != image {
+                let field = format!("spec.{name}[{index}].image");
+                let sentence = "must not have leading or trailing whitespace";
+                errors.push(FieldError::invalid(field, image, sentence));
+            }
+        }
+    }
+}
+
+/// On the board's own network, the ports inside and outside are the same; a template may leave the
+/// outer one to the defaults of its pods.
 pub(super) fn host_network_ports(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
     if !truth(spec, "hostNetwork") {
         return;
@@ -373,10 +384,11 @@ pub(super) fn host_network_ports(spec: &Value, field: &str, errors: &mut Vec<Fie
     for (index, container) in list(spec, "containers").iter().enumerate() {
         for (at, port) in list(container, "ports").iter().enumerate() {
             let inside = number(port, "containerPort").unwrap_or(0);
-            if number(port, "hostPort").is_some_and(|outside| outside != inside) {
-                let field = format!("{field}.containers[{index}].ports[{at}].containerPort");
-                let sentence = "must match `hostPort` when `hostNetwork` is true";
-                errors.push(FieldError::invalid(field, inside, sentence));
+            let outside = number(port, "hostPort").unwrap_or(0);
+            if outside != inside && (outside != 0 || field == "spec") {
+                let field = format!("{field}.containers[{index}].ports[{at}].hostPort");
+                let sentence = "must match `containerPort` when `hostNetwork` is true";
+                errors.push(FieldError::invalid(field, outside, sentence));
             }
         }
     }

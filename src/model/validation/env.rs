@@ -76,10 +76,14 @@ fn value_from(variable: &Value, source: &Value, field: &str, errors: &mut Vec<Fi
                     }
                 }
             }
-            _ => match text(reference, "key") {
-                "" => errors.push(FieldError::required(format!("{field}.key"), "")),
-                key => push(errors, &format!("{field}.key"), key, names::config_key(key)),
-            },
+            _ => {
+                let name = text(reference, "name");
+                push(errors, &format!("{field}.name"), name, names::subdomain(name));
+                match text(reference, "key") {
+                    "" => errors.push(FieldError::required(format!("{field}.key"), "")),
+                    key => push(errors, &format!("{field}.key"), key, names::config_key(key)),
+                }
+            }
         }
     }
     let sentence = match sources {
@@ -159,8 +163,10 @@ pub(super) fn sources(sources: &[Value], field: &str, errors: &mut Vec<FieldErro
         for name in ["configMapRef", "secretRef"] {
             let Some(reference) = given(source, name) else { continue };
             count += 1;
-            if text(reference, "name").is_empty() {
-                errors.push(FieldError::required(format!("{here}.{name}.name"), ""));
+            let field = format!("{here}.{name}.name");
+            match text(reference, "name") {
+                "" => errors.push(FieldError::required(field, "")),
+                name => push(errors, &field, name, names::subdomain(name)),
             }
         }
         let sentence = match count {

@@ -50,8 +50,12 @@ pub fn validate(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<Fi
 pub fn validate_status(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     meta::metadata_update(new, old, &mut errors);
-    if matches!(resource.kind, "ReplicaSet" | "ReplicationController" | "Deployment") {
-        counts(&new["status"], &mut errors);
+    match resource.key {
+        "/pods" => update::pod_status(new, old, &mut errors),
+        "/replicationcontrollers" | "apps/replicasets" | "apps/deployments" => {
+            workload::status(&new["status"], &mut errors);
+        }
+        _ => {}
     }
     errors
 }
@@ -110,27 +114,6 @@ fn content(kind: &str, new: &Value, errors: &mut Vec<FieldError>) {
         "apps/replicasets" => workload::replica_set(spec, errors),
         "apps/deployments" => workload::deployment(spec, errors),
         _ => {}
-    }
-}
-
-/// Replica counts in a status are at least 0, and none is above the total.
-fn counts(status: &Value, errors: &mut Vec<FieldError>) {
-    let total = read::number(status, "replicas").unwrap_or(0);
-    for name in [
-        "replicas",
-        "fullyLabeledReplicas",
-        "readyReplicas",
-        "availableReplicas",
-        "updatedReplicas",
-    ] {
-        let Some(n) = read::number(status, name) else { continue };
-        let field = format!("status.{name}");
-        if n < 0 {
-            errors.push(meta::not_negative(field, n.into()));
-        } else if n > total {
-            let sentence = "cannot be greater than status.replicas";
-            errors.push(FieldError::invalid(field, n, sentence));
-        }
     }
 }
 

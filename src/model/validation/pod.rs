@@ -36,6 +36,7 @@ pub(super) fn create(pod: &Value, errors: &mut Vec<FieldError>) {
 pub(super) fn whole(pod: &Value, errors: &mut Vec<FieldError>) {
     meta::metadata("/pods", pod, errors);
     spec(&pod["spec"], "spec", errors);
+    container::padded_images(&pod["spec"], errors);
 }
 
 /// Faults of a `PodTemplateSpec` at `field`, apart from what its owner asks of it.
@@ -53,20 +54,20 @@ pub(super) fn template(template: &Value, field: &str, errors: &mut Vec<FieldErro
 
 fn spec(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
     let at = |name: &str| format!("{field}.{name}");
+    if given(spec, "terminationGracePeriodSeconds").is_none() {
+        errors.push(FieldError::required(at("terminationGracePeriodSeconds"), ""));
+    }
     let volumes = volume::volumes(spec, &at("volumes"), errors);
     container::containers(spec, &volumes, &at("containers"), errors);
     container::init_containers(spec, &volumes, &at("initContainers"), errors);
+    if let Some(resources) = given(spec, "resources") {
+        super::resources::requirements(resources, &at("resources"), errors);
+    }
+    container::host_network_ports(spec, field, errors);
     one_of(spec, "restartPolicy", &RESTART_POLICIES, field, errors);
     one_of(spec, "dnsPolicy", &DNS_POLICIES, field, errors);
     meta::labels(spec.get("nodeSelector"), &at("nodeSelector"), errors);
-    container::host_network_ports(spec, field, errors);
     security_context(spec, field, errors);
-    for (index, secret) in list(spec, "imagePullSecrets").iter().enumerate() {
-        if text(secret, "name").is_empty() {
-            let field = format!("{}[{index}].name", at("imagePullSecrets"));
-            errors.push(FieldError::required(field, ""));
-        }
-    }
     placement::affinity(&spec["affinity"], &at("affinity"), errors);
     dns_config(spec, &at("dnsConfig"), errors);
     gates(spec, field, errors);
@@ -97,7 +98,7 @@ fn spec(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
             push(errors, &at(name), value, names::subdomain(value));
         }
     }
-    let policies = ["Never", "PreemptLowerPriority"];
+    let policies = ["PreemptLowerPriority", "Never"];
     if given(spec, "preemptionPolicy").is_some() {
         one_of(spec, "preemptionPolicy", &policies, field, errors);
     }
@@ -134,9 +135,13 @@ fn dns_config(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
     let config = given(spec, "dnsConfig");
     let servers = config.map_or(&[][..], |config| list(config, "nameservers"));
     if text(spec, "dnsPolicy") == "None" && servers.is_empty() {
-        let sentence = "must provide at least one DNS nameserver when `dnsPolicy` is None";
-        let field = if config.is_some() { format!("{field}.nameservers") } else { field.into() };
-        errors.push(FieldError::required(field, sentence));
+        errors.push(if config.is_some() {
+            let sentence = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+            FieldError::required(format!("{field}.nameservers"), sentence)
+        } else {
+            FieldError::required(field, "must provide `dnsConfig` when `dnsPolicy` is None")
+        });
+        return;
     }
     let Some(config) = config else { return };
     if servers.len() > NAMESERVERS_MAX {
@@ -184,9 +189,14 @@ fn host_aliases(aliases: &[Value], field: &str, errors: &mut Vec<FieldError>) {
     for (index, alias) in aliases.iter().enumerate() {
         let address = text(alias, "ip");
         push(errors, &format!("{field}[{index}].ip"), address, names::ip(address));
-        for name in list(alias, "hostnames") {
+        for (at, name) in list(alias, "hostnames").iter().enumerate() {
             let name = name.as_str().unwrap_or("");
-            push(errors, &format!("{field}[{index}].hostnames"), name, names::subdomain(name));
+            push(
+                errors,
+                &format!("{field}[{index}].hostnames[{at}]"),
+                name,
+                names::subdomain(name),
+            );
         }
     }
 }

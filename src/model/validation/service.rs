@@ -11,8 +11,6 @@ use super::meta;
 use super::names;
 use super::read::{given, list, number, text};
 
-/// The agent's port: a load balancer must not take it.
-const KUBELET_PORT: i64 = 10_250;
 /// Longest `ClientIP` affinity: a day.
 const AFFINITY_SECONDS_MAX: i64 = 86_400;
 /// Endpoints of a slice, and addresses of an endpoint.
@@ -60,21 +58,9 @@ pub(super) fn service(service: &Value, errors: &mut Vec<FieldError>) {
 
 fn by_kind(spec: &Value, kind: &str, headless: bool, errors: &mut Vec<FieldError>) {
     match kind {
-        "LoadBalancer" | "NodePort" => {
-            for (index, port) in list(spec, "ports").iter().enumerate() {
-                let number = number(port, "port").unwrap_or(0);
-                if kind == "LoadBalancer" && number == KUBELET_PORT {
-                    let sentence = format!(
-                        "may not expose port {number} externally since it is used by kubelet"
-                    );
-                    let field = format!("spec.ports[{index}]");
-                    errors.push(FieldError::invalid(field, number, sentence));
-                }
-            }
-            if headless {
-                let sentence = format!("may not be set to 'None' for {kind} services");
-                errors.push(FieldError::invalid("spec.clusterIPs[0]", "None", sentence));
-            }
+        "LoadBalancer" | "NodePort" if headless => {
+            let sentence = format!("may not be set to 'None' for {kind} services");
+            errors.push(FieldError::invalid("spec.clusterIPs[0]", "None", sentence));
         }
         "ExternalName" => {
             for name in ["clusterIPs", "ipFamilies"] {
@@ -142,7 +128,7 @@ fn affinity(spec: &Value, errors: &mut Vec<FieldError>) {
             }
         }
         ("ClientIP", None) => {
-            let sentence = "when session affinity is ClientIP";
+            let sentence = "when session affinity type is ClientIP";
             errors.push(FieldError::required("spec.sessionAffinityConfig", sentence));
         }
         ("None", Some(_)) => {
@@ -229,32 +215,44 @@ fn port_conflicts(ports: &[Value], kind: &str, errors: &mut Vec<FieldError>) {
 }
 
 fn traffic(spec: &Value, kind: &str, errors: &mut Vec<FieldError>) {
-    let policies = ["Cluster", "Local"];
-    let external = text(spec, "externalTrafficPolicy");
-    let outside = matches!(kind, "NodePort" | "LoadBalancer")
-        || kind == "ClusterIP" && !list(spec, "externalIPs").is_empty();
-    if !external.is_empty() {
-        if !outside {
-            let field = "spec.externalTrafficPolicy";
-            let sentence = "may only be set for externally-accessible services";
-            errors.push(FieldError::invalid(field, external, sentence));
-        } else if !policies.contains(&external) {
-            let field = "spec.externalTrafficPolicy";
-            errors.push(FieldError::not_supported(field, external, &policies));
+    let only_balancer = "may only be used when `type` is 'LoadBalancer'";
+    for (name, path) in [
+        ("loadBalancerSourceRanges", "LoadBalancerSourceRanges"),
+        ("allocateLoadBalancerNodePorts", "allocateLoadBalancerNodePorts"),
+        ("loadBalancerClass", "loadBalancerClass"),
+    ] {
+        if given(spec, name).is_some() && kind != "LoadBalancer" {
+            errors.push(FieldError::forbidden(format!("spec.{path}"), only_balancer));
         }
     }
-    let internal = text(spec, "internalTrafficPolicy");
-    if !internal.is_empty() && !policies.contains(&internal) {
-        let field = "spec.internalTrafficPolicy";
-        errors.push(FieldError::not_supported(field, internal, &policies));
+    let policies = ["Cluster", "Local"];
+    let outside = matches!(kind, "NodePort" | "LoadBalancer")
+        || kind == "ClusterIP" && !list(spec, "externalIPs").is_empty();
+    let external = text(spec, "externalTrafficPolicy");
+    if outside {
+        one_of(spec, "externalTrafficPolicy", &policies, "spec", errors);
+    } else if !external.is_empty() {
+        let sentence = "may only be set for externally-accessible services";
+        errors.push(FieldError::invalid("spec.externalTrafficPolicy", external, sentence));
     }
-    if given(spec, "allocateLoadBalancerNodePorts").is_some() && kind != "LoadBalancer" {
-        let sentence = "may only be used when `type` is 'LoadBalancer'";
-        errors.push(FieldError::forbidden("spec.allocateLoadBalancerNodePorts", sentence));
+    let checked = kind == "LoadBalancer" && external == "Local";
+    let check_port = number(spec, "healthCheckNodePort").unwrap_or(0);
+    if !checked && check_port != 0 {
+        let sentence = "may only be set when `type` is 'LoadBalancer' and \
+                        `externalTrafficPolicy` is 'Local'";
+        errors.push(FieldError::invalid("spec.healthCheckNodePort", check_port, sentence));
     }
-    if given(spec, "loadBalancerClass").is_some() && kind != "LoadBalancer" {
-        let sentence = "may only be used when `type` is 'LoadBalancer'";
-        errors.push(FieldError::forbidden("spec.loadBalancerClass", sentence));
+    if given(spec, "internalTrafficPolicy").is_some()
+        || matches!(kind, "ClusterIP" | "NodePort" | "LoadBalancer")
+    {
+        one_of(spec, "internalTrafficPolicy", &policies, "spec", errors);
+    }
+    if let Some(wish) = given(spec, "trafficDistribution").and_then(Value::as_str) {
+        let wishes = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+        if !wishes.contains(&wish) {
+            let field = "spec.trafficDistribution";
+            errors.push(FieldError::not_supported(field, wish, &wishes));
+        }
     }
 }
 

@@ -5,8 +5,9 @@ use serde_json::{Map, Value};
 use super::error::FieldError;
 use super::meta;
 use super::names;
+use super::placement;
 use super::pod::{self, DEADLINE_SECONDS_MAX};
-use super::read::{list, number, text};
+use super::read::{given, list, number, text};
 
 const ONLY: &str = "pod updates may not change fields other than \
     `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
@@ -44,6 +45,59 @@ pub(super) fn pod(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
         let shown: Vec<&str> = changes.iter().take(SHOWN_CHANGES_MAX).map(String::as_str).collect();
         let sentence = format!("{ONLY}\n{}", shown.join("\n"));
         errors.push(FieldError::forbidden("spec", sentence));
+    }
+}
+
+/// Faults of a change of a pod's status.
+pub(super) fn pod_status(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+    for (index, condition) in list(&new["status"], "conditions").iter().enumerate() {
+        let kind = text(condition, "type");
+        if !matches!(kind, "PodScheduled" | "Ready" | "Initialized") {
+            for fault in names::qualified(kind) {
+                let field = format!("metadata.conditions[{index}].Type");
+                errors.push(FieldError::invalid(field, kind, fault));
+            }
+        }
+    }
+    if text(&new["spec"], "nodeName") != text(&old["spec"], "nodeName") {
+        errors.push(FieldError::forbidden("status.nodeName", "may not be changed directly"));
+    }
+    let class = |pod: &Value| pod["status"].get("qosClass").cloned();
+    meta::immutable("status.qosClass", class(new).as_ref(), class(old).as_ref(), errors);
+    let policy = text(&old["spec"], "restartPolicy");
+    stays_terminated(new, old, "containerStatuses", policy, errors);
+    stays_terminated(new, old, "initContainerStatuses", policy, errors);
+}
+
+/// A container that may not restart does not leave the terminated state.
+fn stays_terminated(
+    new: &Value,
+    old: &Value,
+    name: &str,
+    policy: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    if policy == "Always" {
+        return;
+    }
+    let ended = |status: &Value| given(&status["state"], "terminated").cloned();
+    let sidecar = |name: &str| {
+        let all = list(&old["spec"], "initContainers");
+        all.iter().any(|c| text(c, "name") == name && text(c, "restartPolicy") == "Always")
+    };
+    for (index, before) in list(&old["status"], name).iter().enumerate() {
+        let Some(end) = ended(before) else { continue };
+        let failed = number(&end, "exitCode").unwrap_or(0) != 0;
+        let container = text(before, "name");
+        if failed && policy == "OnFailure" || sidecar(container) {
+            continue;
+        }
+        let mut after = list(&new["status"], name).iter();
+        if after.any(|status| text(status, "name") == container && ended(status).is_none()) {
+            let field = format!("status.{name}[{index}].state");
+            let sentence = "may not be transitioned to non-terminated state";
+            errors.push(FieldError::forbidden(field, sentence));
+        }
     }
 }
 
@@ -85,7 +139,9 @@ fn only_added_tolerations(new: &Value, old: &Value, errors: &mut Vec<FieldError>
     if !kept {
         let sentence = "existing toleration can not be modified except its tolerationSeconds";
         errors.push(FieldError::forbidden("spec.tolerations", sentence));
+        return;
     }
+    placement::tolerations(list(new, "tolerations"), "spec.tolerations", errors);
 }
 
 fn only_deleted_gates(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {

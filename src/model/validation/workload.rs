@@ -53,6 +53,29 @@ pub(super) fn replication_controller(spec: &Value, errors: &mut Vec<FieldError>)
     owned_template(template, "ReplicationController", errors);
 }
 
+/// Faults of the counts in a status: at least 0, and not more than what they are part of.
+pub(super) fn status(status: &Value, errors: &mut Vec<FieldError>) {
+    const PARTS: [&str; 4] =
+        ["updatedReplicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+    let count = |name: &str| number(status, name).unwrap_or(0);
+    for name in std::iter::once("replicas").chain(PARTS).chain(["observedGeneration"]) {
+        if count(name) < 0 {
+            errors.push(not_negative(format!("status.{name}"), count(name).into()));
+        }
+    }
+    for name in PARTS {
+        if count(name) > count("replicas") {
+            let sentence = "cannot be greater than status.replicas";
+            errors.push(FieldError::invalid(format!("status.{name}"), count(name), sentence));
+        }
+    }
+    let available = count("availableReplicas");
+    if available > count("readyReplicas") {
+        let sentence = "cannot be greater than readyReplicas";
+        errors.push(FieldError::invalid("status.availableReplicas", available, sentence));
+    }
+}
+
 fn at_least_zero(spec: &Value, name: &str, errors: &mut Vec<FieldError>) {
     if let Some(n) = number(spec, name).filter(|n| *n < 0) {
         errors.push(not_negative(format!("spec.{name}"), n.into()));

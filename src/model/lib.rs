@@ -3,6 +3,8 @@
 //! Floors 0 and 1: this crate does no IO, reads no clock, and knows no other crate of the project.
 
 pub mod defaulting;
+#[cfg(test)]
+mod hostile;
 pub mod ids;
 pub mod limits;
 pub mod patch;

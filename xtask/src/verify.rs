@@ -2,11 +2,15 @@
 
 use anyhow::Result;
 
-use crate::shell::{cargo, has, run};
+use crate::{
+    generate::generate,
+    shell::{cargo, has, run},
+};
 
 /// Checks format, lints and the code's shape; writes nothing into the tree.
 pub(crate) fn verify() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
+    generate(&["--check".to_owned()])?;
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     run(cargo().args(["test", "--quiet", "--test", "tidy"]))?;
     if has("cargo-deny") {

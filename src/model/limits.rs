@@ -107,3 +107,22 @@ pub const CONFIG_DATA_BYTES_MAX: usize = 1024 * 1024;
 /// 300 s, too long for a cluster whose whole promise is a quick move.
 pub const POD_TOLERATION_SECONDS: i64 = 25;
 const _: () = assert!(JSON_DEPTH_MAX < 128);
+
+/// The board's log of its desired set is rewritten when it is twice this or twice its last rewriting.
+pub const DESIRED_LOG_BYTES_MIN: u64 = 64 * 1024;
+/// Largest record of that log: a board's whole desired set.
+pub const DESIRED_RECORD_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Answers of the pod driver that wait for the agent.
+pub const NODE_ANSWERS_MAX: usize = 256;
+/// Pod events that wait to be sent to the master; the oldest are dropped.
+pub const NODE_EVENTS_MAX: usize = 256;
+/// Pods in one status message.
+pub const STATUS_PODS_MAX: usize = 64;
+/// Log streams that one board serves at once.
+pub const LOG_STREAMS_MAX: usize = 64;
+/// Bytes of a termination message that a status carries (kubelet's bound).
+pub const TERMINATION_MESSAGE_BYTES_MAX: u64 = 4_096;
+/// Bytes of a probe's answer that are read (kubelet's bound).
+pub const PROBE_ANSWER_BYTES_MAX: usize = 10 * 1024;
+/// Largest `/etc/passwd` or `/etc/group` that is read from an image.
+pub const IMAGE_USERS_BYTES_MAX: u64 = 1024 * 1024;

@@ -1,5 +1,7 @@
 //! What can happen to a pod, and what can be asked for in answer.
 
+use std::sync::Arc;
+
 use model::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -62,7 +64,7 @@ pub struct ImageRef {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The API object changed.
-    Desired(Box<Pod>),
+    Desired(Arc<Pod>),
     /// The API object is gone: kill without grace.
     Gone,
     /// The board itself wants the pod stopped with its grace period.

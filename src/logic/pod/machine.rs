@@ -1,5 +1,7 @@
 //! The lifecycle machine of one pod.
 
+use std::sync::Arc;
+
 use model::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -92,13 +94,13 @@ pub struct PodState {
 /// A pod's machine: events in, effects out, no clock and no IO.
 #[derive(Clone, Debug)]
 pub struct PodMachine {
-    pub(super) pod: Box<Pod>,
+    pub(super) pod: Arc<Pod>,
     pub(super) state: PodState,
 }
 
 impl PodMachine {
     /// A pod that this board has never seen; feed it `Event::Timer` to begin.
-    pub fn new(pod: Box<Pod>, now: Moment) -> Self {
+    pub fn new(pod: Arc<Pod>, now: Moment) -> Self {
         let role = |container: &Container| match container.restart_policy {
             Some(RestartPolicy::Always) => Role::Sidecar,
             _ => Role::Init,
@@ -124,6 +126,11 @@ impl PodMachine {
     /// The pod.
     pub fn pod(&self) -> &Pod {
         &self.pod
+    }
+
+    /// The pod, to be kept by those who act for it.
+    pub fn shared_pod(&self) -> Arc<Pod> {
+        self.pod.clone()
     }
 
     /// What survives.
@@ -250,7 +257,7 @@ impl PodMachine {
         }
     }
 
-    fn take_pod(&mut self, pod: Box<Pod>, now: Moment, out: &mut Vec<Effect>) {
+    fn take_pod(&mut self, pod: Arc<Pod>, now: Moment, out: &mut Vec<Effect>) {
         let before = std::mem::replace(&mut self.pod, pod);
         self.note_deletion(now);
         for index in 0..self.state.containers.len() {

@@ -1,5 +1,7 @@
 //! A pod's machine after a restart of the agent, or of the whole board.
 
+use std::sync::Arc;
+
 use super::container::{ContainerState, Ended, Role, Stage};
 use super::event::{Exit, Moment};
 use super::machine::{PodMachine, PodState, Step};
@@ -35,7 +37,7 @@ pub struct Remains {
 
 impl PodMachine {
     /// Takes up a pod where it was left; feed it `Event::Timer` to go on.
-    pub fn restore(pod: Box<Pod>, remains: Remains, now: Moment) -> Self {
+    pub fn restore(pod: Arc<Pod>, remains: Remains, now: Moment) -> Self {
         let mut machine = Self::new(pod, now);
         let stop = machine.state.stop;
         if let Some(state) = remains.state.clone() {

@@ -1,1 +1,0 @@
-//! The agent: desired pods on disk, pod drivers, status.

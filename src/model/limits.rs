@@ -41,6 +41,41 @@ pub const JSON_PATCH_COPY_BYTES_MAX: usize = REQUEST_BODY_BYTES_MAX;
 
 const _: () = assert!(BACKOFF_MILLIS_MIN > 0 && BACKOFF_MILLIS_MIN < BACKOFF_MILLIS_MAX);
 const _: () = assert!(PLAN_OPS_MAX > 2 * PLAN_PODS_MAX);
+/// Bytes after which the store's log starts a new segment file.
+pub const STORE_SEGMENT_BYTES: usize = 1024 * 1024;
+/// A segment file grows by zero-filled steps of this size, so that most syncs change no metadata.
+pub const STORE_SEGMENT_STEP_BYTES: usize = 256 * 1024;
+/// Log bytes at which the store writes a snapshot and removes the older half of the log.
+pub const STORE_LOG_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Largest log entry: one object with its previous bytes, or one plan of a controller.
+pub const STORE_ENTRY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most operations in one log entry; far below the 2^20 ordinals of a version.
+pub const STORE_ENTRY_OPS_MAX: usize = 4096;
+/// Bytes after which a group of entries is synced without waiting for more.
+pub const STORE_GROUP_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of proposals that wait for the store; more wait at the proposer.
+pub const STORE_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Least share of the queue that a proposal takes: bounds their number.
+pub const STORE_PROPOSAL_BYTES_MIN: usize = 16 * 1024;
+/// Applied bytes in memory at which the state is flushed to LMDB.
+pub const STORE_OVERLAY_FLUSH_BYTES: usize = 1024 * 1024;
+/// Applied bytes in memory at which writes are refused because LMDB cannot be flushed.
+pub const STORE_OVERLAY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Seconds after the last write at which the state is flushed to LMDB.
+pub const STORE_FLUSH_IDLE_SECONDS: u64 = 5;
+/// Recent changes kept in memory for watches; older ones are read back from the log.
+pub const STORE_HISTORY_BYTES_MAX: usize = 1024 * 1024;
+/// Objects kept of one memory-only kind (Events, Leases); the oldest is dropped.
+pub const STORE_MEMORY_KIND_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes that one LIST page copies out of the store; the rest follows in further pages.
+pub const STORE_LIST_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// LMDB map on 32-bit boards, which cannot spare more address space.
+pub const STORE_MAP_BYTES_32: usize = 256 * 1024 * 1024;
+/// LMDB map on 64-bit boards: address space only, the file grows as needed.
+pub const STORE_MAP_BYTES_64: u64 = 8 * 1024 * 1024 * 1024;
+/// Added to the epoch base by a repair: more entries than any lost part of a log can have held.
+pub const STORE_EPOCH_STRIDE: u64 = 1 << 28;
+
 const _: () = assert!(
     RESOURCE_PREFIX_BYTES_MAX + NAMESPACE_BYTES_MAX + NAME_BYTES_MAX + 2 <= STORE_KEY_BYTES_MAX
 );
@@ -126,3 +161,8 @@ pub const TERMINATION_MESSAGE_BYTES_MAX: u64 = 4_096;
 pub const PROBE_ANSWER_BYTES_MAX: usize = 10 * 1024;
 /// Largest `/etc/passwd` or `/etc/group` that is read from an image.
 pub const IMAGE_USERS_BYTES_MAX: u64 = 1024 * 1024;
+const _: () = assert!(STORE_ENTRY_BYTES_MAX >= 2 * OBJECT_BYTES_MAX + 64 * 1024);
+const _: () = assert!(STORE_QUEUE_BYTES_MAX >= STORE_ENTRY_BYTES_MAX);
+const _: () = assert!(STORE_ENTRY_OPS_MAX < 1 << 19);
+const _: () = assert!(STORE_SEGMENT_BYTES.is_multiple_of(STORE_SEGMENT_STEP_BYTES));
+const _: () = assert!(STORE_OVERLAY_BYTES_MAX > STORE_OVERLAY_FLUSH_BYTES + STORE_ENTRY_BYTES_MAX);

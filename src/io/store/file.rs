@@ -1,0 +1,153 @@
+//! The few file operations below log and snapshots, each one a place where tests inject failures.
+//!
+//! Deliberately thin: no retry, no buffering. A failed sync must never be tried again on the same
+//! pages (the kernel marks them clean), so callers decide what an error means.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::{fd::AsRawFd, unix::fs::FileExt},
+    path::Path,
+};
+
+/// Which calls fail; nothing outside of tests.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Faults {
+    #[cfg(test)]
+    plan: Option<std::sync::Arc<Plan>>,
+}
+
+#[cfg(test)]
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Calls until the failure.
+    pub(super) left: std::sync::atomic::AtomicI64,
+    /// The errno to fail with.
+    pub(super) errno: i32,
+    /// Whether every later call fails too, as after a power cut.
+    pub(super) for_good: bool,
+}
+
+#[cfg(test)]
+impl Faults {
+    /// The call number `nth` (from 1) fails.
+    pub(super) fn at(nth: i64, errno: i32, for_good: bool) -> Self {
+        let left = std::sync::atomic::AtomicI64::new(nth);
+        Self { plan: Some(std::sync::Arc::new(Plan { left, errno, for_good })) }
+    }
+
+    /// Whether the failure was reached.
+    pub(super) fn fired(&self) -> bool {
+        let left =
+            |plan: &std::sync::Arc<Plan>| plan.left.load(std::sync::atomic::Ordering::SeqCst);
+        self.plan.as_ref().is_some_and(|plan| left(plan) <= 0)
+    }
+}
+
+impl Faults {
+    /// Counts one call; an error when this one must fail.
+    #[cfg(test)]
+    fn check(&self) -> io::Result<()> {
+        let Some(plan) = &self.plan else { return Ok(()) };
+        let before = plan.left.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+        match before {
+            1 => Err(io::Error::from_raw_os_error(plan.errno)),
+            before if before < 1 && plan.for_good => Err(io::Error::from_raw_os_error(plan.errno)),
+            _ => Ok(()),
+        }
+    }
+
+    #[cfg(not(test))]
+    #[inline]
+    #[expect(clippy::unused_self, reason = "the test build counts calls here")]
+    fn check(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A file that the store writes.
+#[derive(Debug)]
+pub(super) struct DiskFile {
+    file: File,
+    faults: Faults,
+}
+
+impl DiskFile {
+    /// Makes a new file; it is durable only after its own sync and [`sync_dir`].
+    pub(super) fn create(path: &Path, faults: &Faults) -> io::Result<Self> {
+        faults.check()?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        Ok(Self { file, faults: faults.clone() })
+    }
+
+    /// Opens an existing file for writing.
+    pub(super) fn open(path: &Path, faults: &Faults) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(Self { file, faults: faults.clone() })
+    }
+
+    /// Writes all bytes; a failure may leave a part of them.
+    pub(super) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if let Err(error) = self.faults.check() {
+            let torn = bytes.len() / 2;
+            self.file.write_all_at(&bytes[..torn], offset)?;
+            return Err(error);
+        }
+        self.file.write_all_at(bytes, offset)
+    }
+
+    /// fdatasync(2): data and the size, not the times.
+    pub(super) fn sync_data(&self) -> io::Result<()> {
+        self.faults.check()?;
+        self.file.sync_data()
+    }
+
+    /// fsync(2).
+    pub(super) fn sync_all(&self) -> io::Result<()> {
+        self.faults.check()?;
+        self.file.sync_all()
+    }
+
+    /// Cuts or extends.
+    pub(super) fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.faults.check()?;
+        self.file.set_len(bytes)
+    }
+
+    /// The file, for reading.
+    pub(super) fn inner(&self) -> &File {
+        &self.file
+    }
+}
+
+/// Makes names made, renamed or removed in `dir` durable.
+pub(super) fn sync_dir(dir: &Path, faults: &Faults) -> io::Result<()> {
+    faults.check()?;
+    File::open(dir)?.sync_all()
+}
+
+/// Removes a file; absent is fine.
+pub(super) fn remove(path: &Path, faults: &Faults) -> io::Result<()> {
+    faults.check()?;
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Writes back what is dirty and drops the file from the page cache, so that the next read shows
+/// what the disk holds: after a failed sync the cache keeps pages that never reached it.
+pub(super) fn settle(file: &File) -> io::Result<()> {
+    file.sync_data()?;
+    // SAFETY: posix_fadvise takes a descriptor, which `file` keeps open, and no memory.
+    let code = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    match code {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// Whether an error means a full disk (or quota, or file size limit).
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG))
+}

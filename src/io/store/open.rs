@@ -1,0 +1,358 @@
+//! Opening: log, then state, whatever shape a crash or a bad card has left them in.
+//!
+//! ```text
+//! check log (cut a torn tail, stop on damage) -> open LMDB, check every record
+//!   LMDB missing, damaged or older than the log -> rebuild from the newest whole snapshot, or from entry 1
+//!   LMDB newer than the log (the card lost the log's tail) -> go on after LMDB in a new epoch
+//! -> replay the rest of the log -> show every object to the hook -> log the start of a term
+//! ```
+
+use std::{
+    fs::{self, File, TryLockError},
+    ops::Bound,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use model::{
+    ids::{ObjectKey, Uid, Version},
+    limits::{STORE_EPOCH_STRIDE, STORE_OVERLAY_FLUSH_BYTES},
+};
+
+use super::{
+    entry::EntryV1,
+    live::{Latest, Live},
+    log::{AppendError, Log, Position, io_error},
+    pages, record, snapshot,
+    state::{self, FlushError, Put, State},
+    types::{Applied, Change, OpenError, Options},
+};
+
+/// Where the parts of a store lie.
+pub(super) struct Paths {
+    /// Segments.
+    pub(super) log: PathBuf,
+    /// LMDB.
+    pub(super) state: PathBuf,
+    /// Snapshots.
+    pub(super) snapshots: PathBuf,
+    lock: PathBuf,
+}
+
+impl Paths {
+    /// In a store's directory.
+    pub(super) fn of(dir: &Path) -> Self {
+        Self {
+            log: dir.join("log"),
+            state: dir.join("state"),
+            snapshots: dir.join("snapshots"),
+            lock: dir.join("lock"),
+        }
+    }
+
+    /// Keeps every other process out until the file is dropped.
+    pub(super) fn lock(&self, dir: &Path) -> Result<File, OpenError> {
+        fs::create_dir_all(dir).map_err(io_error("make", dir))?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&self.lock)
+            .map_err(io_error("open", &self.lock))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(OpenError::Locked(dir.to_owned())),
+            Err(TryLockError::Error(error)) => Err(io_error("lock", &self.lock)(error)),
+        }
+    }
+}
+
+/// A store that is open and has its state.
+pub(super) struct Opened {
+    /// The log, ready to append.
+    pub(super) log: Log,
+    /// What readers see.
+    pub(super) live: Live,
+    /// Whether the term's first entry could not be written because the disk is full.
+    pub(super) owes_term_start: bool,
+    /// Whether the overlay holds something.
+    pub(super) dirty: bool,
+    /// Held while open.
+    pub(super) lock: File,
+}
+
+/// Opens or makes the store of `options` and shows every object to `hook`.
+pub(super) fn open(options: &Options, hook: &mut dyn Applied) -> Result<Opened, OpenError> {
+    let dir = &options.dir;
+    let paths = Paths::of(dir);
+    let lock = paths.lock(dir)?;
+    let mut log = Log::open(&paths.log, &options.faults)?;
+    let (state, applied) = usable_state(dir, &paths, &log)?;
+    let ready = (|| {
+        if applied.index > log.position().index {
+            go_on_after(&state, applied, &mut log, &paths, options)?;
+        }
+        let mut live = Live::new(state.clone(), Version(0), options);
+        let last = replay(&log, &mut live, &state, applied)?;
+        show(&mut live, &state, hook)?;
+        let started = start_term(&mut log)?;
+        Ok((live, last, started))
+    })();
+    let (mut live, last, started) = match ready {
+        Ok(ready) => ready,
+        Err(error) => {
+            state.close();
+            return Err(error);
+        }
+    };
+    let version = started.unwrap_or(last);
+    live.restart_history(version, options);
+    live.segments = log.segments().to_vec();
+    let dirty = live.overlay_bytes > 0;
+    Ok(Opened { log, live, owes_term_start: started.is_none(), dirty, lock })
+}
+
+/// LMDB when it can be trusted and the log reaches back to it, or else a rebuilt one.
+pub(super) fn usable_state(
+    dir: &Path,
+    paths: &Paths,
+    log: &Log,
+) -> Result<(State, Position), OpenError> {
+    let fresh = log.segments().is_empty() && !state::data_path(&paths.state).exists();
+    match open_checked(&paths.state)? {
+        Some((state, Some(applied))) if applied.index + 1 >= log.first_index() => {
+            return Ok((state, applied));
+        }
+        Some((state, _)) => state.close(),
+        None => {}
+    }
+    if !fresh {
+        tracing::warn!(dir = %dir.display(), "state is lost or damaged: rebuilding it");
+    }
+    rebuild(dir, paths, log)
+}
+
+/// Opens LMDB and reads all of it; `None` when it is damaged.
+fn open_checked(dir: &Path) -> Result<Option<(State, Option<Position>)>, OpenError> {
+    let data = state::data_path(dir);
+    if !data.exists() {
+        return Ok(None);
+    }
+    if let Err(reason) = pages::check(&data).map_err(io_error("read", &data))? {
+        tracing::warn!(reason, "state database is damaged");
+        return Ok(None);
+    }
+    let state = match State::open(dir) {
+        Ok(state) => state,
+        Err(heed::Error::Mdb(error)) => {
+            tracing::warn!(%error, "state database is damaged");
+            return Ok(None);
+        }
+        Err(error) => return Err(state_error(dir)(error)),
+    };
+    match check_records(&state) {
+        Ok(applied) => Ok(Some((state, applied))),
+        Err(error) => {
+            tracing::warn!(%error, "state database is damaged");
+            state.close();
+            Ok(None)
+        }
+    }
+}
+
+fn check_records(state: &State) -> Result<Option<Position>, super::types::StoreError> {
+    let reading = state.read()?;
+    let applied = reading.applied()?;
+    for row in reading.range(Bound::Unbounded, b"")? {
+        row?;
+    }
+    Ok(applied)
+}
+
+fn state_error<E: std::error::Error + Send + Sync + 'static>(
+    dir: &Path,
+) -> impl FnOnce(E) -> OpenError {
+    let path = dir.to_owned();
+    move |source| OpenError::State { path, source: Box::new(source) }
+}
+
+fn flush_error(dir: &Path) -> impl FnOnce(FlushError) -> OpenError {
+    let path = dir.to_owned();
+    move |error| match error {
+        FlushError::Full => {
+            io_error("write", &path)(std::io::Error::from_raw_os_error(libc::ENOSPC))
+        }
+        FlushError::Failed(source) => OpenError::State { path, source: Box::new(source) },
+    }
+}
+
+/// Makes the state anew. Its position is written last: a crash on the way repeats all of it.
+fn rebuild(dir: &Path, paths: &Paths, log: &Log) -> Result<(State, Position), OpenError> {
+    let found = snapshot::newest(&paths.snapshots).map_err(io_error("read", &paths.snapshots))?;
+    let first_index = log.first_index();
+    let found = found.filter(|(_, position)| position.index + 1 >= first_index);
+    if found.is_none() && first_index > 1 {
+        return Err(OpenError::Unrecoverable { dir: dir.to_owned(), first_index });
+    }
+    state::remove(&paths.state)?;
+    let state = State::open(&paths.state).map_err(state_error(&paths.state))?;
+    let filled = fill(&state, found, paths);
+    match filled {
+        Ok(position) => Ok((state, position)),
+        Err(error) => {
+            state.close();
+            Err(error)
+        }
+    }
+}
+
+fn fill(
+    state: &State,
+    found: Option<(PathBuf, Position)>,
+    paths: &Paths,
+) -> Result<Position, OpenError> {
+    let Some((path, position)) = found else {
+        let start = Some(Position::START);
+        flush_nothing(state, start).map_err(flush_error(&paths.state))?;
+        return Ok(Position::START);
+    };
+    let mut rows: Vec<(Vec<u8>, Latest)> = Vec::new();
+    let mut bytes = 0;
+    let flush = |rows: &[(Vec<u8>, Latest)], position| {
+        let puts = rows.iter().map(|(key, row)| Put {
+            key,
+            version: row.version,
+            uid: row.uid,
+            body: row.body.as_deref(),
+        });
+        state.flush(puts, position)
+    };
+    snapshot::load(&path, |key, row| {
+        let body = Some(Bytes::copy_from_slice(row.body));
+        bytes += row.body.len();
+        rows.push((key.to_vec(), Latest { version: row.version, uid: row.uid, body }));
+        if bytes > STORE_OVERLAY_FLUSH_BYTES {
+            flush(&rows, None).map_err(|error| std::io::Error::other(format!("{error:?}")))?;
+            rows.clear();
+            bytes = 0;
+        }
+        Ok(())
+    })
+    .map_err(io_error("load", &path))?;
+    flush(&rows, Some(position)).map_err(flush_error(&paths.state))?;
+    Ok(position)
+}
+
+fn flush_nothing(state: &State, position: Option<Position>) -> Result<(), FlushError> {
+    state.flush(std::iter::empty(), position)
+}
+
+/// The card lost the log's tail but not the state: nothing that the state holds is lost, but
+/// versions after it may have been given out, so they go on in a new epoch.
+fn go_on_after(
+    state: &State,
+    applied: Position,
+    log: &mut Log,
+    paths: &Paths,
+    options: &Options,
+) -> Result<(), OpenError> {
+    tracing::error!(
+        applied = applied.index,
+        logged = log.position().index,
+        "the disk lost the end of the log: going on after the state, watch history is lost"
+    );
+    snapshot::write(&paths.snapshots, state, &options.faults)
+        .map_err(io_error("write a snapshot in", &paths.snapshots))?;
+    log.restart_after(raised(applied))
+}
+
+/// The same place in the next epoch, with versions above all that the old one can have used.
+pub(super) fn raised(position: Position) -> Position {
+    Position { epoch: position.epoch + 1, base: position.base + STORE_EPOCH_STRIDE, ..position }
+}
+
+/// Applies what LMDB does not hold; gives the last version.
+fn replay(
+    log: &Log,
+    live: &mut Live,
+    state: &State,
+    applied: Position,
+) -> Result<Version, OpenError> {
+    let position = applied.base + applied.index;
+    let mut last = if applied.index == 0 { Version(0) } else { Version::of_entry(position + 1, 0) };
+    last.0 = last.0.saturating_sub(1);
+    log.replay(applied.index + 1, |at, entry| {
+        let position = at.base + at.index;
+        last = entry.last_version(position);
+        for change in entry.changes(position) {
+            if let Some(key) = record::encode_key(&change.key) {
+                let Change { version, uid, body, .. } = change;
+                live.overlay_put(key, Latest { version, uid, body });
+            }
+        }
+        if live.overlay_bytes >= STORE_OVERLAY_FLUSH_BYTES {
+            flush_replayed(live, state, at);
+        }
+        Ok(())
+    })?;
+    Ok(last)
+}
+
+/// A full disk is no reason not to start: the rest stays in memory.
+fn flush_replayed(live: &mut Live, state: &State, at: Position) {
+    let puts = live.overlay.iter().map(|(key, latest)| Put {
+        key,
+        version: latest.version,
+        uid: latest.uid,
+        body: latest.body.as_deref(),
+    });
+    match state.flush(puts, Some(at)) {
+        Ok(()) => live.overlay_clear(),
+        Err(error) => tracing::warn!(?error, "state cannot be flushed"),
+    }
+}
+
+/// Shows every object to the hook and counts it.
+fn show(live: &mut Live, state: &State, hook: &mut dyn Applied) -> Result<(), OpenError> {
+    let failed = |error| OpenError::State { path: PathBuf::from("state"), source: Box::new(error) };
+    let reading = state.read().map_err(failed)?;
+    for row in reading.range(Bound::Unbounded, b"").map_err(failed)? {
+        let row = row.map_err(failed)?;
+        if !live.overlay.contains_key(row.key)
+            && let Some(key) = record::decode_key(row.key)
+        {
+            live.count(&key, false, true);
+            hook.applied(&put(key, row.version, row.uid, Bytes::copy_from_slice(row.body)));
+        }
+    }
+    let overlaid: Vec<_> =
+        live.overlay.iter().map(|(key, row)| (key.clone(), row.clone())).collect();
+    for (key, latest) in overlaid {
+        if let (Some(body), Some(key)) = (latest.body, record::decode_key(&key)) {
+            live.count(&key, false, true);
+            hook.applied(&put(key, latest.version, latest.uid, body));
+        }
+    }
+    Ok(())
+}
+
+fn put(key: ObjectKey, version: Version, uid: Uid, body: Bytes) -> Change {
+    Change { version, key, uid, body: Some(body), old: None }
+}
+
+/// Logs that a term begins; `None` when the disk is full: the first write does it then.
+fn start_term(log: &mut Log) -> Result<Option<Version>, OpenError> {
+    log.begin_term();
+    let mut group = log.group();
+    let position = log.add(&mut group, &EntryV1::TermStart.encode());
+    match log.append(&group) {
+        Ok(()) => Ok(Some(Version::of_entry(position, 0))),
+        Err(AppendError::Full) => {
+            tracing::warn!("disk is full: writes are refused until there is space");
+            Ok(None)
+        }
+        Err(AppendError::Failed(source)) => {
+            Err(OpenError::Io { action: "write", path: log.dir().to_owned(), source })
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! `kumquat repair --accept-loss-after VERSION`: goes on with what is left of a damaged log.
+//!
+//! What LMDB (or a snapshot) holds beyond the damage is kept, since it was checked record by record;
+//! what only the damaged part of the log held is given up. Either way versions go on in a new epoch,
+//! above everything that the lost part can have used.
+
+use std::{fs, path::Path};
+
+use model::ids::Version;
+
+use super::{
+    entry::{FRAME_BYTES, Frame},
+    file::{self, DiskFile, Faults},
+    log::{Log, Position, io_error, segment_path, segment_paths},
+    open::{self, Paths, raised},
+    segment::{self, HEADER_BYTES, HeaderRead, SegmentHeader},
+    snapshot,
+    types::OpenError,
+};
+
+/// See [`super::Store::repair`].
+pub(super) fn repair(dir: &Path, version: Version) -> Result<Version, OpenError> {
+    let paths = Paths::of(dir);
+    let _lock = paths.lock(dir)?;
+    let faults = Faults::default();
+    let last_good = match Log::open(&paths.log, &faults) {
+        Ok(_) => return Err(OpenError::Whole(dir.to_owned())),
+        Err(OpenError::Damaged { last_good, .. }) => last_good,
+        Err(other) => return Err(other),
+    };
+    if version > last_good {
+        return Err(OpenError::BeyondGood { last_good });
+    }
+    let mut log = good_part(&paths.log, version)?;
+    let (state, applied) = open::usable_state(dir, &paths, &log)?;
+    let repaired = if applied.index > log.position().index {
+        // The state reaches further: it becomes the start, and the next open begins a log after it.
+        snapshot::write(&paths.snapshots, &state, &faults)
+            .map_err(io_error("write a snapshot in", &paths.snapshots))
+            .and_then(|_| remove_segments(&paths.log, None))
+            .map(|()| last_version(applied))
+    } else {
+        let end = log.position();
+        seal_in_new_epoch(&mut log, raised(end)).map(|()| last_version(end))
+    };
+    state.close();
+    repaired
+}
+
+/// The last version that an entry at `position` can have.
+fn last_version(position: Position) -> Version {
+    match position.base + position.index {
+        0 => Version(0),
+        place => Version(Version::of_entry(place + 1, 0).0 - 1),
+    }
+}
+
+/// The entries up to `version` that are whole; changes nothing on disk.
+fn good_part(dir: &Path, version: Version) -> Result<Log, OpenError> {
+    let faults = Faults::default();
+    let mut log = Log::empty(dir, &faults);
+    for path in segment_paths(dir)? {
+        let bytes = segment::read(&path).map_err(io_error("read", &path))?;
+        let HeaderRead::Good(header) = SegmentHeader::decode(&bytes) else { break };
+        let follows = log.segments.is_empty() || log.continued_by(&header);
+        if !follows {
+            break;
+        }
+        let kept = &bytes[..kept_bytes(&bytes, &header, version)];
+        let found = segment::scan(kept, &header);
+        if found.last_frame.is_none() {
+            break;
+        }
+        let whole = segment::scan(&bytes, &header);
+        let file = DiskFile::open(&path, &faults).map_err(io_error("open", &path))?;
+        log.take_scanned(&path, header, &found, file, bytes.len() as u64);
+        if found.good_bytes != whole.good_bytes || whole.end != segment::End::Clean {
+            break;
+        }
+    }
+    Ok(log)
+}
+
+/// Bytes of the header and of the whole frames up to `version`.
+fn kept_bytes(bytes: &[u8], header: &SegmentHeader, version: Version) -> usize {
+    let mut at = HEADER_BYTES;
+    while let Some((frame, payload)) = Frame::verified(&bytes[at..]) {
+        if Version::of_entry(header.base + frame.index, 0) > version {
+            break;
+        }
+        at += FRAME_BYTES + payload.len();
+    }
+    at
+}
+
+/// Ends the log after its good part and begins a new epoch.
+///
+/// At every point before the last step the log still counts as damaged, so that a crash on the way
+/// leads back here: the new segment stands, then what follows it goes, then the damage is cut.
+fn seal_in_new_epoch(log: &mut Log, next: Position) -> Result<(), OpenError> {
+    let faults = Faults::default();
+    let dir = log.dir().to_owned();
+    let header = SegmentHeader {
+        epoch: next.epoch,
+        base: next.base,
+        first_index: next.index + 1,
+        term: next.term,
+        previous: log.previous,
+    };
+    let path = segment_path(&dir, header.first_index);
+    let temporary = dir.join("segment.new");
+    let written = (|| {
+        file::remove(&temporary, &faults)?;
+        let file = DiskFile::create(&temporary, &faults)?;
+        file.write_all_at(&header.encode(), 0)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        file::sync_dir(&dir, &faults)
+    })();
+    written.map_err(io_error("write", &path))?;
+    remove_segments(&dir, Some(&path))?;
+    if let Some(active) = &log.active {
+        let cut = active.set_len(log.at).and_then(|()| active.sync_all());
+        cut.map_err(io_error("cut the log in", &dir))?;
+    }
+    Ok(())
+}
+
+/// Removes the segments after `last`, or all, newest first.
+fn remove_segments(dir: &Path, last: Option<&Path>) -> Result<(), OpenError> {
+    let faults = Faults::default();
+    for path in segment_paths(dir)?.into_iter().rev() {
+        if last.is_none_or(|last| *path > *last) {
+            file::remove(&path, &faults).map_err(io_error("remove", &path))?;
+        }
+    }
+    file::sync_dir(dir, &faults).map_err(io_error("sync", dir))
+}

@@ -1,0 +1,190 @@
+//! Snapshot files: the whole state at one entry, from which a lost LMDB file is rebuilt.
+//!
+//! `magic "KQSN" | format u16 | zero u16 | meta (see state) | rows ... | end`, a row being
+//! `key length u32 | record length u32 | crc32c u32 | key | record`, and the end a row of no lengths
+//! whose crc field holds the number of rows. A file is written under a temporary name, synced, read
+//! back and verified from the disk, and only then named; segments of the log go after that.
+
+use std::{
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use model::{
+    ids::Version,
+    limits::{STORE_ENTRY_BYTES_MAX, STORE_KEY_BYTES_MAX},
+};
+
+use super::{
+    file::{self, DiskFile, Faults},
+    log::Position,
+    record::{self, RECORD_HEADER_BYTES},
+    state::{self, State},
+};
+
+const MAGIC: &[u8; 4] = b"KQSN";
+const FORMAT: u16 = 1;
+const ROW_HEADER_BYTES: usize = 12;
+/// Written at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Writes the state in LMDB to a new snapshot in `dir`; gives its position and size.
+pub(super) fn write(dir: &Path, state: &State, faults: &Faults) -> io::Result<(Position, u64)> {
+    fs::create_dir_all(dir)?;
+    let temporary = dir.join("snapshot.new");
+    file::remove(&temporary, faults)?;
+    let written = write_file(&temporary, state, faults);
+    let (position, bytes) = match written {
+        Ok(written) => written,
+        Err(error) => {
+            file::remove(&temporary, faults)?;
+            return Err(error);
+        }
+    };
+    let mut rows = 0;
+    let found = load(&temporary, |_, _| {
+        rows += 1;
+        Ok(())
+    })?;
+    if found != position {
+        return Err(io::Error::other("snapshot reads back differently"));
+    }
+    fs::rename(&temporary, path(dir, position))?;
+    file::sync_dir(dir, faults)?;
+    for old in paths(dir)?.into_iter().rev().skip(1) {
+        file::remove(&old, faults)?;
+    }
+    Ok((position, bytes))
+}
+
+fn write_file(path: &Path, state: &State, faults: &Faults) -> io::Result<(Position, u64)> {
+    let file = DiskFile::create(path, faults)?;
+    let reading = state.read().map_err(io::Error::other)?;
+    let position = reading.applied().map_err(io::Error::other)?;
+    let position = position.ok_or_else(|| io::Error::other("state has no position"))?;
+    let mut chunk = MAGIC.to_vec();
+    chunk.extend_from_slice(&FORMAT.to_le_bytes());
+    chunk.extend_from_slice(&[0; 2]);
+    chunk.extend_from_slice(&state::encode_meta(position));
+    let (mut at, mut rows) = (0u64, 0u32);
+    for row in reading.range(std::ops::Bound::Unbounded, b"").map_err(io::Error::other)? {
+        let row = row.map_err(io::Error::other)?;
+        let header = record::encode_header(row.key, row.version, row.uid, row.body);
+        push_row(&mut chunk, row.key, &[&header, row.body]);
+        rows += 1;
+        if chunk.len() >= CHUNK_BYTES {
+            file.write_all_at(&chunk, at)?;
+            at += chunk.len() as u64;
+            chunk.clear();
+        }
+    }
+    for word in [0, 0, rows] {
+        chunk.extend_from_slice(&word.to_le_bytes());
+    }
+    file.write_all_at(&chunk, at)?;
+    file.sync_all()?;
+    file::settle(file.inner())?;
+    Ok((position, at + chunk.len() as u64))
+}
+
+fn push_row(chunk: &mut Vec<u8>, key: &[u8], record: &[&[u8]]) {
+    let record_bytes: usize = record.iter().map(|part| part.len()).sum();
+    let crc = record.iter().fold(crc32c::crc32c(key), |crc, part| crc32c::crc32c_append(crc, part));
+    for length in [key.len(), record_bytes] {
+        let length = u32::try_from(length).expect("keys and records are bounded");
+        chunk.extend_from_slice(&length.to_le_bytes());
+    }
+    chunk.extend_from_slice(&crc.to_le_bytes());
+    chunk.extend_from_slice(key);
+    record.iter().for_each(|part| chunk.extend_from_slice(part));
+}
+
+/// A row of a snapshot, checked.
+pub(super) struct SnapshotRow<'a> {
+    /// Version.
+    pub(super) version: Version,
+    /// Uid.
+    pub(super) uid: model::ids::Uid,
+    /// Bytes.
+    pub(super) body: &'a [u8],
+}
+
+/// Reads a snapshot and checks all of it; rows come before the check is complete.
+pub(super) fn load(
+    path: &Path,
+    mut visit: impl FnMut(&[u8], SnapshotRow<'_>) -> io::Result<()>,
+) -> io::Result<Position> {
+    let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    let mut file = io::BufReader::with_capacity(CHUNK_BYTES, fs::File::open(path)?);
+    let mut head = [0; 48];
+    file.read_exact(&mut head)?;
+    if &head[..4] != MAGIC || head[4..6] != FORMAT.to_le_bytes() {
+        return Err(bad("not a snapshot of a known format"));
+    }
+    let position = state::decode_meta(&head[8..]).ok_or_else(|| bad("bad position"))?;
+    let (mut rows, mut buffer) = (0u32, Vec::new());
+    loop {
+        let mut header = [0; ROW_HEADER_BYTES];
+        file.read_exact(&mut header)?;
+        let word = |at: usize| {
+            u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes of the header"))
+        };
+        let (key_bytes, record_bytes, crc) = (word(0) as usize, word(4) as usize, word(8));
+        if key_bytes == 0 {
+            let complete = record_bytes == 0 && crc == rows && file.read(&mut [0])? == 0;
+            return complete.then_some(position).ok_or_else(|| bad("bad end"));
+        }
+        if key_bytes > STORE_KEY_BYTES_MAX
+            || record_bytes < RECORD_HEADER_BYTES
+            || record_bytes > STORE_ENTRY_BYTES_MAX
+        {
+            return Err(bad("bad lengths"));
+        }
+        buffer.resize(key_bytes + record_bytes, 0);
+        file.read_exact(&mut buffer)?;
+        let (key, raw) = buffer.split_at(key_bytes);
+        if crc32c::crc32c(&buffer) != crc {
+            return Err(bad("bad row"));
+        }
+        let (version, uid, body) = record::decode(key, raw).ok_or_else(|| bad("bad record"))?;
+        visit(key, SnapshotRow { version, uid, body })?;
+        rows += 1;
+    }
+}
+
+/// The newest snapshot in `dir` that is whole, and its position.
+pub(super) fn newest(dir: &Path) -> io::Result<Option<(PathBuf, Position)>> {
+    for path in paths(dir)?.into_iter().rev() {
+        match load(&path, |_, _| Ok(())) {
+            Ok(position) => return Ok(Some((path, position))),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "snapshot is damaged");
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The snapshots in `dir`, oldest first.
+fn paths(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    match fs::read_dir(dir) {
+        Ok(entries) => {
+            for entry in entries {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == "snapshot") {
+                    paths.push(path);
+                }
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn path(dir: &Path, position: Position) -> PathBuf {
+    dir.join(format!("{:016x}.snapshot", position.index))
+}

@@ -62,7 +62,7 @@ fn errors_say_what_happened_and_leave_nothing() {
         // The first container makes the pod's cgroup, which stays until the sandbox goes.
         keeper.start(board.start("pod", "first", "true")).await.expect("started");
         keeper.remove("first").await.expect("removed");
-        let before = Snapshot::take(board);
+        let before = Snapshot::at_rest(board).await;
         let mut start = board.start("pod", "c", "true");
         start.spec = board.spec_argv(&["/no/such/program"]);
         let (_, text) = refused(start).await;
@@ -344,7 +344,7 @@ fn nothing_is_left_after_twenty_rounds() {
             keeper.sandbox_remove("pod").await.expect("removed");
         };
         round(0).await;
-        let before = Snapshot::take(board);
+        let before = Snapshot::at_rest(board).await;
         for number in 1..=20 {
             round(number).await;
         }
@@ -355,7 +355,7 @@ fn nothing_is_left_after_twenty_rounds() {
 #[test]
 fn cleanup_removes_every_trace() {
     run("cleanup", async |board| {
-        let before = Snapshot::take(board);
+        let before = Snapshot::at_rest(board).await;
         let keeper = board.keeper().await;
         board.sandbox(&keeper, "pod").await;
         keeper.start(board.start("pod", "c", "sleep 1000")).await.expect("started");

@@ -1,5 +1,8 @@
 //! A board for tests of the keeper: run-dir, data-dir and an image of busybox, removed at the end.
 
+// Each binary that shares this harness uses a part of it.
+#![allow(dead_code, unreachable_pub)]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -130,7 +133,11 @@ impl Board {
                 return;
             }
             if begun.elapsed() > Duration::from_secs(10) {
-                assert_eq!(now, *before);
+                assert_eq!(now.mounts, before.mounts);
+                assert_eq!(now.cgroups, before.cgroups);
+                assert_eq!(now.files, before.files);
+                assert_eq!(now.processes, before.processes);
+                assert_eq!(now.descriptors, before.descriptors);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -159,12 +166,25 @@ impl Drop for Board {
 pub struct Snapshot {
     mounts: Vec<String>,
     cgroups: BTreeSet<PathBuf>,
-    processes: usize,
+    processes: Vec<String>,
     files: BTreeSet<PathBuf>,
     descriptors: usize,
 }
 
 impl Snapshot {
+    /// Once nothing changes any more: what was just asked for may still be ending.
+    pub async fn at_rest(board: &Board) -> Self {
+        let mut latest = Self::take(board);
+        let mut same = 0;
+        while same < 4 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let now = Self::take(board);
+            same = if now == latest { same + 1 } else { 0 };
+            latest = now;
+        }
+        latest
+    }
+
     pub fn take(board: &Board) -> Self {
         let here = board.dir.to_string_lossy().into_owned();
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("proc");
@@ -181,18 +201,21 @@ impl Snapshot {
         walk(&board.paths.run_dir, &mut |path| {
             files.insert(path.to_owned());
         });
-        let ours: Vec<PathBuf> = processes()
-            .filter(|process| {
-                let command = fs::read(process.join("cmdline")).unwrap_or_default();
-                String::from_utf8_lossy(&command).contains(&here)
-            })
-            .collect();
+        let ours: Vec<PathBuf> =
+            processes().filter(|process| command(process).contains(&here)).collect();
         let descriptors = ours
             .iter()
             .map(|process| fs::read_dir(process.join("fd")).map_or(0, Iterator::count))
             .sum();
-        Self { mounts, cgroups, processes: ours.len(), files, descriptors }
+        let mut commands: Vec<String> = ours.iter().map(|p| command(p)).collect();
+        commands.sort();
+        Self { mounts, cgroups, processes: commands, files, descriptors }
     }
+}
+
+fn command(process: &Path) -> String {
+    let bytes = fs::read(process.join("cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
 
 fn processes() -> impl Iterator<Item = PathBuf> {

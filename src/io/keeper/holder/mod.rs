@@ -35,6 +35,7 @@ use super::worker::Site;
 use connection::{Connection, Progress, make_blocking};
 use containers::Containers;
 use pumping::Pumping;
+use requests::refuse;
 use workers::Workers;
 
 /// What survives an upgrade by execve, and the rest of what a holder is started with.
@@ -153,7 +154,11 @@ impl Holder {
         let now = Instant::now();
         let connections = self.connections.iter().map(Connection::until);
         let waiting = self.waiting.iter().map(|waiting| waiting.until);
-        let others = [self.containers.next_deadline(), self.pumping.next_deadline()];
+        let others = [
+            self.containers.next_deadline(),
+            self.pumping.next_deadline(),
+            self.workers.next_deadline(),
+        ];
         let next = connections.chain(waiting).chain(others.into_iter().flatten()).min();
         next.map_or(PollTimeout::NONE, |next| {
             let left = next.saturating_duration_since(now) + Duration::from_millis(1);
@@ -192,11 +197,9 @@ impl Holder {
         match self.connections.swap_remove(index).advance() {
             Progress::Partial(connection) => self.connections.push(connection),
             Progress::Complete(request, stream) => self.handle(request, stream),
-            Progress::Garbage(error, mut stream) => {
-                let text = error.to_string();
-                let failed = ResponseV1::Failed { refusal: Refusal::Unsupported, text };
+            Progress::Garbage(error, stream) => {
                 if make_blocking(&stream).is_ok() {
-                    let _ = wire::write(&mut stream, &failed);
+                    refuse(stream, Refusal::Unsupported, &error.to_string());
                 }
             }
             Progress::Gone => {}
@@ -255,16 +258,16 @@ impl Holder {
             self.subscribers.retain_mut(|stream| io::Write::write_all(stream, &event).is_ok());
         }
         let now = Instant::now();
+        self.workers.kill_overdue(now);
         for index in (0..self.waiting.len()).rev() {
             let Waiting { request, until, .. } = &self.waiting[index];
             if self.is_ready(request) {
                 let Waiting { request, stream, .. } = self.waiting.swap_remove(index);
                 self.perform(request, stream);
             } else if *until <= now {
-                let Waiting { mut stream, .. } = self.waiting.swap_remove(index);
-                let text = "what it waits for does not end, even when killed".to_owned();
-                let failed = ResponseV1::Failed { refusal: Refusal::Failed, text };
-                let _ = wire::write(&mut stream, &failed);
+                let Waiting { stream, .. } = self.waiting.swap_remove(index);
+                let text = "what it waits for does not end, even when killed";
+                refuse(stream, Refusal::Failed, text);
             }
         }
     }

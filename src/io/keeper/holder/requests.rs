@@ -1,9 +1,10 @@
 //! What the holder does with each request: answers it, or forks a worker that does.
 
+use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use model::limits::CONTAINERS_MAX;
+use model::limits::{CONTAINERS_MAX, KEEPER_CONNECTIONS_MAX};
 
 use super::{Holder, Waiting};
 use crate::io::keeper::paths::check_id;
@@ -23,6 +24,8 @@ impl Holder {
         }
         if self.is_ready(&request) {
             self.perform(request, stream);
+        } else if self.waiting.len() >= KEEPER_CONNECTIONS_MAX {
+            refuse(stream, Refusal::Exhausted, "too many requests wait for containers to end");
         } else {
             self.waiting.push(Waiting { request, stream, until: Instant::now() + WAIT });
         }
@@ -41,13 +44,12 @@ impl Holder {
     }
 
     pub(super) fn perform(&mut self, request: RequestV1, mut stream: UnixStream) {
-        let response = match self.respond(request, &stream) {
-            Ok(None) => return,
-            Ok(Some(response)) => response,
-            Err(Failure { refusal, text }) => ResponseV1::Failed { refusal, text },
-        };
-        // A client that went away has no use for its answer.
-        let _ = wire::write(&mut stream, &response);
+        match self.respond(request, &stream) {
+            Ok(None) => {}
+            // A client that went away has no use for its answer.
+            Ok(Some(response)) => drop(wire::write(&mut stream, &response)),
+            Err(Failure { refusal, text }) => refuse(stream, refusal, &text),
+        }
     }
 
     /// The answer; none when a worker gives it, or the stream goes on.
@@ -73,15 +75,20 @@ impl Holder {
             }
             RequestV1::Exec(exec) => {
                 self.containers.check_running(&exec.id)?;
-                workers.run(stream, |stream| exec::run(site, &exec, stream))?;
+                let time = Duration::from_millis(exec.timeout_ms.into());
+                workers.run(stream, time, |stream| exec::run(site, &exec, stream))?;
             }
             RequestV1::SandboxCreate(new) => {
                 check_id(&new.uid)?;
-                workers.run(stream, |stream| sandbox::run_create(site, &new, stream))?;
+                workers.run(stream, Duration::ZERO, |stream| {
+                    sandbox::run_create(site, &new, stream)
+                })?;
             }
             RequestV1::SandboxRemove { uid } => {
                 check_id(&uid)?;
-                workers.run(stream, |stream| sandbox::run_remove(site, &uid, stream))?;
+                workers.run(stream, Duration::ZERO, |stream| {
+                    sandbox::run_remove(site, &uid, stream)
+                })?;
             }
             RequestV1::Upgrade { exe } => {
                 let error = self.upgrade(&exe, stream);
@@ -121,10 +128,25 @@ impl Holder {
 
     /// Sends the state of everything, then keeps the stream for exits.
     fn subscribe(&mut self, stream: &UnixStream) -> Result<(), Failure> {
+        self.subscribers.retain(is_open);
+        if self.subscribers.len() >= KEEPER_CONNECTIONS_MAX {
+            return Err(Failure::new(Refusal::Exhausted, "too many clients watch events"));
+        }
         let mut stream = stream.try_clone()?;
         wire::write(&mut stream, &ResponseV1::States(self.containers.states()))?;
         stream.set_nonblocking(true)?;
         self.subscribers.push(stream);
         Ok(())
     }
+}
+
+/// Tells a client no.
+pub(super) fn refuse(mut stream: UnixStream, refusal: Refusal, text: &str) {
+    let _ = wire::write(&mut stream, &ResponseV1::Failed { refusal, text: text.to_owned() });
+}
+
+/// Whether the other side of a non-blocking stream, which never sends anything, is still there.
+fn is_open(stream: &UnixStream) -> bool {
+    let mut stream = stream;
+    matches!(stream.read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }

@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-use crate::io::keeper::process::{close_others, fork, now_micros};
+use crate::io::keeper::process::{PidFd, close_others, fork, now_micros};
 use crate::io::keeper::wire::{ExitV1, StartHeaderV1};
 use crate::io::keeper::worker::{Failure, Site, answer, remove, start};
+
+/// Longest time for a start, a removal or a sandbox; an exec has its own on top.
+const WORK_WAIT: Duration = Duration::from_secs(90);
 
 /// What a worker is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +30,14 @@ pub(super) struct Worker {
     /// The container it is about; empty for others.
     pub(super) id: String,
     report: Option<UnixStream>,
+    /// When it is taken to hang.
+    until: Instant,
+}
+
+impl Worker {
+    fn new(job: Job, id: &str, time: Duration) -> Self {
+        Self { job, id: id.to_owned(), report: None, until: Instant::now() + time }
+    }
 }
 
 /// All of them, by pid.
@@ -35,6 +47,23 @@ pub(super) struct Workers(BTreeMap<u32, Worker>);
 impl Workers {
     pub(super) fn count(&self) -> usize {
         self.0.len()
+    }
+
+    /// When the next worker is taken to hang.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.0.values().map(|worker| worker.until).min()
+    }
+
+    /// Kills workers that hang; their clients see the connection end.
+    pub(super) fn kill_overdue(&mut self, now: Instant) {
+        for (pid, worker) in self.0.iter_mut().filter(|(_, worker)| worker.until <= now) {
+            eprintln!("holder: worker {pid} ({:?} {}) hangs", worker.job, worker.id);
+            worker.until = now + WORK_WAIT;
+            // Our own child, not reaped: the handle is for nobody else.
+            if let Ok(process) = PidFd::open(*pid) {
+                let _ = process.signal(libc::SIGKILL);
+            }
+        }
     }
 
     /// Whether a worker makes or removes this container.
@@ -79,8 +108,8 @@ impl Workers {
                 _ => 1,
             }
         })?;
-        let worker = Worker { job: Job::Start, id: header.id.clone(), report: Some(ours) };
-        self.0.insert(pid, worker);
+        let worker = Worker::new(Job::Start, &header.id, WORK_WAIT);
+        self.0.insert(pid, Worker { report: Some(ours), ..worker });
         Ok(())
     }
 
@@ -94,17 +123,17 @@ impl Workers {
         });
         match forked {
             Ok(pid) => {
-                let worker = Worker { job: Job::Remove, id: id.to_owned(), report: None };
-                self.0.insert(pid, worker);
+                self.0.insert(pid, Worker::new(Job::Remove, id, WORK_WAIT));
             }
             Err(error) => refuse(stream, error),
         }
     }
 
-    /// Forks a worker that owns `stream`.
+    /// Forks a worker that owns `stream` and may take `time` more than others.
     pub(super) fn run(
         &mut self,
         stream: &UnixStream,
+        time: Duration,
         body: impl FnOnce(UnixStream) -> u8,
     ) -> Result<(), Failure> {
         let keep = [stream.as_raw_fd()];
@@ -112,7 +141,7 @@ impl Workers {
             close_others(&keep);
             stream.try_clone().map_or(1, body)
         })?;
-        self.0.insert(pid, Worker { job: Job::Other, id: String::new(), report: None });
+        self.0.insert(pid, Worker::new(Job::Other, "", WORK_WAIT + time));
         Ok(())
     }
 }

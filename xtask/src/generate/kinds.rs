@@ -2,6 +2,7 @@
 //! kind everywhere: routes, discovery, OpenAPI, schemas, protobuf, tables.
 
 /// A kind by its path, and what the recorded data does not say about it.
+#[derive(Clone)]
 pub(super) struct Kind {
     /// `""` is the core group.
     pub group: &'static str,

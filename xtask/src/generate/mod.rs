@@ -19,6 +19,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+use kinds::Kind;
 use source::Source;
 
 /// Writes the generated files, or with `--check` compares them.
@@ -26,7 +27,7 @@ pub(crate) fn generate(words: &[String]) -> Result<()> {
     let check = words.iter().any(|word| word == "--check");
     ensure!(words.iter().all(|word| word == "--check"), "usage: cargo xtask generate [--check]");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent")?;
-    let made = make(root)?;
+    let made = make(root, kinds::KINDS)?;
     let mut stale = Vec::new();
     for (path, bytes) in made {
         let known = fs::read(root.join(&path)).unwrap_or_default();
@@ -47,9 +48,9 @@ pub(crate) fn generate(words: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn make(root: &Path) -> Result<[(PathBuf, Vec<u8>); 2]> {
+fn make(root: &Path, kinds: &[Kind]) -> Result<[(PathBuf, Vec<u8>); 2]> {
     let source = Source::read(&root.join("data/kubernetes-1.36"))?;
-    let rows = rows::rows(&source, kinds::KINDS)?;
+    let rows = rows::rows(&source, kinds)?;
     let mut roots: Vec<String> = kinds::EXTRA_SCHEMAS.iter().map(|s| (*s).to_owned()).collect();
     for row in &rows {
         let group = row.kind.group;
@@ -84,4 +85,30 @@ fn rustfmt(text: &str) -> Result<Vec<u8>> {
     let output = child.wait_with_output()?;
     ensure!(output.status.success(), "rustfmt refused the generated rows");
     Ok(output.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checked_in_tables_match_the_data() {
+        generate(&["--check".into()]).unwrap();
+    }
+
+    #[test]
+    fn a_kind_that_is_not_listed_leaves_no_trace() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let mut kinds: Vec<Kind> = Vec::new();
+        kinds.extend(kinds::KINDS.iter().filter(|k| k.plural != "endpointslices").cloned());
+        assert_eq!(kinds.len() + 1, kinds::KINDS.len());
+        for (path, bytes) in make(root, &kinds).unwrap() {
+            let text = String::from_utf8_lossy(&bytes);
+            assert!(!text.to_lowercase().contains("endpointslice"), "{}", path.display());
+            assert!(text.contains("Endpoints"), "{}", path.display());
+        }
+        kinds.push(kinds[0].clone());
+        kinds.last_mut().unwrap().plural = "nothing";
+        assert!(make(root, &kinds).is_err());
+    }
 }

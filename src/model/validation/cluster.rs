@@ -6,7 +6,8 @@ use super::container::push;
 use super::error::FieldError;
 use super::names;
 use super::placement::EFFECTS;
-use super::read::{list, number, text};
+use super::read::{list, number, object, text};
+use super::resources::not_negative;
 
 /// Faults of a Namespace beyond its metadata.
 pub(super) fn namespace(namespace: &Value, errors: &mut Vec<FieldError>) {
@@ -49,6 +50,15 @@ pub(super) fn node(node: &Value, errors: &mut Vec<FieldError>) {
             errors.push(fault);
         }
         seen.push((key, effect));
+    }
+    for what in ["capacity", "allocatable"] {
+        for (name, value) in object(&node["status"], what).into_iter().flatten() {
+            not_negative(value, &format!("status.{what}.{name}"), errors);
+        }
+    }
+    for (index, range) in list(&node["spec"], "podCIDRs").iter().enumerate() {
+        let range = range.as_str().unwrap_or("");
+        push(errors, &format!("spec.podCIDRs[{index}]"), range, names::cidr(range));
     }
 }
 

@@ -8,6 +8,7 @@
 mod cluster;
 mod config;
 mod container;
+mod endpoints;
 mod env;
 pub mod error;
 mod meta;
@@ -102,8 +103,8 @@ fn content(kind: &str, new: &Value, errors: &mut Vec<FieldError>) {
     let spec = &new["spec"];
     match kind {
         "/services" => service::service(new, errors),
-        "/endpoints" => service::endpoints(new, errors),
-        "discovery.k8s.io/endpointslices" => service::endpoint_slice(new, errors),
+        "/endpoints" => endpoints::endpoints(new, errors),
+        "discovery.k8s.io/endpointslices" => endpoints::endpoint_slice(new, errors),
         "/configmaps" => config::config_map(new, errors),
         "/secrets" => config::secret(new, errors),
         "/namespaces" => cluster::namespace(new, errors),

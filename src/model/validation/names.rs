@@ -232,6 +232,23 @@ pub fn ip(text: &str) -> Vec<String> {
     vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()]
 }
 
+/// A range of addresses, `10.42.0.0/24`.
+pub fn cidr(text: &str) -> Vec<String> {
+    let valid = text.split_once('/').is_some_and(|(address, bits)| {
+        let most = match address.parse::<std::net::IpAddr>() {
+            Ok(std::net::IpAddr::V4(_)) => 32,
+            Ok(std::net::IpAddr::V6(_)) => 128,
+            Err(_) => return false,
+        };
+        let digits = !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit());
+        digits && bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+    });
+    if valid {
+        return Vec::new();
+    }
+    vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".into()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,6 +283,8 @@ mod tests {
         check(port_number(0), 1, "zero");
         check(percent("25%"), 0, "percent");
         check(percent("%"), 1, "no digits");
+        check(cidr("10.0.0.0/8"), 0, "range");
+        check(cidr("10.0.0.0/33"), 1, "range too narrow");
         check(ip("::1"), 0, "ip");
         check(ip("1.2.3"), 1, "short ip");
     }

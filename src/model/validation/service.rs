@@ -1,4 +1,4 @@
-//! Faults of services, endpoints and endpoint slices.
+//! Faults of services.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,11 +13,6 @@ use super::read::{given, list, number, text};
 
 /// Longest `ClientIP` affinity: a day.
 const AFFINITY_SECONDS_MAX: i64 = 86_400;
-/// Endpoints of a slice, and addresses of an endpoint.
-const SLICE_ENDPOINTS_MAX: usize = 1_000;
-const ENDPOINT_ADDRESSES_MAX: usize = 100;
-const SLICE_PORTS_MAX: usize = 20_000;
-
 /// Faults of a Service beyond its metadata.
 pub(super) fn service(service: &Value, errors: &mut Vec<FieldError>) {
     let spec = &service["spec"];
@@ -139,50 +134,83 @@ fn affinity(spec: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
+/// `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` say the same thing.
 fn addresses(spec: &Value, errors: &mut Vec<FieldError>) {
+    let all: Vec<&str> = texts(spec, "clusterIPs");
+    let families: Vec<&str> = texts(spec, "ipFamilies");
+    let one = text(spec, "clusterIP");
+    let shown = || spec["clusterIPs"].clone();
+    let field = "spec.clusterIPs";
+    match (one, all.first()) {
+        ("", Some(_)) => {
+            let sentence = "must be empty when `clusterIP` is not specified";
+            errors.push(FieldError::invalid(field, shown(), sentence));
+        }
+        ("", None) => {}
+        (_, None) => errors.push(FieldError::required(field, "")),
+        (one, Some(first)) if one != *first => {
+            let sentence = "first value must match `clusterIP`";
+            errors.push(FieldError::invalid(field, shown(), sentence));
+        }
+        _ => {}
+    }
+    for (index, family) in families.iter().enumerate() {
+        let field = format!("spec.ipFamilies[{index}]");
+        if !["IPv4", "IPv6"].contains(family) {
+            errors.push(FieldError::not_supported(&field, *family, &["IPv4", "IPv6"]));
+        }
+        if families[..index].contains(family) {
+            errors.push(FieldError::duplicate(field, *family));
+        }
+    }
     let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
     let policy = text(spec, "ipFamilyPolicy");
     if !policy.is_empty() && !policies.contains(&policy) {
         errors.push(FieldError::not_supported("spec.ipFamilyPolicy", policy, &policies));
     }
-    let families: Vec<&str> =
-        list(spec, "ipFamilies").iter().map(|f| f.as_str().unwrap_or("")).collect();
-    for (index, family) in families.iter().enumerate() {
-        let field = format!("spec.ipFamilies[{index}]");
-        if !["IPv4", "IPv6"].contains(family) {
-            errors.push(FieldError::not_supported(field, *family, &["IPv4", "IPv6"]));
-        } else if families[..index].contains(family) {
-            errors.push(FieldError::duplicate(field, *family));
+    if !valid_addresses(&all, shown(), errors) {
+        return;
+    }
+    let six = |address: &&str| address.contains(':');
+    if all.len() > 1 && all.iter().all(six) | !all.iter().any(six) {
+        let sentence = "may specify no more than one IP for each IP family";
+        errors.push(FieldError::invalid(field, shown(), sentence));
+    }
+    if all == ["None"] {
+        return;
+    }
+    for (index, (address, family)) in all.iter().zip(&families).enumerate() {
+        if ["IPv4", "IPv6"].contains(family) && (*family == "IPv6") != six(address) {
+            let sentence =
+                format!("expected an {family} value as indicated by `ipFamilies[{index}]`");
+            errors.push(FieldError::invalid(format!("{field}[{index}]"), *address, sentence));
         }
     }
-    let all: Vec<&str> =
-        list(spec, "clusterIPs").iter().map(|a| a.as_str().unwrap_or("")).collect();
-    let one = text(spec, "clusterIP");
-    let shown = || spec["clusterIPs"].clone();
-    if one.is_empty() && !all.is_empty() {
-        let sentence = "must be empty when `clusterIP` is not specified";
-        errors.push(FieldError::invalid("spec.clusterIPs", shown(), sentence));
-    }
-    if !one.is_empty() && all.first().is_some_and(|first| *first != one) {
-        let sentence = "first value must match `clusterIP`";
-        errors.push(FieldError::invalid("spec.clusterIPs", shown(), sentence));
-    }
-    if all.len() > 2 {
-        let sentence = "may only hold up to 2 values";
-        errors.push(FieldError::invalid("spec.clusterIPs", shown(), sentence));
-    }
+}
+
+/// Whether each of `clusterIPs` is an address (or the only one is `None`), and not too many are.
+fn valid_addresses(all: &[&str], shown: Value, errors: &mut Vec<FieldError>) -> bool {
+    let before = errors.len();
     for (index, address) in all.iter().enumerate() {
-        if *address == "None" && all.len() == 1 || address.is_empty() {
+        if index == 0 && *address == "None" {
+            if all.len() > 1 {
+                let sentence = "'None' must be the first and only value";
+                errors.push(FieldError::invalid("spec.clusterIPs", shown.clone(), sentence));
+            }
             continue;
         }
-        let field = format!("spec.clusterIPs[{index}]");
-        if *address == "None" {
-            let sentence = "first value must be 'None' and no other may follow it";
-            errors.push(FieldError::invalid(field, *address, sentence));
-        } else {
-            push(errors, &field, *address, names::ip(address));
-        }
+        push(errors, &format!("spec.clusterIPs[{index}]"), *address, names::ip(address));
     }
+    let valid = errors.len() == before;
+    if all.len() > 2 {
+        let sentence = "may only hold up to 2 values";
+        errors.push(FieldError::invalid("spec.clusterIPs", shown, sentence));
+    }
+    valid
+}
+
+fn texts<'a>(spec: &'a Value, name: &str) -> Vec<&'a str> {
+    list(spec, name).iter().map(|item| item.as_str().unwrap_or("")).collect()
 }
 
 fn port_conflicts(ports: &[Value], kind: &str, errors: &mut Vec<FieldError>) {
@@ -256,33 +284,55 @@ fn traffic(spec: &Value, kind: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// A service keeps its addresses, unless its type changes to or from one without.
+/// A service keeps its addresses and their families, unless its type changes to or from one without.
 pub(super) fn service_update(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
     let (new, old) = (&new["spec"], &old["spec"]);
-    let headless = |spec| text(spec, "clusterIP") == "None";
     if text(new, "type") == "ExternalName" || text(old, "type") == "ExternalName" {
         return;
     }
-    if headless(new) && headless(old) {
-        return;
+    let headless = |spec| texts(spec, "clusterIPs") == ["None"];
+    if !(headless(new) && headless(old)) {
+        kept(new, old, "clusterIPs", "clusterIP", errors);
     }
-    let (after, before) = (list(new, "clusterIPs"), list(old, "clusterIPs"));
-    let shown = new.get("clusterIPs").cloned().unwrap_or(Value::Null);
-    if after.is_empty() && !before.is_empty() {
-        let sentence = "primary clusterIP can not be unset";
-        errors.push(FieldError::invalid("spec.clusterIPs[0]", shown, sentence));
-        return;
-    }
-    for (index, (after, before)) in after.iter().zip(before).enumerate() {
-        if after != before {
-            let field = format!("spec.clusterIPs[{index}]");
-            let sentence = "may not change once set";
-            errors.push(FieldError::invalid(field, shown.clone(), sentence));
-        }
+    if !headless(new) && !headless(old) {
+        kept(new, old, "ipFamilies", "ipFamily", errors);
     }
 }
 
-fn special_address(text: &str, address: IpAddr, field: &str, errors: &mut Vec<FieldError>) {
+/// The first value of a list stays; the second may come, and go with a policy of a single stack.
+fn kept(new: &Value, old: &Value, name: &str, one: &str, errors: &mut Vec<FieldError>) {
+    let (after, before) = (texts(new, name), texts(old, name));
+    let shown = new.get(name).cloned().unwrap_or(Value::Null);
+    if after.len() == before.len() {
+        for (index, _) in after.iter().zip(&before).enumerate().filter(|(_, (a, b))| a != b) {
+            let field = format!("spec.{name}[{index}]");
+            errors.push(FieldError::invalid(field, shown.clone(), "may not change once set"));
+        }
+        return;
+    }
+    if after.is_empty() {
+        let sentence = format!("primary {one} can not be unset");
+        errors.push(FieldError::invalid(format!("spec.{name}[0]"), shown, sentence));
+        return;
+    }
+    if before.first().is_some_and(|first| *first != after[0]) {
+        let field = format!("spec.{name}[0]");
+        errors.push(FieldError::invalid(field, shown, "may not change once set"));
+    }
+    let policy = new.get("ipFamilyPolicy").cloned().unwrap_or(Value::Null);
+    if after.len() == 1 && before.len() > 1 && policy != "SingleStack" {
+        let sentence = format!("must be set to 'SingleStack' when releasing the secondary {one}");
+        errors.push(FieldError::invalid("spec.ipFamilyPolicy", policy, sentence));
+    }
+}
+
+/// An address that no service or endpoint can have.
+pub(super) fn special_address(
+    text: &str,
+    address: IpAddr,
+    field: &str,
+    errors: &mut Vec<FieldError>,
+) {
     let link_local = match address {
         IpAddr::V4(four) => four.is_link_local(),
         IpAddr::V6(six) => six.segments()[0] & 0xffc0 == 0xfe80,
@@ -301,119 +351,4 @@ fn special_address(text: &str, address: IpAddr, field: &str, errors: &mut Vec<Fi
         () => return,
     };
     errors.push(FieldError::invalid(field, text, sentence));
-}
-
-/// Faults of an Endpoints object beyond its metadata.
-pub(super) fn endpoints(endpoints: &Value, errors: &mut Vec<FieldError>) {
-    for (index, subset) in list(endpoints, "subsets").iter().enumerate() {
-        let field = format!("subsets[{index}]");
-        let lists = ["addresses", "notReadyAddresses"];
-        if lists.iter().all(|name| list(subset, name).is_empty()) {
-            let sentence = "must specify `addresses` or `notReadyAddresses`";
-            errors.push(FieldError::required(&field, sentence));
-        }
-        for name in lists {
-            for (at, address) in list(subset, name).iter().enumerate() {
-                let field = format!("{field}.{name}[{at}].ip");
-                let word = text(address, "ip");
-                match word.parse::<IpAddr>() {
-                    Err(_) => push(errors, &field, word, names::ip(word)),
-                    Ok(parsed) => special_address(word, parsed, &field, errors),
-                }
-            }
-        }
-        let ports = list(subset, "ports");
-        for (at, port) in ports.iter().enumerate() {
-            let field = format!("{field}.ports[{at}]");
-            match text(port, "name") {
-                "" if ports.len() > 1 => {
-                    errors.push(FieldError::required(format!("{field}.name"), ""));
-                }
-                "" => {}
-                name => push(errors, &format!("{field}.name"), name, names::label(name)),
-            }
-            let n = number(port, "port").unwrap_or(0);
-            push(errors, &format!("{field}.port"), n, names::port_number(n));
-            one_of(port, "protocol", &PROTOCOLS, &field, errors);
-        }
-    }
-}
-
-/// Faults of an EndpointSlice beyond its metadata.
-pub(super) fn endpoint_slice(slice: &Value, errors: &mut Vec<FieldError>) {
-    let family = text(slice, "addressType");
-    let endpoints = list(slice, "endpoints");
-    if endpoints.len() > SLICE_ENDPOINTS_MAX {
-        let count = endpoints.len();
-        errors.push(FieldError::too_many("endpoints", count, SLICE_ENDPOINTS_MAX));
-    } else {
-        for (index, endpoint) in endpoints.iter().enumerate() {
-            slice_endpoint(endpoint, family, &format!("endpoints[{index}]"), errors);
-        }
-    }
-    slice_ports(list(slice, "ports"), errors);
-    let families = ["FQDN", "IPv4", "IPv6"];
-    match family {
-        "" => errors.push(FieldError::required("addressType", "")),
-        word if families.contains(&word) => {}
-        word => errors.push(FieldError::not_supported("addressType", word, &families)),
-    }
-}
-
-fn slice_endpoint(endpoint: &Value, family: &str, field: &str, errors: &mut Vec<FieldError>) {
-    let addresses = list(endpoint, "addresses");
-    let here = format!("{field}.addresses");
-    if addresses.is_empty() {
-        errors.push(FieldError::required(&here, "must contain at least 1 address"));
-    } else if addresses.len() > ENDPOINT_ADDRESSES_MAX {
-        let count = addresses.len();
-        errors.push(FieldError::too_many(&here, count, ENDPOINT_ADDRESSES_MAX));
-    }
-    for (index, address) in addresses.iter().enumerate() {
-        let field = format!("{here}[{index}]");
-        let word = address.as_str().unwrap_or("");
-        match (family, word.parse::<IpAddr>()) {
-            ("IPv4" | "IPv6", Err(_)) => push(errors, &field, word, names::ip(word)),
-            ("IPv4", Ok(IpAddr::V6(_))) => {
-                errors.push(FieldError::invalid(field, word, "must be an IPv4 address"));
-            }
-            ("IPv6", Ok(IpAddr::V4(_))) => {
-                errors.push(FieldError::invalid(field, word, "must be an IPv6 address"));
-            }
-            ("IPv4" | "IPv6", Ok(parsed)) => special_address(word, parsed, &field, errors),
-            ("FQDN", _) => push(errors, &field, word, names::subdomain(word)),
-            _ => {}
-        }
-    }
-    let node = text(endpoint, "nodeName");
-    if !node.is_empty() {
-        push(errors, &format!("{field}.nodeName"), node, names::subdomain(node));
-    }
-    meta::labels(
-        endpoint.get("deprecatedTopology"),
-        &format!("{field}.deprecatedTopology"),
-        errors,
-    );
-}
-
-fn slice_ports(ports: &[Value], errors: &mut Vec<FieldError>) {
-    if ports.len() > SLICE_PORTS_MAX {
-        errors.push(FieldError::too_many("ports", ports.len(), SLICE_PORTS_MAX));
-        return;
-    }
-    let mut seen = BTreeSet::new();
-    for (index, port) in ports.iter().enumerate() {
-        let field = format!("ports[{index}]");
-        let name = text(port, "name");
-        if !name.is_empty() {
-            push(errors, &format!("{field}.name"), name, names::port_name(name));
-        }
-        if !seen.insert(name) {
-            errors.push(FieldError::duplicate(format!("{field}.name"), name));
-        }
-        if let Some(n) = number(port, "port") {
-            push(errors, &format!("{field}.port"), n, names::port_number(n));
-        }
-        one_of(port, "protocol", &PROTOCOLS, &field, errors);
-    }
 }

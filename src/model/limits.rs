@@ -138,6 +138,8 @@ pub const LABEL_BYTES_MAX: usize = 63;
 pub const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 /// Largest sum of a Secret's or ConfigMap's data (kube-apiserver's own limit).
 pub const CONFIG_DATA_BYTES_MAX: usize = 1024 * 1024;
+/// Faults that one refusal lists; a real API server has no such bound.
+pub const FAULTS_MAX: usize = 1024;
 /// How long a pod stays bound to a board that is not ready or unreachable; kube-apiserver's default is
 /// 300 s, too long for a cluster whose whole promise is a quick move.
 pub const POD_TOLERATION_SECONDS: i64 = 25;

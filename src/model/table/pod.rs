@@ -3,6 +3,8 @@
 //! The word is the last that applies of: phase, reason, scheduling gate, the state of the first init
 //! container that is not done, the state of the first container that is not running, deletion.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::{NONE, age, duration, list, name, number, or, text};
@@ -100,11 +102,12 @@ struct Init {
 
 fn init_containers(pod: &Value) -> Init {
     let specs = list(pod, "/spec/initContainers");
+    let sidecars: BTreeSet<&str> =
+        specs.iter().filter(|c| is_sidecar(c)).map(|c| text(c, "/name")).collect();
     let mut init = Init::default();
     for (index, status) in list(pod, "/status/initContainerStatuses").iter().enumerate() {
         init.all.add(status);
-        let name = text(status, "/name");
-        let sidecar = specs.iter().any(|c| text(c, "/name") == name && is_sidecar(c));
+        let sidecar = sidecars.contains(text(status, "/name"));
         if sidecar {
             init.sidecars.add(status);
         }

@@ -1,16 +1,18 @@
 //! Faults of namespaces, nodes, events and leases.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::container::push;
-use super::error::FieldError;
+use super::error::{Faults, FieldError};
 use super::names;
 use super::placement::EFFECTS;
 use super::read::{list, number, object, text};
 use super::resources::not_negative;
 
 /// Faults of a Namespace beyond its metadata.
-pub(super) fn namespace(namespace: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn namespace(namespace: &Value, errors: &mut Faults) {
     for name in list(&namespace["spec"], "finalizers") {
         let name = name.as_str().unwrap_or("");
         let field = "spec.finalizers";
@@ -24,8 +26,8 @@ pub(super) fn namespace(namespace: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// Faults of a Node beyond its metadata.
-pub(super) fn node(node: &Value, errors: &mut Vec<FieldError>) {
-    let mut seen = Vec::new();
+pub(super) fn node(node: &Value, errors: &mut Faults) {
+    let mut seen = BTreeSet::new();
     for (index, taint) in list(&node["spec"], "taints").iter().enumerate() {
         // The real server reports taints under metadata.
         let field = format!("metadata.taints[{index}]");
@@ -44,12 +46,11 @@ pub(super) fn node(node: &Value, errors: &mut Vec<FieldError>) {
                 FieldError::not_supported(field, effect, &EFFECTS)
             });
         }
-        if seen.contains(&(key, effect)) {
+        if !seen.insert((key, effect)) {
             let mut fault = FieldError::duplicate(&field, taint.clone());
             fault.detail = "taints must be unique by key and effect pair".into();
             errors.push(fault);
         }
-        seen.push((key, effect));
     }
     for what in ["capacity", "allocatable"] {
         for (name, value) in object(&node["status"], what).into_iter().flatten() {
@@ -63,7 +64,7 @@ pub(super) fn node(node: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// What a node may not change once it is set.
-pub(super) fn node_update(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn node_update(new: &Value, old: &Value, errors: &mut Faults) {
     let (new, old) = (&new["spec"], &old["spec"]);
     let before = list(old, "podCIDRs");
     if !before.is_empty() && list(new, "podCIDRs") != before {
@@ -78,7 +79,7 @@ pub(super) fn node_update(new: &Value, old: &Value, errors: &mut Vec<FieldError>
 }
 
 /// Faults of an Event beyond its metadata.
-pub(super) fn event(event: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn event(event: &Value, errors: &mut Faults) {
     let namespace = text(&event["metadata"], "namespace");
     let about = text(&event["involvedObject"], "namespace");
     let fits = if about.is_empty() {
@@ -93,7 +94,7 @@ pub(super) fn event(event: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// Faults of a Lease beyond its metadata.
-pub(super) fn lease(lease: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn lease(lease: &Value, errors: &mut Faults) {
     let spec = &lease["spec"];
     if let Some(seconds) = number(spec, "leaseDurationSeconds").filter(|n| *n <= 0) {
         let sentence = "must be greater than 0";

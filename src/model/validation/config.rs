@@ -5,14 +5,14 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
 use super::container::push;
-use super::error::FieldError;
+use super::error::{Faults, FieldError};
 use super::meta::{entries, immutable};
 use super::names;
 use super::read::{object, text, truth};
 use crate::limits::CONFIG_DATA_BYTES_MAX;
 
 /// Faults of a ConfigMap beyond its metadata.
-pub(super) fn config_map(map: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn config_map(map: &Value, errors: &mut Faults) {
     let mut bytes = 0;
     for (field, other) in [("data", "binaryData"), ("binaryData", "data")] {
         for (key, value) in entries(map.get(field)) {
@@ -32,7 +32,7 @@ pub(super) fn config_map(map: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// Faults of a Secret beyond its metadata.
-pub(super) fn secret(secret: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn secret(secret: &Value, errors: &mut Faults) {
     let mut bytes = 0;
     for (key, value) in entries(secret.get("data")) {
         push(errors, &format!("data[{key}]"), key.as_str(), names::config_key(key));
@@ -76,7 +76,7 @@ pub(super) fn secret(secret: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn docker(key: &str, value: Option<&str>, errors: &mut Vec<FieldError>) {
+fn docker(key: &str, value: Option<&str>, errors: &mut Faults) {
     let field = format!("data[{key}]");
     let Some(value) = value else {
         errors.push(FieldError::required(field, ""));
@@ -93,7 +93,7 @@ fn docker(key: &str, value: Option<&str>, errors: &mut Vec<FieldError>) {
 }
 
 /// Faults of a change of an object whose data may be sealed by `immutable`.
-pub(super) fn sealed(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn sealed(new: &Value, old: &Value, errors: &mut Faults) {
     if !truth(old, "immutable") {
         return;
     }
@@ -110,7 +110,7 @@ pub(super) fn sealed(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// A Secret keeps its type.
-pub(super) fn secret_type(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn secret_type(new: &Value, old: &Value, errors: &mut Faults) {
     immutable("type", new.get("type"), old.get("type"), errors);
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::env;
-use super::error::FieldError;
+use super::error::{Faults, FieldError};
 use super::meta::not_negative;
 use super::names;
 use super::read::{given, list, number, text, truth};
@@ -21,7 +21,7 @@ pub(super) type Volumes<'a> = BTreeSet<&'a str>;
 
 /// Pushes one `Invalid` for each sentence.
 pub(super) fn push(
-    errors: &mut Vec<FieldError>,
+    errors: &mut Faults,
     field: &str,
     value: impl Into<Value> + Clone,
     sentences: Vec<String>,
@@ -30,12 +30,7 @@ pub(super) fn push(
 }
 
 /// Faults of the regular containers of `spec`.
-pub(super) fn containers(
-    spec: &Value,
-    volumes: &Volumes<'_>,
-    field: &str,
-    errors: &mut Vec<FieldError>,
-) {
+pub(super) fn containers(spec: &Value, volumes: &Volumes<'_>, field: &str, errors: &mut Faults) {
     let all = list(spec, "containers");
     if all.is_empty() {
         errors.push(FieldError::required(field, ""));
@@ -59,7 +54,7 @@ pub(super) fn init_containers(
     spec: &Value,
     volumes: &Volumes<'_>,
     field: &str,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Faults,
 ) {
     let mut seen: BTreeSet<&str> =
         list(spec, "containers").iter().map(|c| text(c, "name")).collect();
@@ -84,7 +79,7 @@ pub(super) fn init_containers(
     }
 }
 
-fn common(container: &Value, volumes: &Volumes<'_>, field: &str, errors: &mut Vec<FieldError>) {
+fn common(container: &Value, volumes: &Volumes<'_>, field: &str, errors: &mut Faults) {
     let at = |name: &str| format!("{field}.{name}");
     match text(container, "name") {
         "" => errors.push(FieldError::required(at("name"), "")),
@@ -118,7 +113,7 @@ pub(super) fn one_of(
     name: &str,
     supported: &[&str],
     field: &str,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Faults,
 ) {
     let field = format!("{field}.{name}");
     match text(value, name) {
@@ -128,7 +123,7 @@ pub(super) fn one_of(
     }
 }
 
-fn ports(ports: &[Value], field: &str, errors: &mut Vec<FieldError>) {
+fn ports(ports: &[Value], field: &str, errors: &mut Faults) {
     let mut seen = BTreeSet::new();
     for (index, port) in ports.iter().enumerate() {
         let field = format!("{field}[{index}]");
@@ -152,7 +147,7 @@ fn ports(ports: &[Value], field: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// A port of the board can be taken only once for each protocol and address.
-fn host_port_conflicts(containers: &[Value], field: &str, errors: &mut Vec<FieldError>) {
+fn host_port_conflicts(containers: &[Value], field: &str, errors: &mut Faults) {
     let mut seen = BTreeSet::new();
     for (index, container) in containers.iter().enumerate() {
         for (at, port) in list(container, "ports").iter().enumerate() {
@@ -166,7 +161,7 @@ fn host_port_conflicts(containers: &[Value], field: &str, errors: &mut Vec<Field
     }
 }
 
-fn mounts(container: &Value, volumes: &Volumes<'_>, field: &str, errors: &mut Vec<FieldError>) {
+fn mounts(container: &Value, volumes: &Volumes<'_>, field: &str, errors: &mut Faults) {
     let mut seen = BTreeSet::new();
     for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
         let at = |name: &str| format!("{field}[{index}].{name}");
@@ -199,7 +194,7 @@ fn mounts(container: &Value, volumes: &Volumes<'_>, field: &str, errors: &mut Ve
     }
 }
 
-fn propagation(container: &Value, mount: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn propagation(container: &Value, mount: &Value, field: &str, errors: &mut Faults) {
     let Some(mode) = given(mount, "mountPropagation").and_then(Value::as_str) else { return };
     let modes = ["Bidirectional", "HostToContainer", "None"];
     if !modes.contains(&mode) {
@@ -213,7 +208,7 @@ fn propagation(container: &Value, mount: &Value, field: &str, errors: &mut Vec<F
 }
 
 /// A path that stays below where it starts.
-pub(super) fn descending_path(path: &str, field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn descending_path(path: &str, field: &str, errors: &mut Faults) {
     if path.starts_with('/') {
         errors.push(FieldError::invalid(field, path, "must be a relative path"));
     }
@@ -221,13 +216,13 @@ pub(super) fn descending_path(path: &str, field: &str, errors: &mut Vec<FieldErr
 }
 
 /// A path without `..`.
-pub(super) fn no_backsteps(path: &str, field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn no_backsteps(path: &str, field: &str, errors: &mut Faults) {
     if path.split('/').any(|part| part == "..") {
         errors.push(FieldError::invalid(field, path, "must not contain '..'"));
     }
 }
 
-fn security_context(context: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn security_context(context: &Value, field: &str, errors: &mut Faults) {
     user_ids(context, &["runAsUser", "runAsGroup"], field, errors);
     let mount = text(context, "procMount");
     let mounts = ["Default", "Unmasked"];
@@ -250,12 +245,7 @@ fn security_context(context: &Value, field: &str, errors: &mut Vec<FieldError>) 
 }
 
 /// User and group ids are not negative and fit 31 bits.
-pub(super) fn user_ids(
-    context: &Value,
-    fields: &[&str],
-    field: &str,
-    errors: &mut Vec<FieldError>,
-) {
+pub(super) fn user_ids(context: &Value, fields: &[&str], field: &str, errors: &mut Faults) {
     for name in fields {
         if let Some(id) = number(context, name) {
             push(errors, &format!("{field}.{name}"), id, names::in_range(id, 0, ID_MAX));
@@ -263,7 +253,7 @@ pub(super) fn user_ids(
     }
 }
 
-fn lifecycle_and_probes(container: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn lifecycle_and_probes(container: &Value, field: &str, errors: &mut Faults) {
     let lifecycle = &container["lifecycle"];
     for name in ["postStart", "preStop"] {
         if let Some(handler) = given(lifecycle, name) {
@@ -289,7 +279,7 @@ fn lifecycle_and_probes(container: &Value, field: &str, errors: &mut Vec<FieldEr
     }
 }
 
-fn probe_faults(probe: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn probe_faults(probe: &Value, field: &str, errors: &mut Faults) {
     handler_faults(probe, field, errors);
     for name in [
         "initialDelaySeconds",
@@ -309,7 +299,7 @@ fn probe_faults(probe: &Value, field: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// What a probe or hook does: exactly one of the actions.
-fn handler_faults(handler: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn handler_faults(handler: &Value, field: &str, errors: &mut Faults) {
     let mut handlers = 0;
     for name in ["exec", "httpGet", "tcpSocket", "grpc", "sleep"] {
         let Some(action) = given(handler, name) else { continue };
@@ -333,7 +323,7 @@ fn handler_faults(handler: &Value, field: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn http_get(action: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn http_get(action: &Value, field: &str, errors: &mut Faults) {
     if text(action, "path").is_empty() {
         errors.push(FieldError::required(format!("{field}.path"), ""));
     }
@@ -350,7 +340,7 @@ fn http_get(action: &Value, field: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// A port given by number or by the name of a container's port.
-pub(super) fn port_or_name(value: &Value, name: &str, field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn port_or_name(value: &Value, name: &str, field: &str, errors: &mut Faults) {
     let field = format!("{field}.{name}");
     match value.get(name) {
         Some(Value::String(word)) => push(errors, &field, word.as_str(), names::port_name(word)),
@@ -362,7 +352,7 @@ pub(super) fn port_or_name(value: &Value, name: &str, field: &str, errors: &mut 
 }
 
 /// An image's name is not padded; templates may be.
-pub(super) fn padded_images(spec: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn padded_images(spec: &Value, errors: &mut Faults) {
     for name in ["containers", "initContainers"] {
         for (index, container) in list(spec, name).iter().enumerate() {
             let image = text(container, "image");
@@ -377,7 +367,7 @@ pub(super) fn padded_images(spec: &Value, errors: &mut Vec<FieldError>) {
 
 /// On the board's own network, the ports inside and outside are the same; a template may leave the
 /// outer one to the defaults of its pods.
-pub(super) fn host_network_ports(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn host_network_ports(spec: &Value, field: &str, errors: &mut Faults) {
     if !truth(spec, "hostNetwork") {
         return;
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::container::{PROTOCOLS, one_of, push};
-use super::error::FieldError;
+use super::error::{Faults, FieldError};
 use super::meta;
 use super::names;
 use super::read::{list, number, text};
@@ -18,7 +18,7 @@ const ENDPOINT_ADDRESSES_MAX: usize = 100;
 const SLICE_PORTS_MAX: usize = 20_000;
 
 /// Faults of an Endpoints object beyond its metadata.
-pub(super) fn endpoints(endpoints: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn endpoints(endpoints: &Value, errors: &mut Faults) {
     for (index, subset) in list(endpoints, "subsets").iter().enumerate() {
         let field = format!("subsets[{index}]");
         let lists = ["addresses", "notReadyAddresses"];
@@ -54,7 +54,7 @@ pub(super) fn endpoints(endpoints: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// Faults of an EndpointSlice beyond its metadata.
-pub(super) fn endpoint_slice(slice: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn endpoint_slice(slice: &Value, errors: &mut Faults) {
     let family = text(slice, "addressType");
     let endpoints = list(slice, "endpoints");
     if endpoints.len() > SLICE_ENDPOINTS_MAX {
@@ -74,7 +74,7 @@ pub(super) fn endpoint_slice(slice: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn slice_endpoint(endpoint: &Value, family: &str, field: &str, errors: &mut Vec<FieldError>) {
+fn slice_endpoint(endpoint: &Value, family: &str, field: &str, errors: &mut Faults) {
     let addresses = list(endpoint, "addresses");
     let here = format!("{field}.addresses");
     if addresses.is_empty() {
@@ -110,7 +110,7 @@ fn slice_endpoint(endpoint: &Value, family: &str, field: &str, errors: &mut Vec<
     );
 }
 
-fn slice_ports(ports: &[Value], errors: &mut Vec<FieldError>) {
+fn slice_ports(ports: &[Value], errors: &mut Faults) {
     if ports.len() > SLICE_PORTS_MAX {
         errors.push(FieldError::too_many("ports", ports.len(), SLICE_PORTS_MAX));
         return;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::container::push;
-use super::error::FieldError;
+use super::error::{Faults, FieldError};
 use super::names;
 use super::read::{given, list, text};
 use super::resources;
@@ -47,7 +47,7 @@ const KNOWN_FIELDS: [&str; 14] = [
 ];
 
 /// Faults of the list `env`.
-pub(super) fn variables(variables: &[Value], field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn variables(variables: &[Value], field: &str, errors: &mut Faults) {
     for (index, variable) in variables.iter().enumerate() {
         let field = format!("{field}[{index}]");
         match text(variable, "name") {
@@ -60,7 +60,7 @@ pub(super) fn variables(variables: &[Value], field: &str, errors: &mut Vec<Field
     }
 }
 
-fn value_from(variable: &Value, source: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn value_from(variable: &Value, source: &Value, field: &str, errors: &mut Faults) {
     let mut sources = 0;
     for name in ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"] {
         let Some(reference) = given(source, name) else { continue };
@@ -101,12 +101,7 @@ fn value_from(variable: &Value, source: &Value, field: &str, errors: &mut Vec<Fi
 }
 
 /// Faults of a reference to a field of the pod.
-pub(super) fn field_ref(
-    reference: &Value,
-    allowed: &[&str],
-    field: &str,
-    errors: &mut Vec<FieldError>,
-) {
+pub(super) fn field_ref(reference: &Value, allowed: &[&str], field: &str, errors: &mut Faults) {
     for name in ["apiVersion", "fieldPath"] {
         if text(reference, name).is_empty() {
             errors.push(FieldError::required(format!("{field}.{name}"), ""));
@@ -152,7 +147,7 @@ fn split_subscript(path: &str) -> (&str, Option<&str>) {
 }
 
 /// Faults of the list `envFrom`.
-pub(super) fn sources(sources: &[Value], field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn sources(sources: &[Value], field: &str, errors: &mut Faults) {
     for (index, source) in sources.iter().enumerate() {
         let here = format!("{field}[{index}]");
         let prefix = text(source, "prefix");
@@ -179,7 +174,7 @@ pub(super) fn sources(sources: &[Value], field: &str, errors: &mut Vec<FieldErro
 }
 
 /// Faults of the files of a downward API volume.
-pub(super) fn downward_files(source: &Value, field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn downward_files(source: &Value, field: &str, errors: &mut Faults) {
     for file in list(source, "items") {
         super::volume::local_path(text(file, "path"), &format!("{field}.path"), errors);
         let resource = given(file, "resourceFieldRef");

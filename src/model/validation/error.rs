@@ -3,8 +3,11 @@
 //! Words and order are those of `k8s.io/apimachinery/pkg/util/validation/field` and of
 //! `NewInvalid`: the message joins the distinct faults, the causes list every one.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
+use crate::limits::FAULTS_MAX;
 use crate::status::{ApiError, qualified};
 
 /// The class of a fault.
@@ -144,6 +147,37 @@ impl std::fmt::Display for FieldError {
     }
 }
 
+/// Faults as they are found; those beyond [`FAULTS_MAX`] are only counted, so that a body made of
+/// nothing but faults costs little.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    list: Vec<FieldError>,
+    dropped: usize,
+}
+
+impl Faults {
+    pub(super) fn push(&mut self, fault: FieldError) {
+        if self.list.len() < FAULTS_MAX {
+            self.list.push(fault);
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    pub(super) fn extend(&mut self, faults: impl IntoIterator<Item = FieldError>) {
+        faults.into_iter().for_each(|fault| self.push(fault));
+    }
+
+    /// How many were found.
+    pub(super) fn len(&self) -> usize {
+        self.list.len() + self.dropped
+    }
+
+    pub(super) fn into_list(self) -> Vec<FieldError> {
+        self.list
+    }
+}
+
 /// The 422 that lists `errors` about the object `name` of `kind` in `group`.
 pub fn invalid(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> ApiError {
     let message = format!("{} {} is invalid: ", qualified(group, kind), go_quote(name));
@@ -167,12 +201,9 @@ pub fn invalid(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Ap
 
 /// `a: why`, or `[a: why, b: why]` with repetitions left out.
 pub fn joined(errors: &[FieldError]) -> String {
-    let mut texts: Vec<String> = Vec::new();
-    for text in errors.iter().map(ToString::to_string) {
-        if !texts.contains(&text) {
-            texts.push(text);
-        }
-    }
+    let mut seen = BTreeSet::new();
+    let texts: Vec<String> =
+        errors.iter().map(ToString::to_string).filter(|text| seen.insert(text.clone())).collect();
     match texts.as_slice() {
         [one] => one.clone(),
         many => format!("[{}]", many.join(", ")),

@@ -1,8 +1,10 @@
 //! Faults of `metadata`, of labels, and of label selectors.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
-use super::error::FieldError;
+use super::error::{Faults, FieldError, go_quote};
 use super::names;
 use super::read::{list, number, object, text};
 use crate::limits::ANNOTATIONS_BYTES_MAX;
@@ -25,7 +27,7 @@ pub(super) fn name_rule(kind: &str) -> (NameRule, bool) {
 }
 
 /// Faults of `metadata` of a new or changed object.
-pub(super) fn metadata(kind: &str, object_value: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn metadata(kind: &str, object_value: &Value, errors: &mut Faults) {
     let (rule, namespaced) = name_rule(kind);
     let meta = &object_value["metadata"];
     let generate = text(meta, "generateName");
@@ -68,7 +70,7 @@ fn masked_prefix(prefix: &str) -> String {
     }
 }
 
-fn namespace(name: &str, namespaced: bool, errors: &mut Vec<FieldError>) {
+fn namespace(name: &str, namespaced: bool, errors: &mut Faults) {
     let field = "metadata.namespace";
     match (namespaced, name.is_empty()) {
         (true, true) => errors.push(FieldError::required(field, "")),
@@ -82,7 +84,7 @@ fn namespace(name: &str, namespaced: bool, errors: &mut Vec<FieldError>) {
 }
 
 /// Faults of a map of labels.
-pub(super) fn labels(map: Option<&Value>, field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn labels(map: Option<&Value>, field: &str, errors: &mut Faults) {
     for (key, value) in entries(map) {
         for fault in names::qualified(key) {
             errors.push(FieldError::invalid(field, key.as_str(), fault));
@@ -95,7 +97,7 @@ pub(super) fn labels(map: Option<&Value>, field: &str, errors: &mut Vec<FieldErr
 }
 
 /// Faults of a map of annotations.
-pub(super) fn annotations(map: Option<&Value>, field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn annotations(map: Option<&Value>, field: &str, errors: &mut Faults) {
     let mut bytes = 0;
     for (key, value) in entries(map) {
         for fault in names::qualified(&key.to_lowercase()) {
@@ -112,7 +114,7 @@ pub(super) fn entries(map: Option<&Value>) -> impl Iterator<Item = (&String, &Va
     map.and_then(Value::as_object).into_iter().flat_map(Map::iter)
 }
 
-fn owners(meta: &Value, errors: &mut Vec<FieldError>) {
+fn owners(meta: &Value, errors: &mut Faults) {
     let mut controller: Option<&str> = None;
     for (index, owner) in list(meta, "ownerReferences").iter().enumerate() {
         let field = format!("metadata.ownerReferences[{index}]");
@@ -153,7 +155,7 @@ fn owners(meta: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn finalizers(meta: &Value, errors: &mut Vec<FieldError>) {
+fn finalizers(meta: &Value, errors: &mut Faults) {
     let field = "metadata.finalizers";
     let all: Vec<&str> = list(meta, "finalizers").iter().filter_map(Value::as_str).collect();
     for name in &all {
@@ -176,14 +178,14 @@ fn finalizers(meta: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// Faults of the change from `old` to `new` metadata.
-pub(super) fn metadata_update(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn metadata_update(new: &Value, old: &Value, errors: &mut Faults) {
     let (new_meta, old_meta) = (&new["metadata"], &old["metadata"]);
     if old_meta.get("deletionTimestamp").is_some_and(|t| !t.is_null()) {
-        let before = list(old_meta, "finalizers");
-        let added: Vec<&Value> =
-            list(new_meta, "finalizers").iter().filter(|f| !before.contains(f)).collect();
+        let texts = |meta| list(meta, "finalizers").iter().filter_map(Value::as_str);
+        let before: BTreeSet<&str> = texts(old_meta).collect();
+        let added: Vec<&str> = texts(new_meta).filter(|f| !before.contains(f)).collect();
         if !added.is_empty() {
-            let shown: Vec<String> = added.iter().map(|f| f.to_string()).collect();
+            let shown: Vec<String> = added.iter().map(|f| go_quote(f)).collect();
             errors.push(FieldError::forbidden(
                 "metadata.finalizers",
                 format!(
@@ -224,7 +226,7 @@ pub(super) fn immutable(
     field: &str,
     new: Option<&Value>,
     old: Option<&Value>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Faults,
 ) {
     let given = |value: Option<&Value>| value.filter(|v| !v.is_null()).cloned();
     if given(new) != given(old) {
@@ -234,7 +236,7 @@ pub(super) fn immutable(
 }
 
 /// Faults of a `LabelSelector` object at `field`.
-pub(super) fn label_selector(selector: &Value, field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn label_selector(selector: &Value, field: &str, errors: &mut Faults) {
     labels(selector.get("matchLabels"), &format!("{field}.matchLabels"), errors);
     for (index, expression) in list(selector, "matchExpressions").iter().enumerate() {
         let field = format!("{field}.matchExpressions[{index}]");

@@ -29,6 +29,8 @@ use crate::status::ApiError;
 
 pub use error::{FaultKind, FieldError};
 
+use error::Faults;
+
 /// The 422 that lists `errors` about the object `name` of `resource`.
 pub fn invalid(resource: &Resource, name: &str, errors: &[FieldError]) -> ApiError {
     error::invalid(resource.group, resource.kind, name, errors)
@@ -39,17 +41,17 @@ pub fn invalid(resource: &Resource, name: &str, errors: &[FieldError]) -> ApiErr
 /// A Lease without `metadata.resourceVersion` in an update is the caller's to refuse: the version is
 /// no part of a stored object.
 pub fn validate(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = Vec::new();
+    let mut errors = Faults::default();
     match old {
         None => create(resource.key, new, &mut errors),
         Some(old) => update(resource.key, new, old, &mut errors),
     }
-    errors
+    errors.into_list()
 }
 
 /// The faults of a write through the `status` subresource of `resource`.
 pub fn validate_status(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
+    let mut errors = Faults::default();
     meta::metadata_update(new, old, &mut errors);
     match resource.key {
         "/pods" => update::pod_status(new, old, &mut errors),
@@ -58,10 +60,10 @@ pub fn validate_status(resource: &Resource, new: &Value, old: &Value) -> Vec<Fie
         }
         _ => {}
     }
-    errors
+    errors.into_list()
 }
 
-fn create(kind: &str, new: &Value, errors: &mut Vec<FieldError>) {
+fn create(kind: &str, new: &Value, errors: &mut Faults) {
     if kind == "/pods" {
         return pod::create(new, errors);
     }
@@ -69,7 +71,7 @@ fn create(kind: &str, new: &Value, errors: &mut Vec<FieldError>) {
     content(kind, new, errors);
 }
 
-fn update(kind: &str, new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+fn update(kind: &str, new: &Value, old: &Value, errors: &mut Faults) {
     if kind == "/pods" {
         return update::pod(new, old, errors);
     }
@@ -99,7 +101,7 @@ fn update(kind: &str, new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// The faults of everything but metadata.
-fn content(kind: &str, new: &Value, errors: &mut Vec<FieldError>) {
+fn content(kind: &str, new: &Value, errors: &mut Faults) {
     let spec = &new["spec"];
     match kind {
         "/services" => service::service(new, errors),

@@ -1,9 +1,11 @@
 //! Faults of what says where a pod may run.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::container::push;
-use super::error::FieldError;
+use super::error::{Faults, FieldError};
 use super::meta::label_selector;
 use super::names;
 use super::read::{given, list, number, text};
@@ -12,7 +14,7 @@ use super::read::{given, list, number, text};
 pub(super) const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 /// Faults of `tolerations`.
-pub(super) fn tolerations(tolerations: &[Value], field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn tolerations(tolerations: &[Value], field: &str, errors: &mut Faults) {
     for (index, toleration) in tolerations.iter().enumerate() {
         let at = |name: &str| format!("{field}[{index}].{name}");
         let (key, operator) = (text(toleration, "key"), text(toleration, "operator"));
@@ -52,7 +54,7 @@ pub(super) fn tolerations(tolerations: &[Value], field: &str, errors: &mut Vec<F
 }
 
 /// Faults of `affinity`.
-pub(super) fn affinity(affinity: &Value, field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn affinity(affinity: &Value, field: &str, errors: &mut Faults) {
     if let Some(node) = given(affinity, "nodeAffinity") {
         node_affinity(node, &format!("{field}.nodeAffinity"), errors);
     }
@@ -71,7 +73,7 @@ pub(super) fn affinity(affinity: &Value, field: &str, errors: &mut Vec<FieldErro
     }
 }
 
-fn weight(item: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn weight(item: &Value, field: &str, errors: &mut Faults) {
     let weight = number(item, "weight").unwrap_or(0);
     if !(1..=100).contains(&weight) {
         let sentence = "must be in the range 1-100";
@@ -79,7 +81,7 @@ fn weight(item: &Value, field: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn node_affinity(affinity: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn node_affinity(affinity: &Value, field: &str, errors: &mut Faults) {
     let required = "requiredDuringSchedulingIgnoredDuringExecution";
     if let Some(selector) = given(affinity, required) {
         let field = format!("{field}.{required}.nodeSelectorTerms");
@@ -100,7 +102,7 @@ fn node_affinity(affinity: &Value, field: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn node_term(term: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn node_term(term: &Value, field: &str, errors: &mut Faults) {
     for (index, expression) in list(term, "matchExpressions").iter().enumerate() {
         let field = format!("{field}.matchExpressions[{index}]");
         let values = list(expression, "values");
@@ -128,7 +130,7 @@ fn node_term(term: &Value, field: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn pod_term(term: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn pod_term(term: &Value, field: &str, errors: &mut Faults) {
     for name in ["labelSelector", "namespaceSelector"] {
         if let Some(selector) = given(term, name) {
             label_selector(selector, &format!("{field}.{name}"), errors);
@@ -147,8 +149,8 @@ fn pod_term(term: &Value, field: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// Faults of `topologySpreadConstraints` of the spec at `field`.
-pub(super) fn spread(constraints: &[Value], field: &str, errors: &mut Vec<FieldError>) {
-    let mut seen = Vec::new();
+pub(super) fn spread(constraints: &[Value], field: &str, errors: &mut Faults) {
+    let mut seen = BTreeSet::new();
     for (index, constraint) in constraints.iter().enumerate() {
         let at = |name: &str| format!("{field}.topologySpreadConstraints[{index}].{name}");
         let skew = number(constraint, "maxSkew").unwrap_or(0);
@@ -167,11 +169,10 @@ pub(super) fn spread(constraints: &[Value], field: &str, errors: &mut Vec<FieldE
             let field = at("whenUnsatisfiable");
             errors.push(FieldError::not_supported(field, action, &actions));
         }
-        if seen.contains(&(key, action)) {
+        if !seen.insert((key, action)) {
             let field = at("{topologyKey, whenUnsatisfiable}");
             errors.push(FieldError::duplicate(field, format!("{{{key}, {action}}}")));
         }
-        seen.push((key, action));
         if let Some(selector) = given(constraint, "labelSelector") {
             label_selector(selector, &at("labelSelector"), errors);
         }

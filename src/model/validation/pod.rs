@@ -1,9 +1,11 @@
 //! Faults of pods and pod templates as a whole.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::container::{self, one_of, push, user_ids};
-use super::error::FieldError;
+use super::error::{Faults, FieldError};
 use super::meta;
 use super::names;
 use super::placement;
@@ -19,7 +21,7 @@ const NAMESERVERS_MAX: usize = 3;
 const SEARCHES_MAX: usize = 32;
 
 /// Faults of a new pod.
-pub(super) fn create(pod: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn create(pod: &Value, errors: &mut Faults) {
     whole(pod, errors);
     let spec = &pod["spec"];
     if !list(spec, "ephemeralContainers").is_empty() {
@@ -33,14 +35,14 @@ pub(super) fn create(pod: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// Faults of metadata and spec.
-pub(super) fn whole(pod: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn whole(pod: &Value, errors: &mut Faults) {
     meta::metadata("/pods", pod, errors);
     spec(&pod["spec"], "spec", errors);
     container::padded_images(&pod["spec"], errors);
 }
 
 /// Faults of a `PodTemplateSpec` at `field`, apart from what its owner asks of it.
-pub(super) fn template(template: &Value, field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn template(template: &Value, field: &str, errors: &mut Faults) {
     let metadata = &template["metadata"];
     meta::labels(metadata.get("labels"), &format!("{field}.labels"), errors);
     meta::annotations(metadata.get("annotations"), &format!("{field}.annotations"), errors);
@@ -52,7 +54,7 @@ pub(super) fn template(template: &Value, field: &str, errors: &mut Vec<FieldErro
     }
 }
 
-fn spec(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn spec(spec: &Value, field: &str, errors: &mut Faults) {
     let at = |name: &str| format!("{field}.{name}");
     if given(spec, "terminationGracePeriodSeconds").is_none() {
         errors.push(FieldError::required(at("terminationGracePeriodSeconds"), ""));
@@ -110,7 +112,7 @@ fn spec(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn security_context(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn security_context(spec: &Value, field: &str, errors: &mut Faults) {
     let context = &spec["securityContext"];
     let context_field = format!("{field}.securityContext");
     if truth(spec, "shareProcessNamespace") && truth(spec, "hostPID") {
@@ -131,7 +133,7 @@ fn security_context(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn dns_config(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn dns_config(spec: &Value, field: &str, errors: &mut Faults) {
     let config = given(spec, "dnsConfig");
     let servers = config.map_or(&[][..], |config| list(config, "nameservers"));
     if text(spec, "dnsPolicy") == "None" && servers.is_empty() {
@@ -167,25 +169,24 @@ fn dns_config(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn gates(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn gates(spec: &Value, field: &str, errors: &mut Faults) {
     for (index, gate) in list(spec, "readinessGates").iter().enumerate() {
         let name = text(gate, "conditionType");
         let field = format!("{field}.readinessGates[{index}].conditionType");
         push(errors, &field, name, names::qualified(name));
     }
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for (index, gate) in list(spec, "schedulingGates").iter().enumerate() {
         let name = text(gate, "name");
         let field = format!("{field}.schedulingGates[{index}]");
         push(errors, &field, name, names::qualified(name));
-        if seen.contains(&name) {
+        if !seen.insert(name) {
             errors.push(FieldError::duplicate(field, name));
         }
-        seen.push(name);
     }
 }
 
-fn host_aliases(aliases: &[Value], field: &str, errors: &mut Vec<FieldError>) {
+fn host_aliases(aliases: &[Value], field: &str, errors: &mut Faults) {
     for (index, alias) in aliases.iter().enumerate() {
         let address = text(alias, "ip");
         push(errors, &format!("{field}[{index}].ip"), address, names::ip(address));

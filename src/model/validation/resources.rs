@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::container::push;
-use super::error::FieldError;
+use super::error::{Faults, FieldError};
 use super::names;
 use super::read::{object, text};
 use crate::quantity::Quantity;
@@ -30,7 +30,7 @@ pub(super) fn quantity(value: &Value) -> Option<Quantity> {
 }
 
 /// Faults of `resources` of a container.
-pub(super) fn requirements(resources: &Value, field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn requirements(resources: &Value, field: &str, errors: &mut Faults) {
     let (limits, requests) = (object(resources, "limits"), object(resources, "requests"));
     let (limits_field, requests_field) = (format!("{field}.limits"), format!("{field}.requests"));
     for (name, value) in limits.into_iter().flatten() {
@@ -63,7 +63,7 @@ pub(super) fn requirements(resources: &Value, field: &str, errors: &mut Vec<Fiel
     }
 }
 
-fn one(name: &str, value: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn one(name: &str, value: &Value, field: &str, errors: &mut Faults) {
     let faults = names::qualified(name);
     if !faults.is_empty() {
         push(errors, field, name, faults);
@@ -86,7 +86,7 @@ fn one(name: &str, value: &Value, field: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// Amounts are at least 0.
-pub(super) fn not_negative(value: &Value, field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn not_negative(value: &Value, field: &str, errors: &mut Faults) {
     if let Some(amount) = quantity(value).filter(|q| q.is_negative()) {
         let sentence = "must be greater than or equal to 0";
         errors.push(FieldError::invalid(field, amount.to_string(), sentence));
@@ -106,12 +106,7 @@ fn overcommits(name: &str) -> bool {
 }
 
 /// Faults of a `resourceFieldRef`.
-pub(super) fn field_ref(
-    reference: &Value,
-    in_volume: bool,
-    field: &str,
-    errors: &mut Vec<FieldError>,
-) {
+pub(super) fn field_ref(reference: &Value, in_volume: bool, field: &str, errors: &mut Faults) {
     let resource = text(reference, "resource");
     let huge =
         resource.starts_with("limits.hugepages-") || resource.starts_with("requests.hugepages-");
@@ -126,7 +121,7 @@ pub(super) fn field_ref(
     divisor(resource, text(reference, "divisor"), &format!("{field}.divisor"), errors);
 }
 
-fn divisor(resource: &str, divisor: &str, field: &str, errors: &mut Vec<FieldError>) {
+fn divisor(resource: &str, divisor: &str, field: &str, errors: &mut Faults) {
     const SIZES: [&str; 13] =
         ["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
     if matches!(divisor, "" | "0") {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::container::{PROTOCOLS, one_of, port_or_name, push};
-use super::error::FieldError;
+use super::error::{Faults, FieldError};
 use super::meta;
 use super::names;
 use super::read::{given, list, number, text};
@@ -14,7 +14,7 @@ use super::read::{given, list, number, text};
 /// Longest `ClientIP` affinity: a day.
 const AFFINITY_SECONDS_MAX: i64 = 86_400;
 /// Faults of a Service beyond its metadata.
-pub(super) fn service(service: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn service(service: &Value, errors: &mut Faults) {
     let spec = &service["spec"];
     let kind = text(spec, "type");
     let headless = text(spec, "clusterIP") == "None";
@@ -51,7 +51,7 @@ pub(super) fn service(service: &Value, errors: &mut Vec<FieldError>) {
     traffic(spec, kind, errors);
 }
 
-fn by_kind(spec: &Value, kind: &str, headless: bool, errors: &mut Vec<FieldError>) {
+fn by_kind(spec: &Value, kind: &str, headless: bool, errors: &mut Faults) {
     match kind {
         "LoadBalancer" | "NodePort" if headless => {
             let sentence = format!("may not be set to 'None' for {kind} services");
@@ -85,7 +85,7 @@ fn service_port<'a>(
     needs_name: bool,
     seen: &mut BTreeSet<&'a str>,
     field: &str,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Faults,
 ) {
     let name = text(port, "name");
     let name_field = format!("{field}.name");
@@ -109,7 +109,7 @@ fn service_port<'a>(
     }
 }
 
-fn affinity(spec: &Value, errors: &mut Vec<FieldError>) {
+fn affinity(spec: &Value, errors: &mut Faults) {
     one_of(spec, "sessionAffinity", &["ClientIP", "None"], "spec", errors);
     let config = given(spec, "sessionAffinityConfig");
     match (text(spec, "sessionAffinity"), config) {
@@ -135,7 +135,7 @@ fn affinity(spec: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` say the same thing.
-fn addresses(spec: &Value, errors: &mut Vec<FieldError>) {
+fn addresses(spec: &Value, errors: &mut Faults) {
     let all: Vec<&str> = texts(spec, "clusterIPs");
     let families: Vec<&str> = texts(spec, "ipFamilies");
     let one = text(spec, "clusterIP");
@@ -154,12 +154,13 @@ fn addresses(spec: &Value, errors: &mut Vec<FieldError>) {
         }
         _ => {}
     }
+    let mut seen = BTreeSet::new();
     for (index, family) in families.iter().enumerate() {
         let field = format!("spec.ipFamilies[{index}]");
         if !["IPv4", "IPv6"].contains(family) {
             errors.push(FieldError::not_supported(&field, *family, &["IPv4", "IPv6"]));
         }
-        if families[..index].contains(family) {
+        if !seen.insert(*family) {
             errors.push(FieldError::duplicate(field, *family));
         }
     }
@@ -189,7 +190,7 @@ fn addresses(spec: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// Whether each of `clusterIPs` is an address (or the only one is `None`), and not too many are.
-fn valid_addresses(all: &[&str], shown: Value, errors: &mut Vec<FieldError>) -> bool {
+fn valid_addresses(all: &[&str], shown: Value, errors: &mut Faults) -> bool {
     let before = errors.len();
     for (index, address) in all.iter().enumerate() {
         if index == 0 && *address == "None" {
@@ -213,7 +214,7 @@ fn texts<'a>(spec: &'a Value, name: &str) -> Vec<&'a str> {
     list(spec, name).iter().map(|item| item.as_str().unwrap_or("")).collect()
 }
 
-fn port_conflicts(ports: &[Value], kind: &str, errors: &mut Vec<FieldError>) {
+fn port_conflicts(ports: &[Value], kind: &str, errors: &mut Faults) {
     let node_port = |port: &Value| number(port, "nodePort").unwrap_or(0);
     if kind == "ClusterIP" {
         for (index, _) in ports.iter().enumerate().filter(|(_, p)| node_port(p) != 0) {
@@ -242,7 +243,7 @@ fn port_conflicts(ports: &[Value], kind: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn traffic(spec: &Value, kind: &str, errors: &mut Vec<FieldError>) {
+fn traffic(spec: &Value, kind: &str, errors: &mut Faults) {
     let only_balancer = "may only be used when `type` is 'LoadBalancer'";
     for (name, path) in [
         ("loadBalancerSourceRanges", "LoadBalancerSourceRanges"),
@@ -285,7 +286,7 @@ fn traffic(spec: &Value, kind: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// A service keeps its addresses and their families, unless its type changes to or from one without.
-pub(super) fn service_update(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn service_update(new: &Value, old: &Value, errors: &mut Faults) {
     let (new, old) = (&new["spec"], &old["spec"]);
     if text(new, "type") == "ExternalName" || text(old, "type") == "ExternalName" {
         return;
@@ -300,7 +301,7 @@ pub(super) fn service_update(new: &Value, old: &Value, errors: &mut Vec<FieldErr
 }
 
 /// The first value of a list stays; the second may come, and go with a policy of a single stack.
-fn kept(new: &Value, old: &Value, name: &str, one: &str, errors: &mut Vec<FieldError>) {
+fn kept(new: &Value, old: &Value, name: &str, one: &str, errors: &mut Faults) {
     let (after, before) = (texts(new, name), texts(old, name));
     let shown = new.get(name).cloned().unwrap_or(Value::Null);
     if after.len() == before.len() {
@@ -327,12 +328,7 @@ fn kept(new: &Value, old: &Value, name: &str, one: &str, errors: &mut Vec<FieldE
 }
 
 /// An address that no service or endpoint can have.
-pub(super) fn special_address(
-    text: &str,
-    address: IpAddr,
-    field: &str,
-    errors: &mut Vec<FieldError>,
-) {
+pub(super) fn special_address(text: &str, address: IpAddr, field: &str, errors: &mut Faults) {
     let link_local = match address {
         IpAddr::V4(four) => four.is_link_local(),
         IpAddr::V6(six) => six.segments()[0] & 0xffc0 == 0xfe80,

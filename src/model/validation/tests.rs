@@ -613,3 +613,11 @@ fn deleted_objects_get_no_new_finalizers() {
     );
     assert_eq!(update_faults("/configmaps", &map(json!(["a.b/c"])), &map(json!([]))), [""; 0]);
 }
+
+#[test]
+fn a_body_of_faults_costs_little() {
+    let labels: serde_json::Map<String, Value> =
+        (0..100_000).map(|n| (format!("-{n}"), Value::from("-"))).collect();
+    let map = json!({"metadata": {"name": "m", "namespace": "d", "labels": labels}});
+    assert_eq!(faults("/configmaps", map).len(), crate::limits::FAULTS_MAX);
+}

@@ -1,8 +1,10 @@
 //! What may change in a pod that exists.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
-use super::error::FieldError;
+use super::error::{Faults, FieldError};
 use super::meta;
 use super::names;
 use super::placement;
@@ -17,7 +19,7 @@ const ONLY: &str = "pod updates may not change fields other than \
 const SHOWN_CHANGES_MAX: usize = 8;
 
 /// Faults of a pod that replaces `old`.
-pub(super) fn pod(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn pod(new: &Value, old: &Value, errors: &mut Faults) {
     meta::metadata_update(new, old, errors);
     pod::whole(new, errors);
     let (new_spec, old_spec) = (&new["spec"], &old["spec"]);
@@ -49,7 +51,7 @@ pub(super) fn pod(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// Faults of a change of a pod's status.
-pub(super) fn pod_status(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn pod_status(new: &Value, old: &Value, errors: &mut Faults) {
     for (index, condition) in list(&new["status"], "conditions").iter().enumerate() {
         let kind = text(condition, "type");
         if !matches!(kind, "PodScheduled" | "Ready" | "Initialized") {
@@ -70,30 +72,29 @@ pub(super) fn pod_status(new: &Value, old: &Value, errors: &mut Vec<FieldError>)
 }
 
 /// A container that may not restart does not leave the terminated state.
-fn stays_terminated(
-    new: &Value,
-    old: &Value,
-    name: &str,
-    policy: &str,
-    errors: &mut Vec<FieldError>,
-) {
+fn stays_terminated(new: &Value, old: &Value, name: &str, policy: &str, errors: &mut Faults) {
     if policy == "Always" {
         return;
     }
     let ended = |status: &Value| given(&status["state"], "terminated").cloned();
-    let sidecar = |name: &str| {
-        let all = list(&old["spec"], "initContainers");
-        all.iter().any(|c| text(c, "name") == name && text(c, "restartPolicy") == "Always")
-    };
+    let sidecars: BTreeSet<&str> = list(&old["spec"], "initContainers")
+        .iter()
+        .filter(|container| text(container, "restartPolicy") == "Always")
+        .map(|container| text(container, "name"))
+        .collect();
+    let restarted: BTreeSet<&str> = list(&new["status"], name)
+        .iter()
+        .filter(|status| ended(status).is_none())
+        .map(|status| text(status, "name"))
+        .collect();
     for (index, before) in list(&old["status"], name).iter().enumerate() {
         let Some(end) = ended(before) else { continue };
         let failed = number(&end, "exitCode").unwrap_or(0) != 0;
         let container = text(before, "name");
-        if failed && policy == "OnFailure" || sidecar(container) {
+        if failed && policy == "OnFailure" || sidecars.contains(container) {
             continue;
         }
-        let mut after = list(&new["status"], name).iter();
-        if after.any(|status| text(status, "name") == container && ended(status).is_none()) {
+        if restarted.contains(container) {
             let field = format!("status.{name}[{index}].state");
             let sentence = "may not be transitioned to non-terminated state";
             errors.push(FieldError::forbidden(field, sentence));
@@ -102,7 +103,7 @@ fn stays_terminated(
 }
 
 /// `activeDeadlineSeconds` may appear or shrink; false when the check ends here.
-fn deadline(new: &Value, old: &Value, errors: &mut Vec<FieldError>) -> bool {
+fn deadline(new: &Value, old: &Value, errors: &mut Faults) -> bool {
     let field = "spec.activeDeadlineSeconds";
     let name = "activeDeadlineSeconds";
     match (number(new, name), number(old, name)) {
@@ -126,15 +127,15 @@ fn deadline(new: &Value, old: &Value, errors: &mut Vec<FieldError>) -> bool {
     true
 }
 
-fn only_added_tolerations(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+fn only_added_tolerations(new: &Value, old: &Value, errors: &mut Faults) {
     let without_seconds = |toleration: &Value| {
         let mut copy = toleration.clone();
         if let Some(fields) = copy.as_object_mut() {
             fields.remove("tolerationSeconds");
         }
-        copy
+        copy.to_string()
     };
-    let after: Vec<Value> = list(new, "tolerations").iter().map(without_seconds).collect();
+    let after: BTreeSet<String> = list(new, "tolerations").iter().map(without_seconds).collect();
     let kept = list(old, "tolerations").iter().all(|t| after.contains(&without_seconds(t)));
     if !kept {
         let sentence = "existing toleration can not be modified except its tolerationSeconds";
@@ -144,10 +145,11 @@ fn only_added_tolerations(new: &Value, old: &Value, errors: &mut Vec<FieldError>
     placement::tolerations(list(new, "tolerations"), "spec.tolerations", errors);
 }
 
-fn only_deleted_gates(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
-    let before = list(old, "schedulingGates");
+fn only_deleted_gates(new: &Value, old: &Value, errors: &mut Faults) {
+    let before: BTreeSet<&str> =
+        list(old, "schedulingGates").iter().map(|gate| text(gate, "name")).collect();
     for (index, gate) in list(new, "schedulingGates").iter().enumerate() {
-        if !before.contains(gate) {
+        if !before.contains(text(gate, "name")) {
             let field = format!("spec.schedulingGates[{index}].name");
             let sentence = format!(
                 "only deletion is allowed, but found new scheduling gate '{}'",
@@ -194,7 +196,7 @@ fn changes(new: &Value, old: &Value) -> Vec<String> {
     let empty = Map::new();
     let (new, old) = (new.as_object().unwrap_or(&empty), old.as_object().unwrap_or(&empty));
     let mut lines = Vec::new();
-    let names: std::collections::BTreeSet<&String> = new.keys().chain(old.keys()).collect();
+    let names: BTreeSet<&String> = new.keys().chain(old.keys()).collect();
     for name in names {
         let (after, before) = (new.get(name), old.get(name));
         if after != before {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::container::{Volumes, descending_path, no_backsteps, push};
 use super::env;
-use super::error::FieldError;
+use super::error::{Faults, FieldError};
 use super::names;
 use super::read::{given, list, number, text};
 use super::resources::quantity;
@@ -60,11 +60,7 @@ const MODE_MAX: i64 = 0o777;
 const TOKEN_SECONDS_MIN: i64 = 600;
 
 /// Faults of `spec.volumes`; returns the names of those without a fault.
-pub(super) fn volumes<'a>(
-    spec: &'a Value,
-    field: &str,
-    errors: &mut Vec<FieldError>,
-) -> Volumes<'a> {
+pub(super) fn volumes<'a>(spec: &'a Value, field: &str, errors: &mut Faults) -> Volumes<'a> {
     let mut valid = BTreeSet::new();
     for (index, volume) in list(spec, "volumes").iter().enumerate() {
         let field = format!("{field}[{index}]");
@@ -87,7 +83,7 @@ pub(super) fn volumes<'a>(
     valid
 }
 
-fn source(volume: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn source(volume: &Value, field: &str, errors: &mut Faults) {
     let mut count = 0;
     for name in SOURCES {
         let Some(source) = given(volume, name) else { continue };
@@ -126,7 +122,7 @@ fn source(volume: &Value, field: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn required(source: &Value, names: &[&str], field: &str, errors: &mut Vec<FieldError>) {
+fn required(source: &Value, names: &[&str], field: &str, errors: &mut Faults) {
     for name in names {
         if text(source, name).is_empty() {
             errors.push(FieldError::required(format!("{field}.{name}"), ""));
@@ -134,13 +130,13 @@ fn required(source: &Value, names: &[&str], field: &str, errors: &mut Vec<FieldE
     }
 }
 
-fn required_object(source: &Value, name: &str, field: &str, errors: &mut Vec<FieldError>) {
+fn required_object(source: &Value, name: &str, field: &str, errors: &mut Faults) {
     if given(source, name).is_none() {
         errors.push(FieldError::required(format!("{field}.{name}"), ""));
     }
 }
 
-fn nfs(source: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn nfs(source: &Value, field: &str, errors: &mut Faults) {
     required(source, &["server", "path"], field, errors);
     let path = text(source, "path");
     if !path.starts_with('/') {
@@ -149,7 +145,7 @@ fn nfs(source: &Value, field: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn host_path(source: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn host_path(source: &Value, field: &str, errors: &mut Faults) {
     let path = text(source, "path");
     if path.is_empty() {
         errors.push(FieldError::required(format!("{field}.path"), ""));
@@ -164,13 +160,13 @@ fn host_path(source: &Value, field: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// A ConfigMap or Secret as files.
-fn files(source: &Value, name: &str, field: &str, errors: &mut Vec<FieldError>) {
+fn files(source: &Value, name: &str, field: &str, errors: &mut Faults) {
     required(source, &[name], field, errors);
     file_mode(source, "defaultMode", field, errors);
     keys_to_paths(source, field, errors);
 }
 
-fn keys_to_paths(source: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn keys_to_paths(source: &Value, field: &str, errors: &mut Faults) {
     for (index, item) in list(source, "items").iter().enumerate() {
         let field = format!("{field}.items[{index}]");
         required(item, &["key"], &field, errors);
@@ -180,7 +176,7 @@ fn keys_to_paths(source: &Value, field: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// A file's path inside a volume.
-pub(super) fn local_path(path: &str, field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn local_path(path: &str, field: &str, errors: &mut Faults) {
     if path.is_empty() {
         errors.push(FieldError::required(field, ""));
         return;
@@ -192,14 +188,14 @@ pub(super) fn local_path(path: &str, field: &str, errors: &mut Vec<FieldError>) 
 }
 
 /// A file's permission bits.
-pub(super) fn file_mode(value: &Value, name: &str, field: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn file_mode(value: &Value, name: &str, field: &str, errors: &mut Faults) {
     if let Some(mode) = number(value, name).filter(|mode| !(0..=MODE_MAX).contains(mode)) {
         let sentence = "must be a number between 0 and 0777 (octal), both inclusive";
         errors.push(FieldError::invalid(format!("{field}.{name}"), mode, sentence));
     }
 }
 
-fn projected(source: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn projected(source: &Value, field: &str, errors: &mut Faults) {
     for (index, projection) in list(source, "sources").iter().enumerate() {
         let field = format!("{field}.sources[{index}]");
         let mut count = 0;
@@ -225,7 +221,7 @@ fn projected(source: &Value, field: &str, errors: &mut Vec<FieldError>) {
     file_mode(source, "defaultMode", field, errors);
 }
 
-fn token(source: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn token(source: &Value, field: &str, errors: &mut Faults) {
     if let Some(seconds) = number(source, "expirationSeconds") {
         let field = format!("{field}.expirationSeconds");
         if seconds < TOKEN_SECONDS_MIN {

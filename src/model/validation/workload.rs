@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::container::push;
-use super::error::FieldError;
+use super::error::{Faults, FieldError};
 use super::meta::{self, not_negative};
 use super::names;
 use super::pod;
@@ -11,7 +11,7 @@ use super::read::{given, number, object, text};
 use crate::selector::LabelSelector;
 
 /// Faults of a Deployment's spec.
-pub(super) fn deployment(spec: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn deployment(spec: &Value, errors: &mut Faults) {
     at_least_zero(spec, "replicas", errors);
     selector_and_template(spec, "deployment", errors);
     strategy(&spec["strategy"], errors);
@@ -27,7 +27,7 @@ pub(super) fn deployment(spec: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// Faults of a ReplicaSet's spec.
-pub(super) fn replica_set(spec: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn replica_set(spec: &Value, errors: &mut Faults) {
     at_least_zero(spec, "replicas", errors);
     at_least_zero(spec, "minReadySeconds", errors);
     // The real server says "deployment" here, too.
@@ -35,7 +35,7 @@ pub(super) fn replica_set(spec: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// Faults of a ReplicationController's spec.
-pub(super) fn replication_controller(spec: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn replication_controller(spec: &Value, errors: &mut Faults) {
     at_least_zero(spec, "minReadySeconds", errors);
     if !meta::has_entries(spec, "selector") {
         errors.push(FieldError::required("spec.selector", ""));
@@ -54,7 +54,7 @@ pub(super) fn replication_controller(spec: &Value, errors: &mut Vec<FieldError>)
 }
 
 /// Faults of the counts in a status: at least 0, and not more than what they are part of.
-pub(super) fn status(status: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn status(status: &Value, errors: &mut Faults) {
     const PARTS: [&str; 4] =
         ["updatedReplicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
     let count = |name: &str| number(status, name).unwrap_or(0);
@@ -76,18 +76,18 @@ pub(super) fn status(status: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn at_least_zero(spec: &Value, name: &str, errors: &mut Vec<FieldError>) {
+fn at_least_zero(spec: &Value, name: &str, errors: &mut Faults) {
     if let Some(n) = number(spec, name).filter(|n| *n < 0) {
         errors.push(not_negative(format!("spec.{name}"), n.into()));
     }
 }
 
-fn mismatch(labels: &Value, errors: &mut Vec<FieldError>) {
+fn mismatch(labels: &Value, errors: &mut Faults) {
     let sentence = "`selector` does not match template `labels`";
     errors.push(FieldError::invalid("spec.template.metadata.labels", labels.clone(), sentence));
 }
 
-fn selector_and_template(spec: &Value, kind: &str, errors: &mut Vec<FieldError>) {
+fn selector_and_template(spec: &Value, kind: &str, errors: &mut Faults) {
     let field = "spec.selector";
     let selector = spec.get("selector").unwrap_or(&Value::Null);
     if selector.is_null() {
@@ -118,7 +118,7 @@ fn selector_and_template(spec: &Value, kind: &str, errors: &mut Vec<FieldError>)
     owned_template(template, "ReplicaSet", errors);
 }
 
-fn owned_template(template: &Value, owner: &str, errors: &mut Vec<FieldError>) {
+fn owned_template(template: &Value, owner: &str, errors: &mut Faults) {
     pod::template(template, "spec.template", errors);
     let spec = &template["spec"];
     let policy = text(spec, "restartPolicy");
@@ -132,7 +132,7 @@ fn owned_template(template: &Value, owner: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn strategy(strategy: &Value, errors: &mut Vec<FieldError>) {
+fn strategy(strategy: &Value, errors: &mut Faults) {
     let rolling = given(strategy, "rollingUpdate");
     match (text(strategy, "type"), rolling) {
         ("Recreate", Some(_)) => {
@@ -152,7 +152,7 @@ fn strategy(strategy: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn rolling_update(rolling: &Value, errors: &mut Vec<FieldError>) {
+fn rolling_update(rolling: &Value, errors: &mut Faults) {
     let field = |name: &str| format!("spec.strategy.rollingUpdate.{name}");
     for name in ["maxUnavailable", "maxSurge"] {
         match rolling.get(name) {

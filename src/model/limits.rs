@@ -166,5 +166,6 @@ pub const IMAGE_USERS_BYTES_MAX: u64 = 1024 * 1024;
 const _: () = assert!(STORE_ENTRY_BYTES_MAX >= 2 * OBJECT_BYTES_MAX + 64 * 1024);
 const _: () = assert!(STORE_QUEUE_BYTES_MAX >= STORE_ENTRY_BYTES_MAX);
 const _: () = assert!(STORE_ENTRY_OPS_MAX < 1 << 19);
+const _: () = assert!(PLAN_OPS_MAX <= STORE_ENTRY_OPS_MAX);
 const _: () = assert!(STORE_SEGMENT_BYTES.is_multiple_of(STORE_SEGMENT_STEP_BYTES));
 const _: () = assert!(STORE_OVERLAY_BYTES_MAX > STORE_OVERLAY_FLUSH_BYTES + STORE_ENTRY_BYTES_MAX);

@@ -51,7 +51,7 @@ impl Walk {
             };
             let bytes = 1 + self.random.below(3000) as usize;
             let body = (self.random.below(4) > 0)
-                .then(|| Bytes::from(vec![b'a' + (nth as u8 + bytes as u8) % 26; bytes]));
+                .then(|| Bytes::from(vec![b'a' + (nth as usize + bytes) as u8 % 26; bytes]));
             good &= match base {
                 Base::Any => body.is_some() || current.is_some(),
                 Base::Absent => current.is_none() && body.is_some(),

@@ -383,53 +383,6 @@ impl Drop for Lease {
     }
 }
 
-/// Takes over from the stored Service what the update leaves out, as `patchAllocatedValues` of
-/// upstream does, so that a PUT or apply without them changes nothing.
-pub(super) fn keep_allocated(old: &Value, new: &mut Value) {
-    let kind = |service: &Value| service["spec"]["type"].as_str().unwrap_or_default().to_owned();
-    let (old_kind, new_kind) = (kind(old), kind(new));
-    let has_address = |kind: &str| kind != "ExternalName";
-    let has_ports = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
-    let empty = |value: &Value| value.as_str().unwrap_or_default().is_empty();
-    if has_address(&old_kind) && has_address(&new_kind) && empty(&new["spec"]["clusterIP"]) {
-        for field in ["clusterIP", "clusterIPs"] {
-            if let Some(value) = old["spec"].get(field) {
-                child_mut(new, "spec").insert(field.into(), value.clone());
-            }
-        }
-    }
-    if has_ports(&old_kind) && has_ports(&new_kind) {
-        keep_node_ports(old, new);
-    }
-    if !has_ports(&new_kind) {
-        let ports = child_mut(new, "spec").get_mut("ports").and_then(Value::as_array_mut);
-        for port in ports.into_iter().flatten().filter_map(Value::as_object_mut) {
-            // A node port that was copied from a stored NodePort Service goes with its type.
-            if has_ports(&old_kind) {
-                port.remove("nodePort");
-            }
-        }
-    }
-}
-
-fn keep_node_ports(old: &Value, new: &mut Value) {
-    let identity = |port: &Value| (port["protocol"].clone(), port["port"].clone());
-    let old_ports = old["spec"]["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let new_ports = new["spec"]["ports"].as_array_mut().map(Vec::as_mut_slice).unwrap_or_default();
-    let used: Vec<Value> = new_ports.iter().map(|port| port["nodePort"].clone()).collect();
-    for port in new_ports {
-        if port["nodePort"].as_u64().unwrap_or(0) != 0 {
-            continue;
-        }
-        let before = old_ports.iter().find(|old| identity(old) == identity(port));
-        if let Some(before) = before.filter(|before| !used.contains(&before["nodePort"])) {
-            if before["nodePort"].is_u64() {
-                port["nodePort"] = before["nodePort"].clone();
-            }
-        }
-    }
-}
-
 fn service_error(service: &Value, error: FieldError) -> ApiError {
     let kind = resource::by_kind_key("/services").expect("services are in the table");
     let name = service["metadata"]["name"].as_str().unwrap_or_default();

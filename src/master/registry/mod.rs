@@ -27,6 +27,7 @@ mod pods;
 mod read;
 mod scale;
 mod selection;
+mod service;
 mod strategy;
 mod token;
 mod types;

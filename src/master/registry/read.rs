@@ -43,6 +43,15 @@ impl Registry {
         Ok(object::single(target.resource, &record.body, record.version))
     }
 
+    /// One object, complete, at least as new as `resource_version` (empty or zero: any).
+    ///
+    /// # Errors
+    /// 404 when it does not exist, 504 for a version from the future.
+    pub fn get_at(&self, target: &Target, resource_version: &str) -> Result<Bytes, ApiError> {
+        self.check_reached(parse_version(resource_version)?)?;
+        self.get(target)
+    }
+
     /// One object as it lies at rest.
     pub(super) fn record(&self, target: &Target) -> Result<Record, ApiError> {
         self.find(target)?.ok_or_else(|| target.not_found())

@@ -15,11 +15,11 @@ use model::validation::FieldError;
 use model::{defaulting, limits, validation};
 use serde_json::Value;
 
-use super::allocate::{self, Lease};
+use super::allocate::Lease;
 use super::errors::{MODIFIED, invalid_field, write_failed};
 use super::object::{self, is_deleting, meta_mut, meta_str, uid_of};
 use super::types::{Target, WriteOptions, Written};
-use super::{Registry, admission, body, metadata, selection, strategy};
+use super::{Registry, admission, body, metadata, selection, service, strategy};
 use crate::io::store::{Base, Op, ProposeError, Record};
 
 /// Generated names that are tried before the request fails (KEP-4420).
@@ -193,7 +193,7 @@ impl Registry {
         metadata::for_update(&old, &mut new);
         strategy::prepare_update(resource, subresource, &old, &mut new);
         if resource.kind == "Service" && subresource.is_none() {
-            allocate::keep_allocated(&old, &mut new);
+            service::prepare_update(&old, &mut new);
         }
         defaulting::apply(resource, &mut new);
         if subresource.is_none() {

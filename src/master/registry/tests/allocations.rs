@@ -110,6 +110,14 @@ async fn types_change_what_is_held() {
         bed.patch(&place, None, json!({"spec": {"type": "ClusterIP"}})).await.expect("plain");
     assert!(plain["spec"]["ports"][0].get("nodePort").is_none(), "{plain}");
     assert_eq!(counts(&bed).await, (1, 0));
+    let away = json!({"spec": {"type": "ExternalName", "externalName": "a.b"}});
+    let away = bed.patch(&place, None, away).await.expect("external");
+    assert!(away["spec"].get("clusterIP").is_none(), "{away}");
+    assert_eq!(counts(&bed).await, (0, 0));
+    let back = json!({"spec": {"type": "ClusterIP", "externalName": null}});
+    let back = bed.patch(&place, None, back).await.expect("comes back");
+    assert!(address(&back).starts_with("10.43."));
+    assert_eq!(counts(&bed).await, (1, 0));
     let headless = service("h", json!({"clusterIP": "None", "ports": ports()}));
     let headless = bed.create("/services", "default", headless).await;
     assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));

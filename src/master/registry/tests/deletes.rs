@@ -196,3 +196,37 @@ async fn a_collection_is_deleted_by_selector() {
     query.labels.clear();
     assert_eq!(bed.registry.list(&query).expect("a page").items.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_slips_into_a_namespace_that_began_to_terminate() {
+    for round in 0..8 {
+        let bed = Bed::new().await;
+        bed.create("/namespaces", "", json!({"metadata": {"name": "tt"}})).await;
+        let mut hands = Vec::new();
+        for hand in 0..4 {
+            let registry = bed.registry.clone();
+            hands.push(tokio::spawn(async move {
+                let place = Target::new(of("/configmaps"), "tt", "");
+                for count in 0.. {
+                    let object = config_map(&format!("h{hand}-{count}"));
+                    let made = registry.create(&place, object, &WriteOptions::default()).await;
+                    if let Err(error) = made {
+                        return error.code;
+                    }
+                }
+                unreachable!("the namespace ends");
+            }));
+        }
+        // Let the hands get going: how far they come differs from round to round.
+        for _ in 0..round * 20 {
+            tokio::task::yield_now().await;
+        }
+        bed.delete(&target("/namespaces", "tt"), Value::Null).await.expect("begins");
+        let query = ListQuery::all(of("/configmaps"), Some("tt".into()));
+        let before = bed.registry.list(&query).expect("a page").items.len();
+        for hand in hands {
+            assert_eq!(hand.await.expect("no panic"), 403);
+        }
+        assert_eq!(bed.registry.list(&query).expect("a page").items.len(), before);
+    }
+}

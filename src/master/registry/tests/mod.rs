@@ -4,6 +4,7 @@ mod allocations;
 mod commits;
 mod deletes;
 mod lists;
+mod recorded;
 mod watches;
 mod writes;
 

@@ -16,15 +16,17 @@ use model::validation::FieldError;
 use serde_json::{Value, json};
 
 use super::allocate::Lease;
-use super::errors::{MODIFIED, invalid_options, read_failed};
+use super::errors::{MODIFIED, invalid_options};
 use super::metadata::bump_generation;
-use super::object::{self, finalizers, is_deleting, meta_mut, set_finalizers};
+use super::object::{self, finalizers, is_deleting, meta_mut, meta_str, set_finalizers};
 use super::strategy::{self, GarbagePolicy};
 use super::types::{Deleted, ListPage, ListQuery, Target, WriteOptions};
-use super::write::{Prepared, UPDATE_ATTEMPTS, detached};
+use super::write::{Prepared, UPDATE_ATTEMPTS, broken_off, detached};
 use super::{Registry, admission};
 use crate::io::store::{Base, Op, Record};
 
+/// Objects of a collection that are being deleted at the same time.
+const COLLECTION_DELETES: usize = 16;
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
@@ -125,16 +127,22 @@ impl Registry {
         delete.check()?;
         let mut page = self.list(query)?;
         let mut deleted = Vec::with_capacity(page.items.len());
-        for item in page.items {
-            let meta = object::parse(&item)["metadata"].take();
-            let text = |field: &str| meta[field].as_str().unwrap_or_default().to_owned();
-            let target = Target::new(query.resource, text("namespace"), text("name"));
-            let mut delete = delete.clone();
-            delete.uid = delete.uid.or_else(|| Some(text("uid")));
-            match self.delete(&target, &delete, options).await {
-                Ok(_) => deleted.push(item),
-                Err(error) if error.code == 404 => {}
-                Err(error) => return Err(error),
+        let mut items = page.items.into_iter().peekable();
+        while items.peek().is_some() {
+            // Several at a time share one write to the log.
+            let mut running = Vec::with_capacity(COLLECTION_DELETES);
+            for item in items.by_ref().take(COLLECTION_DELETES) {
+                let (this, one) = (self.clone(), delete.clone());
+                let (target, dry_run) = (target_of(query.resource, &item), options.dry_run);
+                let work = async move { this.delete_here(&target, &one, dry_run).await };
+                running.push((item, tokio::spawn(work)));
+            }
+            for (item, work) in running {
+                match work.await.unwrap_or_else(|_| Err(broken_off())) {
+                    Ok(_) => deleted.push(item),
+                    Err(error) if error.code == 404 => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         page.items = deleted;
@@ -197,30 +205,12 @@ impl Registry {
         };
         Prepared { op: Some(op), body, version: record.version }
     }
+}
 
-    /// Whether anything of the collections in `kinds` is left in a namespace.
-    ///
-    /// # Errors
-    /// 500 when the store cannot be read.
-    pub fn is_namespace_empty(
-        &self,
-        namespace: &str,
-        kinds: &[&'static Resource],
-    ) -> Result<bool, ApiError> {
-        for kind in kinds {
-            let range = crate::io::store::ListRange {
-                kind: kind.kind_key(),
-                namespace: Some(namespace.to_owned()),
-                after: None,
-                limit: 1,
-            };
-            let page = self.inner.store.list(&range).map_err(|error| read_failed(&error))?;
-            if !page.records.is_empty() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
+/// What a list item is.
+fn target_of(resource: &'static Resource, item: &[u8]) -> Target {
+    let object = object::parse(item);
+    Target::new(resource, meta_str(&object, "namespace"), meta_str(&object, "name"))
 }
 
 /// The object for kinds that answer with it and for those that stay; else a Status that names it.
@@ -277,7 +267,7 @@ fn end_object(
         return !held && grace == 0;
     }
     if held {
-        let begun = Timestamp::parse(object::meta_str(object, "deletionTimestamp"));
+        let begun = Timestamp::parse(meta_str(object, "deletionTimestamp"));
         mark(object, begun.map_or(now, |begun| begun.min(now)), 0);
     }
     !held
@@ -297,7 +287,7 @@ fn shorten(object: &mut Value, asked: Option<i64>) -> Shortened {
     let Some(grace) = object["metadata"]["deletionGracePeriodSeconds"].as_i64() else {
         return Shortened::Ungraceful;
     };
-    let end = Timestamp::parse(object::meta_str(object, "deletionTimestamp"));
+    let end = Timestamp::parse(meta_str(object, "deletionTimestamp"));
     match (asked, end) {
         (Some(asked), Some(end)) if asked < grace => {
             let end = end.plus_millis((asked - grace).saturating_mul(1_000));

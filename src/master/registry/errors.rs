@@ -100,3 +100,16 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_names_the_remedy() {
+        let pods = model::resource::by_kind_key("/pods").expect("is in the table");
+        let error = write_failed(pods, &ProposeError::NoSpace);
+        assert_eq!(error.code, 500);
+        assert!(error.message.contains("free some space"), "{}", error.message);
+    }
+}

@@ -170,3 +170,47 @@ pub(super) fn set_finalizers(object: &mut Value, names: &[String]) {
         meta.insert("finalizers".into(), names.into());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::resource::by_kind_key;
+    use serde_json::json;
+
+    #[test]
+    fn bytes_at_rest_become_items_and_objects() {
+        let maps = by_kind_key("/configmaps").expect("is in the table");
+        let sent = json!({"kind": "ConfigMap", "apiVersion": "v1", "data": {"a": "\u{1}\"<"},
+            "metadata": {"resourceVersion": "3", "name": "n", "labels": {"x": "y"}}});
+        let body = encode(&sent);
+        assert_eq!(
+            body,
+            r#"{"metadata":{"labels":{"x":"y"},"name":"n"},"data":{"a":"\u0001\"<"}}"#
+        );
+        let item: Value = serde_json::from_slice(&item(&body, Version(7))).expect("is JSON");
+        assert_eq!(item["metadata"]["resourceVersion"], "7");
+        assert!(item.get("kind").is_none());
+        let single: Value = serde_json::from_slice(&single(maps, &body, Version(3))).expect("JSON");
+        assert_eq!(single, sent);
+        assert_eq!(decode(maps, &body, Version(3)), sent);
+        assert_eq!(encode(&single), body, "what was stored comes back the same");
+    }
+
+    #[test]
+    fn an_object_without_metadata_is_still_json() {
+        let body = encode(&json!({}));
+        let item: Value = serde_json::from_slice(&item(&body, Version(1))).expect("is JSON");
+        assert_eq!(item, json!({"metadata": {"resourceVersion": "1"}}));
+    }
+
+    #[test]
+    fn a_bookmark_has_a_version_and_nothing_else() {
+        let pods = by_kind_key("/pods").expect("is in the table");
+        let object: Value =
+            serde_json::from_slice(&bookmark(pods, Version(9), "")).expect("is JSON");
+        assert_eq!(
+            object,
+            json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}})
+        );
+    }
+}

@@ -102,18 +102,31 @@ impl Registry {
             }
             let mut lease = self.lease(&target, options.dry_run).await;
             let prepared = self.prepare_create(&target, object, lease.as_mut())?;
-            let taken = match self.commit_one(&target, &prepared, options.dry_run, lease).await? {
-                Some(version) => {
-                    let object = object::single(target.resource, &prepared.body, version);
-                    return Ok(Written { object, warnings, created: true });
-                }
-                None => target.already_exists(),
-            };
-            if !generated {
-                return Err(taken);
+            if let Some(version) =
+                self.commit_one(&target, &prepared, options.dry_run, lease).await?
+            {
+                let object = object::single(target.resource, &prepared.body, version);
+                return Ok(Written { object, warnings, created: true });
             }
         }
-        Err(target.already_exists())
+        Err(self.taken(&target, generated))
+    }
+
+    /// Why a name cannot be had (`rest.CheckGeneratedNameError` and `Store.Create`).
+    fn taken(&self, target: &Target, generated: bool) -> ApiError {
+        let mut error = target.already_exists();
+        if generated {
+            let text = ", the server was not able to generate a unique name for the object";
+            error.message.push_str(text);
+            error.retry_after_seconds = Some(1);
+            error.details["retryAfterSeconds"] = 1.into();
+            return error;
+        }
+        let record = self.find(target).ok().flatten();
+        if record.is_some_and(|record| is_deleting(&object::parse(&record.body))) {
+            error.message.insert_str(0, "object is being deleted: ");
+        }
+        error
     }
 
     /// Completes a new object: everything between the check of its fields and the proposal. The
@@ -339,8 +352,10 @@ pub(super) fn sized(target: &Target, body: Bytes) -> Result<Bytes, ApiError> {
 pub(super) async fn detached<T: Send + 'static>(
     work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
 ) -> Result<T, ApiError> {
-    match tokio::spawn(work).await {
-        Ok(result) => result,
-        Err(_) => Err(ApiError::internal("Internal error occurred: the write was broken off")),
-    }
+    tokio::spawn(work).await.unwrap_or_else(|_| Err(broken_off()))
+}
+
+/// A write whose task ended without an answer.
+pub(super) fn broken_off() -> ApiError {
+    ApiError::internal("Internal error occurred: the write was broken off")
 }

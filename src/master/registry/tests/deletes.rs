@@ -69,6 +69,9 @@ async fn a_finalizer_holds_an_object_until_it_is_removed() {
     assert!(waiting["metadata"]["deletionTimestamp"].is_string());
     let again = bed.delete(&place, Value::Null).await.expect("goes on");
     assert_eq!(version(&again), version(&waiting));
+    let taken = refused(bed.try_create("/configmaps", "default", config_map("f")).await);
+    let message = "object is being deleted: configmaps \"f\" already exists";
+    assert_eq!(taken, (409, message.to_owned()));
     let more = json!({"metadata": {"finalizers": ["x.y/z", "x.y/w"]}});
     assert_eq!(refused(bed.patch(&place, None, more).await).0, 422);
     bed.patch(&place, None, json!({"data": {"k": "v"}})).await.expect("may change");

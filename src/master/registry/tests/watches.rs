@@ -174,6 +174,33 @@ async fn a_version_that_is_too_old_is_the_only_event() {
     assert!(next(&mut watch).await.is_none());
 }
 
+#[tokio::test]
+async fn a_watch_resumes_over_restarts() {
+    let mut bed = Bed::new().await;
+    let mut from = bed.registry.store().version().0;
+    for round in 0..6 {
+        let name = format!("m{round}");
+        let place = target("/configmaps", &name);
+        let made = bed.create("/configmaps", "default", config_map(&name)).await;
+        bed.reopen("10.43.0.0/16").await;
+        let data = json!({"data": {"k": "v"}});
+        let changed = bed.patch(&place, None, data).await.expect("is patched");
+        bed.reopen("10.43.0.0/16").await;
+        bed.delete(&place, Value::Null).await.expect("is deleted");
+        let gone = bed.registry.store().version().0;
+        let mut watch = bed.registry.watch(&query(Some(from))).expect("starts");
+        let expected = [
+            (WatchKind::Added, version(&made)),
+            (WatchKind::Modified, version(&changed)),
+            (WatchKind::Deleted, gone),
+        ];
+        for (kind, version) in expected {
+            assert_eq!(seen(&mut watch).await, (kind, name.clone(), version));
+        }
+        from = gone;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_idle_watch_tells_how_far_it_is() {
     let bed = Bed::new().await;

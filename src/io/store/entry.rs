@@ -186,6 +186,7 @@ impl EntryV1 {
             uid: op.uid,
             body: op.body,
             old: op.old,
+            created: op.base == BaseV1::Absent,
         })
     }
 }

@@ -155,7 +155,14 @@ mod tests {
     fn change(kind: &'static str, version: u64) -> Arc<Change> {
         let key = ObjectKey { kind: kind.into(), namespace: String::new(), name: "n".into() };
         let body = Some(Bytes::from(vec![0; 1000]));
-        Arc::new(Change { version: Version(version), key, uid: Uid::default(), body, old: None })
+        Arc::new(Change {
+            version: Version(version),
+            key,
+            uid: Uid::default(),
+            body,
+            old: None,
+            created: true,
+        })
     }
 
     #[test]

@@ -337,7 +337,7 @@ fn show(live: &mut Live, state: &State, hook: &mut dyn Applied) -> Result<(), Op
 }
 
 fn put(key: ObjectKey, version: Version, uid: Uid, body: Bytes) -> Change {
-    Change { version, key, uid, body: Some(body), old: None }
+    Change { version, key, uid, body: Some(body), old: None, created: true }
 }
 
 /// Logs that a term begins; `None` when the disk is full: the first write does it then.

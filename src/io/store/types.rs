@@ -96,6 +96,8 @@ pub struct Change {
     pub body: Option<Bytes>,
     /// Previous bytes, for deletes and for operations with `keep_old`.
     pub old: Option<Bytes>,
+    /// There was no object before: the operation had the base [`Base::Absent`].
+    pub created: bool,
 }
 
 impl Change {

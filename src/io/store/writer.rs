@@ -392,6 +392,7 @@ impl Writer {
                 let change = Change {
                     version: self.next_version(position),
                     old: old.clone().filter(|_| op.keep_old || op.body.is_none()),
+                    created: old.is_none(),
                     key: op.key,
                     uid: op.uid,
                     body: op.body,
@@ -405,6 +406,7 @@ impl Writer {
                         uid: surplus.uid,
                         body: None,
                         old: Some(surplus.body),
+                        created: false,
                     };
                     changes.push(put_memory(&mut live, gone, true));
                 }

@@ -1,11 +1,78 @@
 //! The board role: agent, pod driver, status reporter, logs.
+//!
+//! In: the master's messages over [`BoardEnd`], the keeper, the image store. Out: containers that run
+//! as the desired set says, statuses, events, logs. A board needs no master to keep its pods: it
+//! restarts what crashes, and brings everything back after a reboot. It meets the master only
+//! through `model::wire`. Deliberately absent: service traffic, DNS, exec and port-forward streams.
 
+mod agent;
 mod board;
 mod container;
 mod desired;
+mod driver;
 mod log_stream;
 mod object;
 mod place;
 mod prober;
 mod report;
 mod volume;
+
+use std::path::PathBuf;
+
+use tokio::sync::watch;
+
+use crate::io::clock::Clock;
+use crate::io::image::ImageStore;
+use crate::io::keeper::Keeper;
+use crate::io::link::BoardEnd;
+
+/// What a board is made of.
+#[derive(Debug)]
+pub struct NodeOptions {
+    /// Node name.
+    pub name: String,
+    /// The board's address (`InternalIP`, `hostIP`); empty for none.
+    pub address: String,
+    /// `kubeletVersion`: `v1.36.2+kumquat.X`.
+    pub version: String,
+    /// What survives a reboot.
+    pub data_dir: PathBuf,
+    /// What does not.
+    pub run_dir: PathBuf,
+    /// Runs containers.
+    pub keeper: Keeper,
+    /// Has images.
+    pub images: ImageStore,
+    /// Cluster time.
+    pub clock: Clock,
+    /// The way to the master.
+    pub link: BoardEnd,
+}
+
+/// Why the board's role ended.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The desired set cannot be read or made.
+    #[error("this board's desired set cannot be opened")]
+    Desired(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The run-dir cannot be used.
+    #[error("the run-dir cannot be written")]
+    RunDir(#[source] std::io::Error),
+    /// The master's end of the link is gone.
+    #[error("the link to the master is closed")]
+    LinkClosed,
+}
+
+impl From<desired::DesiredError> for NodeError {
+    fn from(error: desired::DesiredError) -> Self {
+        Self::Desired(Box::new(error))
+    }
+}
+
+/// Runs the board's role until `shutdown` is true. Containers go on running.
+///
+/// # Errors
+/// [`NodeError`] says why the role ended; run it again after that.
+pub async fn run(options: NodeOptions, shutdown: watch::Receiver<bool>) -> Result<(), NodeError> {
+    agent::run(options, shutdown).await
+}

@@ -246,7 +246,7 @@ impl PodMachine {
     }
 
     /// `qosClass`: the API's own word, else by its rules (`ComputePodQOS`).
-    fn qos_class(&self) -> String {
+    pub fn qos_class(&self) -> String {
         match &self.pod.status.qos_class {
             Some(class) => class.clone(),
             None => computed_qos(&self.pod).to_owned(),

@@ -8,4 +8,4 @@ mod seal;
 mod set;
 
 pub(super) use log::{DesiredError, DesiredLog};
-pub(super) use set::{Changes, DesiredSet, Mismatch};
+pub(super) use set::Changes;

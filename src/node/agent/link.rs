@@ -1,0 +1,176 @@
+//! Messages from and to the master.
+
+use bytes::Bytes;
+use model::wire::{
+    BeatDownV1, BeatUpV1, CommandV1, DesiredV1, Header, HelloV1, LogsRequestV1, MessageKind,
+    PodActionV1, PodStatusV1, StatusV1, StreamRequestV1, WireError, decode, encode,
+};
+use serde::Serialize;
+use serde_json::json;
+
+use logic::pod::Event;
+
+use super::Agent;
+use crate::io::link::StreamOpen;
+use crate::node::board;
+use crate::node::desired::DesiredError;
+use crate::node::driver::blocking;
+use crate::node::log_stream;
+
+impl Agent {
+    /// Takes one encoded message; what is damaged or of a deposed leader is dropped.
+    pub(super) async fn take_message(&mut self, message: &[u8]) {
+        let (header, body) = match Header::split(message) {
+            Ok(parts) => parts,
+            Err(error) => return tracing::warn!(%error, "message of the master is dropped"),
+        };
+        if (header.epoch, header.term) < (self.epoch, self.term) {
+            return tracing::info!(term = header.term, "message of an earlier leader is dropped");
+        }
+        (self.epoch, self.term) = (header.epoch, header.term);
+        let taken = match header.kind {
+            MessageKind::Desired => match decode(header.kind, body) {
+                Ok(desired) => {
+                    self.take_desired(desired);
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+            MessageKind::BeatDown => decode(header.kind, body).map(|beat| self.take_beat(&beat)),
+            MessageKind::Command => decode(header.kind, body).map(|c| self.take_command(&c)),
+            other => Err(WireError::Kind(other as u16)),
+        };
+        if let Err(error) = taken {
+            tracing::warn!(%error, "message of the master is dropped");
+        }
+    }
+
+    /// Durable first, then acted on, then acknowledged at once rather than with the next beat.
+    fn take_desired(&mut self, desired: DesiredV1) {
+        let revision = desired.revision;
+        match self.desired.apply(desired) {
+            Ok(changes) => {
+                tracing::debug!(revision, pods = changes.pods.len(), "desired set applied");
+                self.apply_changes(&changes);
+                self.send_beat();
+            }
+            Err(DesiredError::Mismatch(mismatch)) => {
+                tracing::info!(%mismatch, "asking for the whole desired set");
+                self.hello();
+            }
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, cause, "desired set is not stored: free space on the data-dir");
+            }
+        }
+    }
+
+    fn take_beat(&mut self, beat: &BeatDownV1) {
+        self.clock.advance(beat.cluster_time);
+        let now = super::ticks();
+        self.outbox.acknowledge(beat.status_sequence, now);
+        if beat.desired_revision < self.desired.set().revision {
+            // A master that knows less than this board has to hear what the board holds.
+            self.hello();
+        }
+    }
+
+    fn take_command(&mut self, command: &CommandV1) {
+        match command {
+            CommandV1::SayHello => {
+                self.hello();
+                self.outbox.touch_all(super::ticks());
+            }
+            CommandV1::ResendStatus => self.outbox.touch_all(super::ticks()),
+            CommandV1::Pod(uid, PodActionV1::Stop) => self.feed(*uid, Event::Stop),
+        }
+    }
+
+    /// Introduces the board.
+    pub(super) fn hello(&mut self) {
+        let node = self.driver.board.node(&self.version, self.disk_pressure, self.clock.now());
+        let hello = HelloV1 {
+            boot: self.boot,
+            desired_revision: self.desired.set().revision,
+            node: Bytes::from(node.to_string()),
+        };
+        self.send(MessageKind::Hello, &hello);
+    }
+
+    /// Says what the board has, and looks whether its disk is filling up.
+    pub(super) async fn beat(&mut self) {
+        let dir = self.driver.places.data_dir.clone();
+        let pressure = blocking(move || board::has_disk_pressure(&dir)).await;
+        if let Some(pressure) = pressure.filter(|pressure| *pressure != self.disk_pressure) {
+            self.disk_pressure = pressure;
+            let conditions = board::conditions(pressure, self.clock.now());
+            let patch = json!({ "conditions": conditions });
+            self.outbox.node_status(Bytes::from(patch.to_string()), super::ticks());
+        }
+        self.send_beat();
+    }
+
+    fn send_beat(&mut self) {
+        let beat = BeatUpV1 {
+            boot: self.boot,
+            desired_revision: self.desired.set().revision,
+            net_revision: self.net_revision,
+            status_sequence: self.outbox.sequence(),
+        };
+        self.send(MessageKind::BeatUp, &beat);
+    }
+
+    /// Sends what the outbox has gathered.
+    pub(super) fn send_statuses(&mut self) {
+        let now = self.now();
+        let (pods, host) = (&mut self.pods, &self.host);
+        let message: Option<StatusV1> = self.outbox.take(now.ticks, |uid| {
+            let entry = pods.get_mut(uid)?;
+            let status = entry.machine.status(host, now.wall);
+            let metadata = &entry.machine.pod().metadata;
+            Some(PodStatusV1 {
+                uid: *uid,
+                namespace: metadata.namespace.clone(),
+                name: metadata.name.clone(),
+                status: Bytes::from(status.to_string()),
+                removable: entry.machine.is_removable(),
+            })
+        });
+        let Some(message) = message else { return };
+        if !self.send(MessageKind::Status, &message) {
+            self.outbox.not_sent(message, now.ticks);
+        }
+    }
+
+    /// Whether the message found room; nothing waits for a master that is slow.
+    fn send(&mut self, kind: MessageKind, body: &impl Serialize) -> bool {
+        self.messages += 1;
+        let header = Header { kind, epoch: self.epoch, term: self.term, sequence: self.messages };
+        self.up.try_send(Bytes::from(encode(header, body))).is_ok()
+    }
+
+    /// Serves a stream that the master opened.
+    pub(super) fn open_stream(&mut self, open: StreamOpen) {
+        let StreamOpen { request, answer } = open;
+        let refuse = |text: String| drop(answer.try_send(Err(text)));
+        let decoded = Header::split(&request).and_then(|(header, body)| decode(header.kind, body));
+        let request: LogsRequestV1 = match decoded {
+            Ok(StreamRequestV1::Logs(request)) => request,
+            Err(error) => return refuse(error.to_string()),
+        };
+        let (path, id) = match self.log_of(&request) {
+            Ok(found) => found,
+            Err(text) => return refuse(text),
+        };
+        let Ok(permit) = self.log_streams.clone().try_acquire_owned() else {
+            return refuse("too many log streams are open on this board".to_owned());
+        };
+        let running = self.running.clone();
+        tokio::task::spawn_blocking(move || {
+            let lives =
+                || running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&id);
+            log_stream::stream(&path, &request, lives, &answer);
+            drop(permit);
+        });
+    }
+}

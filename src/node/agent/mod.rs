@@ -1,0 +1,176 @@
+//! The agent task: one loop that owns the desired set and a machine per pod.
+//!
+//! ```text
+//!  master ──down──▶ desired set (disk) ──▶ pod machines ──effects──▶ driver tasks
+//!         ◀──up──── outbox ◀── statuses ◀──     ▲ ◀────── answers ──────┘
+//!                                               └── exits (keeper), imports (images), timers
+//! ```
+//! Everything that decides is in `logic::pod`; this loop only carries events to machines and effects
+//! to the driver. It holds no lock and waits on nobody: a full link makes it keep what it has.
+//! When the link closes, or the disk refuses the desired set at start, the role ends.
+
+mod link;
+mod outbox;
+mod pods;
+mod recover;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use logic::pod::{Host, Moment};
+use model::ids::Uid;
+use model::limits::{LOG_STREAMS_MAX, NODE_ANSWERS_MAX};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
+
+use super::board::Board;
+use super::desired::DesiredLog;
+use super::driver::{Answer, Driver};
+use super::place::Places;
+use super::{NodeError, NodeOptions};
+use crate::io::clock::Clock;
+use crate::io::keeper::{KeeperError, KeeperEvent};
+use outbox::Outbox;
+use pods::PodEntry;
+
+/// Every so often the board says what it has.
+const BEAT: Duration = Duration::from_secs(5);
+/// After a keeper that cannot be reached.
+const KEEPER_PAUSE: Duration = Duration::from_secs(1);
+
+/// The agent of one board.
+pub(super) struct Agent {
+    driver: Arc<Driver>,
+    clock: Clock,
+    host: Host,
+    version: String,
+    desired: DesiredLog,
+    pods: BTreeMap<Uid, PodEntry>,
+    outbox: Outbox,
+    up: mpsc::Sender<bytes::Bytes>,
+    answers: mpsc::Sender<Answer>,
+    /// Ids of containers that run, for those who follow logs.
+    running: Arc<Mutex<BTreeSet<String>>>,
+    log_streams: Arc<Semaphore>,
+    boot: u64,
+    epoch: u64,
+    term: u64,
+    messages: u64,
+    net_revision: u64,
+    disk_pressure: bool,
+}
+
+/// Runs the agent until shutdown or until the link closes.
+pub(super) async fn run(
+    options: NodeOptions,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), NodeError> {
+    let places = Places { data_dir: options.data_dir.clone(), run_dir: options.run_dir.clone() };
+    let board = Board::look(&options.name, &options.address, &options.data_dir);
+    let driver = Arc::new(Driver {
+        keeper: options.keeper.clone(),
+        images: options.images.clone(),
+        places,
+        board,
+        clock: options.clock.clone(),
+    });
+    let mut link = options.link;
+    let (answers, mut answered) = mpsc::channel(NODE_ANSWERS_MAX);
+    let mut exits = options.keeper.events();
+    let mut imports = options.images.changes();
+    let started = Started { driver, up: link.up, answers, version: options.version };
+    let mut agent = Agent::recover(started).await?;
+    agent.hello();
+    let mut beat = tokio::time::interval(BEAT);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let wake = agent.next_wake();
+        // Every arm is cancel safe: channels, intervals and `Events::next` lose nothing.
+        tokio::select! {
+            biased;
+            _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
+            message = link.down.recv() => match message {
+                Some(message) => agent.take_message(&message).await,
+                None => return Err(NodeError::LinkClosed),
+            },
+            Some(answer) = answered.recv() => agent.take_answer(answer),
+            event = exits.next() => agent.take_exits(event).await,
+            Some(open) = link.streams.recv() => agent.open_stream(open),
+            Ok(()) = imports.changed() => agent.images_changed(),
+            _ = beat.tick() => agent.beat().await,
+            () = sleep_until(wake) => {}
+        }
+        agent.wake();
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What an agent is made of before it knows its pods.
+struct Started {
+    driver: Arc<Driver>,
+    up: mpsc::Sender<bytes::Bytes>,
+    answers: mpsc::Sender<Answer>,
+    version: String,
+}
+
+impl Agent {
+    fn new(started: Started, desired: DesiredLog, boot: u64) -> Self {
+        let Started { driver, up, answers, version } = started;
+        Self {
+            clock: driver.clock.clone(),
+            host: Host { address: driver.board.address.clone() },
+            disk_pressure: super::board::has_disk_pressure(&driver.places.data_dir),
+            driver,
+            version,
+            desired,
+            pods: BTreeMap::new(),
+            outbox: Outbox::default(),
+            up,
+            answers,
+            running: Arc::default(),
+            log_streams: Arc::new(Semaphore::new(LOG_STREAMS_MAX)),
+            boot,
+            epoch: 0,
+            term: 0,
+            messages: 0,
+            net_revision: 0,
+        }
+    }
+
+    fn now(&self) -> Moment {
+        Moment { wall: self.clock.now(), ticks: ticks() }
+    }
+
+    /// The earliest wish of any pod, and of the outbox.
+    fn next_wake(&self) -> Option<Instant> {
+        let pods = self.pods.values().filter_map(|pod| pod.machine.next_wake());
+        let at = pods.chain(self.outbox.due_ticks()).min()?;
+        Some(Instant::now() + Duration::from_millis(at.saturating_sub(ticks())))
+    }
+
+    async fn take_exits(&mut self, event: Result<KeeperEvent, KeeperError>) {
+        match event {
+            Ok(KeeperEvent::States(states)) => self.take_states(&states),
+            Ok(KeeperEvent::Exited(state)) => self.take_state(&state),
+            Err(error) => {
+                tracing::warn!(%error, "the keeper's events cannot be read");
+                tokio::time::sleep(KEEPER_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Milliseconds since this boot of the kernel; the same for every process of it.
+fn ticks() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+        .expect("every kernel that runs containers has this clock");
+    let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
+    seconds * 1_000 + u64::try_from(now.tv_nsec()).unwrap_or(0) / 1_000_000
+}

@@ -1,0 +1,303 @@
+//! Events to pod machines, effects to the driver.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use logic::pod::spec::RestartPolicy;
+use logic::pod::{
+    ContainerState, Effect, Event, Exit, Pod, PodMachine, Stage, Step, container_id,
+    parse_container_id,
+};
+use model::ids::Uid;
+use model::wire::LogsRequestV1;
+
+use super::Agent;
+use crate::io::image::Hold;
+use crate::io::keeper::{ContainerStateV1, ExitV1, RunStateV1};
+use crate::node::desired::Changes;
+use crate::node::driver::{Answer, Job, exit_of};
+use crate::node::object;
+use crate::node::place::{PodPlaces, replace};
+use crate::node::report::Report;
+
+/// A pod of this board.
+#[derive(Debug)]
+pub(super) struct PodEntry {
+    pub(super) machine: PodMachine,
+    pub(super) places: PodPlaces,
+    /// Keys of the objects that it names.
+    pub(super) keys: BTreeSet<String>,
+    /// Keeps the images of its containers.
+    pub(super) holds: BTreeMap<String, Hold>,
+    saved: Vec<u8>,
+    saved_durably: bool,
+}
+
+impl PodEntry {
+    pub(super) fn new(machine: PodMachine, places: PodPlaces) -> Self {
+        let keys = object::keys_of(machine.pod());
+        Self {
+            machine,
+            places,
+            keys,
+            holds: BTreeMap::new(),
+            saved: Vec::new(),
+            saved_durably: false,
+        }
+    }
+
+    /// Writes the machine's state where it is needed again; nothing when it has not changed.
+    fn save(&mut self) -> std::io::Result<()> {
+        if self.machine.is_removable() || self.machine.state().teardown == Step::Asked {
+            return Ok(());
+        }
+        let state = serde_json::to_vec(self.machine.state())?;
+        if state == self.saved {
+            return Ok(());
+        }
+        replace(&self.places.state(), &state)?;
+        let runs_once = self.machine.pod().spec.restart_policy != RestartPolicy::Always;
+        if runs_once && self.machine.is_terminal() && !self.saved_durably {
+            save_durably(&self.places.durable_state(), &state)?;
+            self.saved_durably = true;
+        }
+        self.saved = state;
+        Ok(())
+    }
+}
+
+/// A pod that has ended for good must not run again after a power cut.
+fn save_durably(path: &std::path::Path, state: &[u8]) -> std::io::Result<()> {
+    replace(path, state)?;
+    std::fs::File::open(path)?.sync_all()?;
+    let dir = path.parent().expect("the state lies in the pod's directory");
+    std::fs::File::open(dir)?.sync_all()
+}
+
+impl Agent {
+    /// Carries what changed in the desired set to the pods.
+    pub(super) fn apply_changes(&mut self, changes: &Changes) {
+        for uid in &changes.pods_gone {
+            self.feed(*uid, Event::Gone);
+        }
+        for uid in &changes.pods {
+            let Some(desired) = self.desired.set().pods.get(uid) else { continue };
+            match Pod::parse(&desired.pod) {
+                Ok(pod) => self.take_pod(*uid, Arc::new(pod)),
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::error!(pod = %uid, %error, cause, "pod is not started");
+                }
+            }
+        }
+        let uses = |entry: &PodEntry| !entry.keys.is_disjoint(&changes.objects);
+        let users: Vec<Uid> =
+            self.pods.iter().filter(|(_, entry)| uses(entry)).map(|(uid, _)| *uid).collect();
+        for uid in users {
+            self.feed(uid, Event::ObjectsChanged);
+            self.refresh_volumes(uid);
+        }
+    }
+
+    fn take_pod(&mut self, uid: Uid, pod: Arc<Pod>) {
+        if let Some(entry) = self.pods.get_mut(&uid) {
+            entry.keys = object::keys_of(&pod);
+            return self.feed(uid, Event::Desired(pod));
+        }
+        let places = self.driver.places.pod(&pod);
+        let machine = PodMachine::new(pod, self.now());
+        self.pods.insert(uid, PodEntry::new(machine, places));
+        self.feed(uid, Event::Timer);
+    }
+
+    /// Volumes of a running pod follow their objects; the machine has nothing to do with it.
+    fn refresh_volumes(&mut self, uid: Uid) {
+        let is_filled = |entry: &PodEntry| entry.machine.state().volumes == Step::Done;
+        if self.pods.get(&uid).is_some_and(is_filled) {
+            self.perform(uid, Effect::PrepareVolumes);
+        }
+    }
+
+    /// An image was imported.
+    pub(super) fn images_changed(&mut self) {
+        let uids: Vec<Uid> = self.pods.keys().copied().collect();
+        for uid in uids {
+            self.feed(uid, Event::ImagesChanged);
+        }
+    }
+
+    /// Gives due timers to the pods and due statuses to the master.
+    pub(super) fn wake(&mut self) {
+        let now = super::ticks();
+        let due = |entry: &PodEntry| entry.machine.next_wake().is_some_and(|at| at <= now);
+        let uids: Vec<Uid> =
+            self.pods.iter().filter(|(_, entry)| due(entry)).map(|(uid, _)| *uid).collect();
+        for uid in uids {
+            self.feed(uid, Event::Timer);
+        }
+        if self.outbox.due_ticks().is_some_and(|at| at <= super::ticks()) {
+            self.send_statuses();
+        }
+    }
+
+    /// The one place where a machine moves: state is saved before anything is done about it.
+    pub(super) fn feed(&mut self, uid: Uid, event: Event) {
+        let now = self.now();
+        let Some(entry) = self.pods.get_mut(&uid) else { return };
+        let effects = entry.machine.handle(now, event);
+        if let Err(error) = entry.save() {
+            tracing::warn!(pod = %uid, %error, "state of the pod is not saved");
+        }
+        self.note_running(&uid);
+        for effect in effects {
+            match effect {
+                Effect::StatusChanged => self.outbox.touch(uid, now.ticks),
+                Effect::Report { warning, reason, message, container } => {
+                    self.report(&uid, &Report { warning, reason, message, container });
+                }
+                effect => self.perform(uid, effect),
+            }
+        }
+        let gone = !self.desired.set().pods.contains_key(&uid);
+        if gone && self.pods.get(&uid).is_some_and(|entry| entry.machine.is_removable()) {
+            self.pods.remove(&uid);
+            self.outbox.forget(&uid);
+        }
+    }
+
+    fn report(&mut self, uid: &Uid, report: &Report) {
+        let Some(entry) = self.pods.get(uid) else { return };
+        let pod = entry.machine.pod();
+        tracing::debug!(pod = pod.full_name(), reason = report.reason, "{}", report.message);
+        let node = &self.driver.board.name;
+        let event = report.object(pod, node, self.clock.now());
+        self.outbox.event(Bytes::from(event.to_string()), super::ticks());
+    }
+
+    fn perform(&self, uid: Uid, effect: Effect) {
+        let Some(entry) = self.pods.get(&uid) else { return };
+        let pod = entry.machine.shared_pod();
+        let job = Job {
+            effect,
+            objects: self.desired.set().objects(&entry.keys),
+            places: entry.places.clone(),
+            qos_class: entry.machine.qos_class(),
+            pod,
+        };
+        let (driver, answers) = (self.driver.clone(), self.answers.clone());
+        tokio::spawn(async move {
+            let answer = driver.perform(job).await;
+            // Nobody listens once the agent has ended.
+            let _ = answers.send(answer).await;
+        });
+    }
+
+    /// What came of an effect.
+    pub(super) fn take_answer(&mut self, answer: Answer) {
+        let Answer { uid, event, reports, hold } = answer;
+        if let (Some((container, hold)), Some(entry)) = (hold, self.pods.get_mut(&uid)) {
+            entry.holds.insert(container, hold);
+        }
+        for report in reports {
+            self.report(&uid, &report);
+        }
+        let Some(event) = event else { return };
+        if event == Event::TornDown
+            && let Some(entry) = self.pods.get_mut(&uid)
+        {
+            entry.holds.clear();
+        }
+        self.feed(uid, event);
+    }
+
+    fn note_running(&self, uid: &Uid) {
+        let Some(entry) = self.pods.get(uid) else { return };
+        let prefix = format!("{uid}_");
+        let mut running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        running.retain(|id| !id.starts_with(&prefix));
+        let state = entry.machine.state();
+        let ids = state.containers.iter().filter(|c| c.is_running() || c.is_starting());
+        running.extend(ids.map(|c| container_id(&uid.to_string(), &c.name, c.attempt)));
+    }
+
+    /// Everything that the keeper knows, at first and after it was replaced.
+    pub(super) fn take_states(&mut self, states: &[ContainerStateV1]) {
+        for state in states {
+            self.take_state(state);
+        }
+        let known: BTreeSet<&str> = states.iter().map(|state| state.id.as_str()).collect();
+        let mut lost = Vec::new();
+        for (uid, entry) in &self.pods {
+            for container in entry.machine.state().containers.iter().filter(|c| c.is_running()) {
+                let id = container_id(&uid.to_string(), &container.name, container.attempt);
+                if !known.contains(id.as_str()) {
+                    lost.push((*uid, container.clone()));
+                }
+            }
+        }
+        for (uid, container) in lost {
+            self.take_exit(
+                uid,
+                &container,
+                &ExitV1 { at_micros: self.clock.now().0, ..ExitV1::default() },
+            );
+        }
+    }
+
+    /// One container that the keeper knows.
+    pub(super) fn take_state(&mut self, state: &ContainerStateV1) {
+        let RunStateV1::Exited(exit) = &state.state else { return };
+        let Some((uid, name, attempt)) = parse_container_id(&state.id) else { return };
+        let Some(uid) = Uid::parse(uid) else { return };
+        let Some(entry) = self.pods.get(&uid) else { return };
+        let matches = |c: &&ContainerState| c.name == name && c.attempt == attempt;
+        if let Some(container) = entry.machine.state().containers.iter().find(matches) {
+            let container = container.clone();
+            self.take_exit(uid, &container, exit);
+        }
+    }
+
+    fn take_exit(&mut self, uid: Uid, container: &ContainerState, exit: &ExitV1) {
+        let Some(entry) = self.pods.get(&uid) else { return };
+        let exit: Exit = exit_of(exit, entry.machine.pod(), container, &entry.places);
+        let (name, attempt) = (container.name.clone(), container.attempt);
+        self.feed(uid, Event::Exited { container: name, attempt, exit });
+    }
+
+    /// The log file that a request means, and the id of the container that writes it.
+    pub(super) fn log_of(&self, request: &LogsRequestV1) -> Result<(PathBuf, String), String> {
+        let LogsRequestV1 { pod: uid, container: name, previous, .. } = request;
+        let missing = || format!("pod {uid} is not on this board");
+        let entry = self.pods.get(uid).ok_or_else(missing)?;
+        let pod = &entry.machine.pod().metadata.name;
+        let container = entry.machine.state().containers.iter().find(|c| c.name == *name);
+        let container =
+            container.ok_or_else(|| format!("container {name} is not valid for pod {pod}"))?;
+        let started = container.is_running() || container.ended.is_some();
+        let attempt = match (previous, started) {
+            (true, _) if container.is_running() || container.ended.is_none() => {
+                container.last.as_ref().map(|ended| ended.attempt)
+            }
+            // Between two starts the one that ended is the previous one.
+            (true, _) if container.waiting.is_some() => Some(container.attempt),
+            (true, _) => container.last.as_ref().map(|ended| ended.attempt),
+            (false, true) => Some(container.attempt),
+            (false, false) => container.last.as_ref().map(|ended| ended.attempt),
+        };
+        let reason = match (&container.waiting, container.stage) {
+            (Some(waiting), _) => waiting.reason.clone(),
+            (None, Stage::Idle) if !entry.machine.state().initialized => {
+                "PodInitializing".to_owned()
+            }
+            _ => "ContainerCreating".to_owned(),
+        };
+        let attempt = attempt.ok_or_else(|| match previous {
+            true => format!("previous terminated container {name:?} in pod {pod:?} not found"),
+            false => format!("container {name:?} in pod {pod:?} is waiting to start: {reason}"),
+        })?;
+        let id = container_id(&uid.to_string(), name, attempt);
+        Ok((entry.places.log(name, attempt), id))
+    }
+}

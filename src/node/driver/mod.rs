@@ -1,0 +1,322 @@
+//! Makes the effects of pod machines true: images, keeper, volumes, probes, files.
+//!
+//! In: one effect with the pod it is for. Out: one [`Answer`]. Nothing here decides anything about
+//! a pod's life, and nothing is kept between effects.
+
+mod start;
+mod teardown;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use logic::pod::spec::PullPolicy;
+use logic::pod::{
+    ContainerState, Effect, Event, Exit, HookKind, ImageRef, Pod, container_id, probe_spec,
+};
+use model::ids::Uid;
+use model::limits::TERMINATION_MESSAGE_BYTES_MAX;
+use model::timestamp::Timestamp;
+
+use super::board::Board;
+use super::log_stream;
+use super::object::Objects;
+use super::place::{Places, PodPlaces};
+use super::prober::Target;
+use super::report::Report;
+use super::volume;
+use crate::io::clock::Clock;
+use crate::io::image::{Hold, ImageError, ImageStore};
+use crate::io::keeper::{ExitV1, Keeper, SandboxV1};
+
+pub(super) use teardown::{remove_leftovers, sweep_keeper};
+
+/// What effects are made true with.
+#[derive(Debug)]
+pub(super) struct Driver {
+    pub(super) keeper: Keeper,
+    pub(super) images: ImageStore,
+    pub(super) places: Places,
+    pub(super) board: Board,
+    pub(super) clock: Clock,
+}
+
+/// An effect with all that it needs.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) effect: Effect,
+    pub(super) pod: Arc<Pod>,
+    pub(super) objects: Objects,
+    pub(super) places: PodPlaces,
+    pub(super) qos_class: String,
+}
+
+/// What came of an effect.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) uid: Uid,
+    pub(super) event: Option<Event>,
+    pub(super) reports: Vec<Report>,
+    /// Keeps the image of a started container.
+    pub(super) hold: Option<(String, Hold)>,
+}
+
+impl Answer {
+    fn of(job: &Job, event: Option<Event>) -> Self {
+        Self { uid: job.pod.uid(), event, reports: Vec::new(), hold: None }
+    }
+
+    fn reporting(mut self, report: Report) -> Self {
+        self.reports.push(report);
+        self
+    }
+}
+
+impl Driver {
+    /// Makes one effect true. `None` for those that need no driver.
+    pub(super) async fn perform(self: Arc<Self>, job: Job) -> Answer {
+        let uid = job.pod.uid().to_string();
+        let event = match &job.effect {
+            Effect::CreateSandbox => Some(self.create_sandbox(&job).await),
+            Effect::RemoveSandbox => match self.keeper.sandbox_remove(&uid).await {
+                Ok(()) => Some(Event::SandboxRemoved),
+                Err(error) => {
+                    tracing::warn!(pod = job.pod.full_name(), %error, "sandbox is not removed");
+                    None
+                }
+            },
+            Effect::PrepareVolumes => Some(self.prepare_volumes(&job).await),
+            Effect::EnsureImage { container } => {
+                return self.ensure_image(&job, container).await;
+            }
+            Effect::Start { container, attempt } => {
+                return self.start(&job, container, *attempt).await;
+            }
+            Effect::Signal { container, attempt, signal } => {
+                self.signal(&container_id(&uid, container, *attempt), signal).await;
+                None
+            }
+            Effect::Probe { container, attempt, kind } => {
+                let spec = job.pod.container(container);
+                let probe = spec.and_then(|spec| probe_spec(spec, *kind));
+                let (Some(spec), Some(probe)) = (spec, probe) else {
+                    return Answer::of(&job, None);
+                };
+                let result = self.target(&uid, spec, *attempt).probe(probe).await;
+                let (container, attempt) = (container.clone(), *attempt);
+                Some(Event::Probed { container, attempt, kind: *kind, result })
+            }
+            Effect::Hook { container, attempt, kind, timeout_millis } => {
+                self.hook(&job, container, *attempt, *kind, *timeout_millis).await
+            }
+            Effect::RemoveContainer { container, attempt } => {
+                let id = container_id(&uid, container, *attempt);
+                if let Err(error) = self.keeper.remove(&id).await {
+                    tracing::warn!(container = id, %error, "ended container is not removed");
+                }
+                None
+            }
+            Effect::Teardown => Some(self.teardown(&job).await),
+            Effect::Report { .. } | Effect::StatusChanged => None,
+        };
+        Answer::of(&job, event)
+    }
+
+    async fn create_sandbox(&self, job: &Job) -> Event {
+        let spec = &job.pod.spec;
+        let sandbox = SandboxV1 {
+            uid: job.pod.uid().to_string(),
+            hostname: hostname(&job.pod),
+            host_network: spec.host_network,
+            host_ipc: spec.host_ipc,
+        };
+        match self.keeper.sandbox_create(sandbox).await {
+            Ok(()) => Event::SandboxReady,
+            Err(error) => Event::SandboxFailed { message: error.to_string() },
+        }
+    }
+
+    async fn prepare_volumes(&self, job: &Job) -> Event {
+        let (pod, objects, places) = (job.pod.clone(), job.objects.clone(), job.places.clone());
+        let facts = self.board.facts();
+        let filled = blocking(move || volume::prepare(&pod, &objects, &facts, &places)).await;
+        match filled {
+            Some(Ok(())) => Event::VolumesReady,
+            Some(Err(fault)) => Event::VolumesFailed { message: fault.message, retry: fault.retry },
+            None => Event::VolumesFailed { message: "interrupted".to_owned(), retry: true },
+        }
+    }
+
+    async fn ensure_image(&self, job: &Job, container: &str) -> Answer {
+        let Some(spec) = job.pod.container(container) else { return Answer::of(job, None) };
+        let (image, store) = (spec.image.clone(), self.images.clone());
+        let resolved = blocking(move || store.resolve(&image)).await;
+        let image = &spec.image;
+        let missing = |reason: &str, message: String| Event::ImageMissing {
+            container: container.to_owned(),
+            reason: reason.to_owned(),
+            message,
+        };
+        let event = match resolved {
+            Some(Ok(found)) => {
+                let repository = found.name.split('@').next().unwrap_or_default();
+                let repository = match repository.rsplit_once(':') {
+                    Some((path, tag)) if !tag.contains('/') => path,
+                    _ => repository,
+                };
+                let id = format!("{repository}@{}", found.digest);
+                let stop_signal = found.config.stop_signal.clone();
+                let image_ref = ImageRef { name: found.name.clone(), id, stop_signal };
+                let ready = Event::ImageReady { container: container.to_owned(), image: image_ref };
+                let how = match spec.image_pull_policy {
+                    PullPolicy::Always => "is used as it is on this board: no registry to ask",
+                    _ => "already present on machine",
+                };
+                let text = format!("Container image {image:?} {how}");
+                return Answer::of(job, Some(ready))
+                    .reporting(Report::normal("Pulled", text, container));
+            }
+            Some(Err(ImageError::Name { .. })) => {
+                let text = format!(
+                    "Failed to apply default image tag {image:?}: couldn't parse image name \
+                     {image:?}: invalid reference format"
+                );
+                missing("InvalidImageName", text)
+            }
+            Some(Err(ImageError::Absent(_))) if spec.image_pull_policy == PullPolicy::Never => {
+                let text =
+                    format!("Container image {image:?} is not present with pull policy of Never");
+                missing("ErrImageNeverPull", text)
+            }
+            Some(Err(error)) => {
+                let remedy = match &error {
+                    ImageError::Absent(_) => {
+                        " and no registry is configured: bring it with `kumquat image import FILE`"
+                    }
+                    _ => "",
+                };
+                let text = format!("Failed to pull image {image:?}: {}{remedy}", error.text());
+                missing("ErrImagePull", text)
+            }
+            None => missing("ErrImagePull", "interrupted".to_owned()),
+        };
+        Answer::of(job, Some(event))
+    }
+
+    async fn signal(&self, id: &str, signal: &str) {
+        let number = signal_number(signal);
+        if let Err(error) = self.keeper.signal(id, number).await
+            && !error.is_not_found()
+        {
+            tracing::warn!(container = id, signal, %error, "signal is not sent");
+        }
+    }
+
+    fn target<'a>(
+        &'a self,
+        uid: &str,
+        container: &'a logic::pod::spec::Container,
+        attempt: u32,
+    ) -> Target<'a> {
+        Target {
+            keeper: &self.keeper,
+            id: container_id(uid, &container.name, attempt),
+            netns: self.keeper.sandbox_netns(uid),
+            container,
+        }
+    }
+
+    async fn hook(
+        &self,
+        job: &Job,
+        container: &str,
+        attempt: u32,
+        kind: HookKind,
+        timeout_millis: u64,
+    ) -> Option<Event> {
+        let spec = job.pod.container(container)?;
+        let handler = match kind {
+            HookKind::PostStart => spec.lifecycle.post_start.as_ref(),
+            HookKind::PreStop => spec.lifecycle.pre_stop.as_ref(),
+        };
+        let uid = job.pod.uid().to_string();
+        let timeout = Duration::from_millis(timeout_millis);
+        let result = self.target(&uid, spec, attempt).hook(handler?, timeout).await;
+        Some(Event::Hooked { container: container.to_owned(), attempt, kind, result })
+    }
+}
+
+/// Runs what blocks on the disk; `None` when the runtime is going down.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// The host name inside a pod: at most a DNS label.
+pub(super) fn hostname(pod: &Pod) -> String {
+    let name = pod.spec.hostname.as_deref().unwrap_or(&pod.metadata.name);
+    let mut name = name.to_owned();
+    name.truncate(63);
+    name.trim_end_matches(['-', '.']).to_owned()
+}
+
+/// The number of a signal named as in Kubernetes, Docker or by number; SIGTERM for what is no signal.
+fn signal_number(signal: &str) -> i32 {
+    if let Ok(number) = signal.parse() {
+        return number;
+    }
+    let name = match signal.starts_with("SIG") {
+        true => signal.to_owned(),
+        false => format!("SIG{signal}"),
+    };
+    if let Some(rest) = name.strip_prefix("SIGRTMIN") {
+        return 34 + rest.trim_start_matches('+').parse::<i32>().unwrap_or(0);
+    }
+    name.parse::<nix::sys::signal::Signal>().map_or(15, |signal| signal as i32)
+}
+
+/// How the keeper's word on an end reads in a status, with the container's own last word.
+pub(super) fn exit_of(
+    exit: &ExitV1,
+    pod: &Pod,
+    container: &ContainerState,
+    places: &PodPlaces,
+) -> Exit {
+    let code = exit.shell_code();
+    let id = container_id(&pod.metadata.uid, &container.name, container.attempt);
+    let mut message = read_message(&places.termination(&id));
+    let spec = pod.container(&container.name);
+    let falls_back = spec.is_some_and(|spec| {
+        spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError")
+    });
+    if message.is_empty() && falls_back && code != 0 {
+        let log = places.log(&container.name, container.attempt);
+        message = log_stream::last_lines(&log, 80, 2_048).unwrap_or_default();
+    }
+    let at = Timestamp(exit.at_micros);
+    Exit { code, at, out_of_memory: exit.oom && code != 0, message }
+}
+
+fn read_message(path: &Path) -> String {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    if let Ok(file) = std::fs::File::open(path) {
+        let _ = file.take(TERMINATION_MESSAGE_BYTES_MAX).read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_many_spellings() {
+        for (text, number) in
+            [("SIGTERM", 15), ("TERM", 15), ("9", 9), ("SIGRTMIN+3", 37), ("nonsense", 15)]
+        {
+            assert_eq!(signal_number(text), number, "{text}");
+        }
+    }
+}

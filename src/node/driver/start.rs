@@ -1,0 +1,355 @@
+//! Starting one container: image, environment, user, mounts, spec, keeper.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use logic::pod::spec::{Container, Pod};
+use logic::pod::{Event, container_id};
+use model::limits::IMAGE_USERS_BYTES_MAX;
+
+use super::{Answer, Driver, Job, blocking, hostname};
+use crate::io::image::{Image, ImageStore};
+use crate::io::keeper::{KeeperError, Refusal, RunStateV1, Start, StartedV1};
+use crate::node::board::Board;
+use crate::node::container::environment::{self, Environment};
+use crate::node::container::spec::{self, BindMount, SpecInput};
+use crate::node::container::user;
+use crate::node::object::Objects;
+use crate::node::place::PodPlaces;
+use crate::node::report::Report;
+use crate::node::volume;
+
+/// Where a container writes why it ended, unless its pod says otherwise.
+const TERMINATION_PATH_DEFAULT: &str = "/dev/termination-log";
+
+impl Driver {
+    pub(super) async fn start(&self, job: &Job, container: &str, attempt: u32) -> Answer {
+        let Some(spec) = job.pod.container(container) else { return Answer::of(job, None) };
+        let name = container.to_owned();
+        let (store, image) = (self.images.clone(), spec.image.clone());
+        let found = blocking(move || {
+            let image = store.resolve(&image).ok()?;
+            let hold = store.hold(image.digest)?;
+            Some((image, hold))
+        });
+        let Some((image, hold)) = found.await.flatten() else {
+            let reason = "ErrImagePull".to_owned();
+            let message = format!("image {:?} was removed from this board", spec.image);
+            let event = Event::ImageMissing { container: name, reason, message };
+            return Answer::of(job, Some(event));
+        };
+        let prepared = self.prepare(job, container, attempt, image).await;
+        let start = match prepared {
+            Ok(start) => start,
+            Err(message) => {
+                return Answer::of(job, Some(Event::ConfigFailed { container: name, message }));
+            }
+        };
+        let created = Report::normal("Created", "Container created".to_owned(), container);
+        match self.start_or_adopt(start).await {
+            Ok(started) => {
+                let at = self.clock.now();
+                let event = Event::Started { container: name, attempt, at };
+                let mut answer = Answer::of(job, Some(event)).reporting(created);
+                answer.reports.extend(shortcomings(&started, &job.pod, spec));
+                answer.hold = Some((container.to_owned(), hold));
+                answer
+            }
+            Err(error) => {
+                let message = error.to_string();
+                Answer::of(job, Some(Event::StartFailed { container: name, attempt, message }))
+            }
+        }
+    }
+
+    /// A start whose answer was lost is found again; the remains of a failed one are removed.
+    async fn start_or_adopt(&self, start: Start) -> Result<StartedV1, KeeperError> {
+        let error = match self.keeper.start(start.clone()).await {
+            Ok(started) => return Ok(started),
+            Err(error) => error,
+        };
+        let exists = matches!(&error, KeeperError::Refused { refusal: Refusal::AlreadyExists, .. });
+        let cut = matches!(&error, KeeperError::Interrupted(_) | KeeperError::Deadline(_));
+        if !exists && !cut {
+            return Err(error);
+        }
+        let states = self.keeper.list().await?;
+        match states.into_iter().find(|state| state.id == start.id) {
+            Some(state) if state.state == RunStateV1::Running => {
+                Ok(StartedV1 { pid: state.pid, ..StartedV1::default() })
+            }
+            Some(_) => {
+                self.keeper.remove(&start.id).await?;
+                self.keeper.start(start).await
+            }
+            None if cut => self.keeper.start(start).await,
+            None => Err(error),
+        }
+    }
+
+    async fn prepare(
+        &self,
+        job: &Job,
+        container: &str,
+        attempt: u32,
+        image: Image,
+    ) -> Result<Start, String> {
+        let preparation = Preparation {
+            pod: job.pod.clone(),
+            container: container.to_owned(),
+            attempt,
+            image,
+            objects: job.objects.clone(),
+            places: job.places.clone(),
+            board: self.board.clone(),
+            qos_class: job.qos_class.clone(),
+        };
+        let interrupted = || "interrupted".to_owned();
+        blocking(move || preparation.run()).await.ok_or_else(interrupted)?
+    }
+}
+
+/// Everything that a start is made of; runs where it may block.
+struct Preparation {
+    pod: Arc<Pod>,
+    container: String,
+    attempt: u32,
+    image: Image,
+    objects: Objects,
+    places: PodPlaces,
+    board: Board,
+    qos_class: String,
+}
+
+impl Preparation {
+    fn run(self) -> Result<Start, String> {
+        let (pod, places) = (&self.pod, &self.places);
+        let container = pod.container(&self.container).ok_or("no such container")?;
+        refuse_unsupported(pod, container)?;
+        let facts = self.board.facts();
+        let environment = environment::build(pod, container, &self.objects, &facts)?;
+        let config = &self.image.config;
+        let users = |path: &str| -> Result<String, String> {
+            let file = ImageStore::read_file(&self.image, path, IMAGE_USERS_BYTES_MAX);
+            let bytes = file.map_err(|error| error.text())?.unwrap_or_default();
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let (passwd, group) = (users("/etc/passwd")?, users("/etc/group")?);
+        let user = user::resolve(pod, container, &config.user, &passwd, &group)?;
+        let id = container_id(&pod.metadata.uid, &container.name, self.attempt);
+        let fault = |error: io::Error| format!("preparing files of the container: {error}");
+        let mut mounts = etc_mounts(pod, places).map_err(fault)?;
+        mounts.push(termination_mount(container, places, &id).map_err(fault)?);
+        mounts.extend(volume_mounts(pod, container, &environment, places)?);
+        let hostname = hostname(pod);
+        let mut variables =
+            environment.over_image(config.env.as_deref().unwrap_or_default(), &hostname);
+        if let (Some(home), false) = (&user.home, variables.iter().any(|v| v.starts_with("HOME=")))
+        {
+            variables.push(format!("HOME={home}"));
+        }
+        let spec = spec::build(&SpecInput {
+            pod,
+            container,
+            arguments: arguments(container, &self.image, &environment)?,
+            environment: variables,
+            working_dir: working_dir(container, &config.working_dir),
+            user,
+            mounts,
+            hostname,
+            qos_class: self.qos_class.clone(),
+            memory_bytes: facts.memory_bytes,
+        });
+        let log_path = places.log(&container.name, self.attempt);
+        let logs = log_path.parent().expect("a log lies in its container's directory");
+        fs::create_dir_all(logs).map_err(fault)?;
+        drop_old_logs(logs, self.attempt).map_err(fault)?;
+        let writable_dir = places.writable(&id);
+        if let Some(parent) = writable_dir.parent() {
+            fs::create_dir_all(parent).map_err(fault)?;
+        }
+        Ok(Start {
+            id,
+            pod_uid: pod.metadata.uid.clone(),
+            lower_dirs: self.image.layers.clone(),
+            writable_dir,
+            spec: serde_json::to_vec(&spec).map_err(|error| error.to_string())?,
+            log_path,
+        })
+    }
+}
+
+/// What this board cannot do is said, not ignored.
+fn refuse_unsupported(pod: &Pod, container: &Container) -> Result<(), String> {
+    let refuse = |what: &str| Err(format!("{what} is not supported on this board"));
+    if pod.spec.host_pid {
+        return refuse("hostPID");
+    }
+    if pod.spec.share_process_namespace {
+        return refuse("shareProcessNamespace");
+    }
+    if container.tty {
+        return refuse("tty");
+    }
+    let own = container.security_context.seccomp_profile.as_ref();
+    let profile = own.or(pod.spec.security_context.seccomp_profile.as_ref());
+    if profile.is_some_and(|profile| profile.r#type == "Localhost") {
+        return refuse("a seccomp profile of type Localhost");
+    }
+    Ok(())
+}
+
+/// What the kernel or this build does not enforce, told once per start.
+fn shortcomings(started: &StartedV1, pod: &Pod, container: &Container) -> Vec<Report> {
+    let mut missing = started.unenforced.clone();
+    let own = container.security_context.seccomp_profile.as_ref();
+    let profile = own.or(pod.spec.security_context.seccomp_profile.as_ref());
+    if profile.is_some_and(|profile| profile.r#type == "RuntimeDefault") {
+        missing.push("seccomp".to_owned());
+    }
+    let mut reports = Vec::new();
+    if !missing.is_empty() {
+        let text = format!("This board does not enforce: {}", missing.join(", "));
+        reports.push(Report::warning("NotEnforced", text, &container.name));
+    }
+    let warning = |text: &String| Report::warning("Relaxed", text.clone(), &container.name);
+    reports.extend(started.warnings.iter().map(warning));
+    reports
+}
+
+fn arguments(
+    container: &Container,
+    image: &Image,
+    environment: &Environment,
+) -> Result<Vec<String>, String> {
+    let expand =
+        |list: &[String]| list.iter().map(|arg| environment.expand(arg)).collect::<Vec<_>>();
+    let (entrypoint, cmd) = (image.config.entrypoint.as_deref(), image.config.cmd.as_deref());
+    let own_command = !container.command.is_empty();
+    let mut arguments = match own_command {
+        true => expand(&container.command),
+        false => entrypoint.unwrap_or_default().to_vec(),
+    };
+    match (container.args.is_empty(), own_command) {
+        (false, _) => arguments.extend(expand(&container.args)),
+        (true, false) => arguments.extend_from_slice(cmd.unwrap_or_default()),
+        (true, true) => {}
+    }
+    match arguments.is_empty() {
+        true => Err("no command specified".to_owned()),
+        false => Ok(arguments),
+    }
+}
+
+fn working_dir(container: &Container, of_image: &str) -> String {
+    let chosen = [container.working_dir.as_str(), of_image];
+    chosen.into_iter().find(|dir| !dir.is_empty()).unwrap_or("/").to_owned()
+}
+
+fn bind(source: &Path, target: &str, read_only: bool) -> BindMount {
+    BindMount {
+        source: source.to_string_lossy().into_owned(),
+        target: target.to_owned(),
+        read_only,
+        propagation: "rprivate",
+    }
+}
+
+fn etc_mounts(pod: &Pod, places: &PodPlaces) -> io::Result<Vec<BindMount>> {
+    let hostname = hostname(pod);
+    let mut hosts = format!(
+        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost \
+         ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\n\
+         fe00::2\tip6-allrouters\n127.0.0.1\t{hostname}\n"
+    );
+    for alias in &pod.spec.host_aliases {
+        hosts.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.join("\t")));
+    }
+    let files = [
+        ("hosts", hosts),
+        ("hostname", format!("{hostname}\n")),
+        ("resolv.conf", resolv_conf(pod)),
+    ];
+    fs::create_dir_all(places.etc(""))?;
+    let mut mounts = Vec::new();
+    for (name, text) in files {
+        let path = places.etc(name);
+        // Containers of the pod share it and have it open: it is made once.
+        if !path.exists() {
+            fs::write(&path, text)?;
+        }
+        mounts.push(bind(&path, &format!("/etc/{name}"), false));
+    }
+    Ok(mounts)
+}
+
+fn resolv_conf(pod: &Pod) -> String {
+    let dns = &pod.spec.dns_config;
+    let namespace = &pod.metadata.namespace;
+    let mut text = String::new();
+    for server in &dns.nameservers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    let mut searches =
+        vec![format!("{namespace}.svc.cluster.local"), "svc.cluster.local".to_owned()];
+    searches.push("cluster.local".to_owned());
+    searches.extend(dns.searches.iter().cloned());
+    text.push_str(&format!("search {}\noptions ndots:5", searches.join(" ")));
+    for option in &dns.options {
+        match &option.value {
+            Some(value) => text.push_str(&format!(" {}:{value}", option.name)),
+            None => text.push_str(&format!(" {}", option.name)),
+        }
+    }
+    text + "\n"
+}
+
+fn termination_mount(container: &Container, places: &PodPlaces, id: &str) -> io::Result<BindMount> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = places.termination(id);
+    fs::create_dir_all(places.termination(""))?;
+    fs::write(&path, b"")?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
+    let target = container.termination_message_path.as_deref().unwrap_or(TERMINATION_PATH_DEFAULT);
+    Ok(bind(&path, target, false))
+}
+
+fn volume_mounts(
+    pod: &Pod,
+    container: &Container,
+    environment: &Environment,
+    places: &PodPlaces,
+) -> Result<Vec<BindMount>, String> {
+    let mut mounts = Vec::new();
+    for mount in &container.volume_mounts {
+        let sub_path = match mount.sub_path_expr.is_empty() {
+            true => mount.sub_path.clone(),
+            false => environment.expand(&mount.sub_path_expr),
+        };
+        let source = volume::mount_source(mount, &sub_path, pod, places)?;
+        let volume = pod.spec.volumes.iter().find(|volume| volume.name == mount.name);
+        let read_only = mount.read_only || volume.is_some_and(volume::is_projected);
+        mounts.push(BindMount {
+            propagation: match mount.mount_propagation.as_deref() {
+                Some("HostToContainer") => "rslave",
+                Some("Bidirectional") => "rshared",
+                _ => "rprivate",
+            },
+            ..bind(&source, &mount.mount_path, read_only)
+        });
+    }
+    Ok(mounts)
+}
+
+/// `kubectl logs --previous` reaches one start back; older logs go.
+fn drop_old_logs(dir: &Path, attempt: u32) -> io::Result<()> {
+    for name in crate::node::place::entries(dir)? {
+        let number = name.split('.').next().and_then(|number| number.parse::<u32>().ok());
+        if number.is_some_and(|number| number + 1 < attempt) {
+            fs::remove_file(dir.join(name))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! Removing every trace of a pod, and of pods that nobody wants any more.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use logic::pod::Event;
+
+use super::{Driver, Job, blocking};
+use crate::node::place::{Places, PodPlaces, entries, remove_dir};
+use crate::node::volume;
+
+impl Driver {
+    pub(super) async fn teardown(&self, job: &Job) -> Event {
+        let uid = job.pod.uid().to_string();
+        let fault = |message: String| Event::TeardownFailed { message };
+        if let Err(message) = self.remove_from_keeper(&uid).await {
+            return fault(message);
+        }
+        let (places, images) = (job.places.clone(), self.images.clone());
+        let removed = blocking(move || remove_files(&places)).await;
+        let collected = blocking(move || images.collect()).await;
+        if let Some(Err(error)) = collected {
+            tracing::warn!(error = error.text(), "unused images are not removed");
+        }
+        match removed {
+            Some(Ok(())) => Event::TornDown,
+            Some(Err(error)) => fault(error.to_string()),
+            None => fault("interrupted".to_owned()),
+        }
+    }
+
+    async fn remove_from_keeper(&self, uid: &str) -> Result<(), String> {
+        let states = self.keeper.list().await.map_err(|error| error.to_string())?;
+        for state in states.into_iter().filter(|state| state.pod_uid == uid) {
+            self.keeper.remove(&state.id).await.map_err(|error| error.to_string())?;
+        }
+        self.keeper.sandbox_remove(uid).await.map_err(|error| error.to_string())
+    }
+}
+
+fn remove_files(places: &PodPlaces) -> io::Result<()> {
+    volume::release(&places.run)?;
+    remove_dir(&places.run)?;
+    remove_dir(&places.data)?;
+    remove_dir(&places.logs)
+}
+
+/// Stops and removes containers and sandboxes of pods that are not wanted.
+pub(in crate::node) async fn sweep_keeper(driver: &Driver, wanted: &BTreeSet<String>) {
+    let mut unwanted = BTreeSet::new();
+    match driver.keeper.list().await {
+        Ok(states) => unwanted.extend(states.into_iter().map(|state| state.pod_uid)),
+        Err(error) => tracing::warn!(%error, "containers cannot be listed"),
+    }
+    match driver.keeper.sandboxes().await {
+        Ok(uids) => unwanted.extend(uids),
+        Err(error) => tracing::warn!(%error, "sandboxes cannot be listed"),
+    }
+    for uid in unwanted.difference(wanted) {
+        match driver.remove_from_keeper(uid).await {
+            Ok(()) => tracing::info!(pod = uid, "removed what was left of an unknown pod"),
+            Err(error) => tracing::warn!(pod = uid, error, "what is left of a pod is not removed"),
+        }
+    }
+}
+
+/// Removes files of pods that are not wanted, and writable layers that a reboot left.
+pub(in crate::node) fn remove_leftovers(
+    places: &Places,
+    wanted: &BTreeSet<String>,
+    rebooted: bool,
+) -> io::Result<()> {
+    for uid in places.known_pods()? {
+        let (data, run) =
+            (places.data_dir.join("pods").join(&uid), places.run_dir.join("pods").join(&uid));
+        if !wanted.contains(&uid) {
+            volume::release(&run)?;
+            remove_dir(&run)?;
+            remove_dir(&data)?;
+        } else if rebooted {
+            remove_dir(&data.join("layers"))?;
+        }
+    }
+    let logs = places.data_dir.join("logs");
+    for name in entries(&logs)? {
+        let known = name.rsplit('_').next().is_some_and(|uid| wanted.contains(uid));
+        if !known {
+            remove_dir(&logs.join(name))?;
+        }
+    }
+    Ok(())
+}

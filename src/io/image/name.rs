@@ -93,7 +93,10 @@ fn split_registry(path: &str) -> (&str, &str) {
 }
 
 fn registry_is_valid(registry: &str) -> bool {
-    !registry.is_empty()
+    let alphanumeric = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = registry.as_bytes();
+    (alphanumeric(bytes.first()) || bytes.first() == Some(&b'['))
+        && (alphanumeric(bytes.last()) || bytes.last() == Some(&b']'))
         && registry.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
 }
 

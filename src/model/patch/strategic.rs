@@ -131,7 +131,7 @@ fn merge_entry(original: &mut Fields, name: String, patch: Value, schema: Schema
         return Ok(());
     }
     let Some(known) = original.get_mut(&name) else {
-        original.insert(name, strip(patch));
+        original.extend(strip(patch).map(|value| (name, value)));
         return Ok(());
     };
     match (known, patch) {
@@ -149,7 +149,10 @@ fn merge_entry(original: &mut Fields, name: String, patch: Value, schema: Schema
             merge_list(known, patch, &rule)
         }
         (known, patch) => {
-            *known = strip(patch);
+            match strip(patch) {
+                Some(value) => *known = value,
+                None => drop(original.remove(&name)),
+            }
             Ok(())
         }
     }
@@ -220,13 +223,14 @@ fn set_orders(original: &mut Fields, patch: &mut Fields, schema: Schema) -> Done
 fn ordered_contains(order: &[Value], change: &[Value], merge_key: &str) -> Done {
     let ranks = Ranks::of(order, merge_key);
     let mut last = 0;
-    for item in change.iter().filter(|item| item.get(PATCH).is_none()) {
+    for item in change.iter().filter(|item| !order.is_empty() && item.get(PATCH).is_none()) {
         match ranks.of_item(item, merge_key) {
             Some(rank) if rank >= last => last = rank,
             _ => {
-                return Err(PatchError::internal(
-                    "The order in patch list doesn't match $setElementOrder list".to_owned(),
-                ));
+                let (change, order) = (go_list(change), go_list(order));
+                return Err(PatchError::internal(format!(
+                    "The order in patch list:\n{change}\n doesn't match $setElementOrder list:\n{order}\n"
+                )));
             }
         }
     }
@@ -298,7 +302,7 @@ fn merge_maps(
         }
     }
     if replace {
-        return Ok(changes.into_iter().cloned().map(strip).collect());
+        return Ok(changes.into_iter().cloned().filter_map(strip).collect());
     }
     let mut merged = original;
     if !gone.is_empty() {
@@ -316,39 +320,34 @@ fn merge_maps(
             }
             (_, change) => {
                 places.insert(key, merged.len());
-                merged.push(strip(change.clone()));
+                merged.extend(strip(change.clone()));
             }
         }
     }
     Ok(merged)
 }
 
-/// What a patch adds where nothing was: without nulls and directives.
-fn strip(value: Value) -> Value {
+/// What a patch adds where nothing was: without nulls and directives; `None` where the value is
+/// itself a directive.
+fn strip(value: Value) -> Option<Value> {
     match value {
-        Value::Object(map) => Value::Object(strip_map(map)),
-        Value::Array(list) => Value::Array(strip_list(list)),
-        other => other,
+        Value::Object(map) if map.contains_key(PATCH) => None,
+        Value::Object(map) => Some(Value::Object(strip_map(map))),
+        Value::Array(list) => Some(Value::Array(strip_list(list))),
+        other => Some(other),
     }
 }
 
 fn strip_map(map: Fields) -> Fields {
     let plain = |name: &str| {
-        name != PATCH
-            && name != RETAIN_KEYS
-            && !name.starts_with(DELETE_FROM)
-            && !name.starts_with(SET_ORDER)
+        name != RETAIN_KEYS && !name.starts_with(DELETE_FROM) && !name.starts_with(SET_ORDER)
     };
     let kept = map.into_iter().filter(|(name, value)| !value.is_null() && plain(name));
-    kept.map(|(name, value)| (name, strip(value))).collect()
+    kept.filter_map(|(name, value)| Some((name, strip(value)?))).collect()
 }
 
 fn strip_list(list: Vec<Value>) -> Vec<Value> {
-    let directive = |item: &Value| {
-        item.get(PATCH).is_some_and(|word| word == "delete")
-            || (item.get(PATCH).is_some() && item.as_object().is_some_and(|map| map.len() == 1))
-    };
-    list.into_iter().filter(|item| !directive(item)).map(strip).collect()
+    list.into_iter().filter_map(strip).collect()
 }
 
 fn bad_patch_type(word: &Value, map: &Value) -> PatchError {
@@ -368,13 +367,15 @@ fn go_map(value: &Value) -> String {
                 map.iter().map(|(k, v)| format!("{k}:{}", go_map(v))).collect();
             format!("map[{}]", entries.join(" "))
         }
-        Value::Array(list) => {
-            format!("[{}]", list.iter().map(go_map).collect::<Vec<_>>().join(" "))
-        }
+        Value::Array(list) => go_list(list),
         Value::Null => "<nil>".into(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
+}
+
+fn go_list(list: &[Value]) -> String {
+    format!("[{}]", list.iter().map(go_map).collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(test)]

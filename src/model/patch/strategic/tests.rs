@@ -50,6 +50,11 @@ fn maps_merge_and_null_removes() {
         json!({"metadata": {"labels": {}}}),
     );
     check("ConfigMap", json!({"data": {"a": "1"}}), json!({"data": "x"}), json!({"data": "x"}));
+    // A directive where there is nothing to direct leaves nothing behind.
+    let directive =
+        json!({"spec": {"affinity": {"$patch": "delete"}, "volumes": [{"$patch": "replace"}]}});
+    check("Pod", json!({}), directive.clone(), json!({"spec": {"volumes": []}}));
+    check("Pod", json!({"spec": {"affinity": "x"}}), directive, json!({"spec": {"volumes": []}}));
 }
 
 #[test]
@@ -208,7 +213,7 @@ fn bad_patches_are_refused_in_the_servers_words() {
     refused(
         json!({"spec": {"$setElementOrder/containers": [{"name": "d"}], "containers": [{"name": "c"}]}}),
         500,
-        "The order in patch list doesn't match $setElementOrder list",
+        "The order in patch list:\n[map[name:c]]\n doesn't match $setElementOrder list:\n[map[name:d]]\n",
     );
 }
 

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use super::{
     issue::{FieldIssue, Issues},
     table::{Elem, Field, Leaf, Scalar, Shape, TypeId},
+    time::refusal,
 };
 use crate::{quantity::Quantity, resource::Resource, timestamp::Timestamp};
 
@@ -183,10 +184,12 @@ impl Walk {
                     Leaf::Time => "2006-01-02T15:04:05Z07:00",
                     _ => "2006-01-02T15:04:05.000000Z07:00",
                 };
-                let Some(time) = Timestamp::parse(text) else {
-                    return Err(format!(
-                        "parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\""
-                    ));
+                if let Some(why) = refusal(text, layout) {
+                    return Err(why);
+                }
+                // A comma before the fraction is Go's own liberty.
+                let Some(time) = Timestamp::parse(&text.replace(',', ".")) else {
+                    return Err(format!("parsing time {text:?}: year out of range"));
                 };
                 *text = match leaf {
                     Leaf::Time => Timestamp::from_seconds(time.seconds()).to_string(),

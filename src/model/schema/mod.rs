@@ -10,6 +10,7 @@ pub mod openapi;
 pub mod table;
 #[cfg(test)]
 mod tests;
+mod time;
 
 pub use check::{check, check_type};
 pub use issue::{FieldIssue, IssueKind};

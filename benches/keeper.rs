@@ -1,7 +1,7 @@
 //! What the keeper costs: create+start beside crun and runc with the same spec, exec, and memory.
 //!
 //! `cargo bench --profile fast --bench keeper`. Needs root and busybox-static; crun and runc are
-//! measured when they are there. Prints `name value unit` lines.
+//! measured when they are there. `KUMQUAT_BINARY` names another binary, the static release for one.
 
 #[path = "../tests/keeper_board/mod.rs"]
 mod keeper_board;
@@ -36,7 +36,8 @@ fn main() {
 /// A copy of the binary, so that no page is shared with other processes.
 fn own_copy(board: &Board) -> PathBuf {
     let copy = board.dir.join("kumquat");
-    fs::copy(&board.paths.exe, &copy).expect("copied");
+    let binary = std::env::var_os("KUMQUAT_BINARY").map_or(board.paths.exe.clone(), PathBuf::from);
+    fs::copy(binary, &copy).expect("copied");
     copy
 }
 
@@ -68,7 +69,7 @@ async fn latency(board: &Board, keeper: &Keeper) {
     }
     print("keeper create+start (with overlay)", &mut ours);
     for (name, mut times) in others {
-        print(&format!("{name} create+start (without overlay)"), &mut times);
+        print(&format!("{name} create+start ({})", without(name)), &mut times);
     }
     print("keeper exec", &mut execs);
     print("keeper remove", &mut removals);
@@ -86,11 +87,20 @@ fn bundle(board: &Board, id: &str) -> PathBuf {
     bundle
 }
 
+fn without(name: &str) -> &'static str {
+    if name == "crun" { "without overlay and cgroups" } else { "without overlay" }
+}
+
 fn start_with(name: &str, dir: &Path, bundle: &Path, id: &str) -> Option<Duration> {
     let root = dir.join(name);
     let runtime = |arguments: &[&str]| {
         let mut command = Command::new(name);
-        command.arg("--root").arg(&root).args(arguments).stdin(Stdio::null());
+        command.arg("--root").arg(&root).stdin(Stdio::null());
+        if name == "crun" {
+            // Version 1.8 refuses hybrid control groups altogether.
+            command.arg("--cgroup-manager=disabled");
+        }
+        command.args(arguments);
         command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
     };
     let bundle = bundle.to_str()?;

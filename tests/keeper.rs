@@ -264,6 +264,18 @@ fn exec_has_limits() {
         let missing = ExecV1 { argv: vec!["/no/such".into()], ..exec("") };
         let error = keeper.exec(missing).await.expect_err("no such program").to_string();
         assert!(error.contains("/no/such"), "{error}");
+        let left = |dir: &str| {
+            let entries = std::fs::read_dir(board.paths.run_dir.join(dir)).expect("there");
+            entries.flatten().map(|entry| entry.file_name()).collect::<BTreeSet<_>>()
+        };
+        let names = ["begun", "config.json", "exit", "l", "record", "rootfs", "stderr", "stdout"];
+        let strange =
+            left("keeper/containers/c").into_iter().filter(|name| !names.iter().any(|n| name == n));
+        assert_eq!(strange.collect::<Vec<_>>(), Vec::<std::ffi::OsString>::new());
+        let sockets = left("keeper/runtime/c")
+            .into_iter()
+            .filter(|name| name.to_string_lossy().contains("tenant"));
+        assert_eq!(sockets.collect::<Vec<_>>(), Vec::<std::ffi::OsString>::new());
         let unknown = ExecV1 { id: "other".into(), ..exec("true") };
         assert!(keeper.exec(unknown).await.expect_err("unknown").is_not_found());
     });
@@ -349,6 +361,47 @@ fn nothing_is_left_after_twenty_rounds() {
             round(number).await;
         }
         board.settle(&before).await;
+    });
+}
+
+#[test]
+fn a_start_cut_off_anywhere_leaves_nothing() {
+    run("cut", async |board| {
+        let keeper = board.keeper().await;
+        board.sandbox(&keeper, "pod").await;
+        keeper.start(board.start("pod", "first", "true")).await.expect("started");
+        keeper.remove("first").await.expect("removed");
+        let before = Snapshot::at_rest(board).await;
+        let (mut whole, mut cut) = (0, 0);
+        for round in 0..40_u64 {
+            let id = format!("c{round}");
+            let holder = keeper.info().await.expect("alive");
+            let (other, start) = (keeper.clone(), board.start("pod", &id, "sleep 1000"));
+            let starting = tokio::spawn(async move { other.start(start).await });
+            tokio::time::sleep(Duration::from_millis(round)).await;
+            // Starters, intermediates and inits; in every fourth round the holder as well.
+            for pid in keeper_board::children(holder.pid) {
+                if Some(pid) != holder.pump {
+                    keeper_board::kill(pid);
+                }
+            }
+            if round % 4 == 3 {
+                keeper_board::kill(holder.pid);
+            }
+            match starting.await.expect("no panic") {
+                Ok(_) => whole += 1,
+                Err(_) => cut += 1,
+            }
+            keeper.remove(&id).await.expect("removed");
+            assert_eq!(keeper.list().await.expect("list"), []);
+        }
+        println!("{whole} started, {cut} cut off");
+        assert!(cut > 5, "hardly any start was disturbed");
+        board.settle(&before).await;
+        let data = board.paths.data_dir.clone();
+        let writable = std::fs::read_dir(data).expect("there").flatten();
+        let left: Vec<_> = writable.map(|e| e.file_name()).filter(|n| n != "logs").collect();
+        assert_eq!(left, Vec::<std::ffi::OsString>::new());
     });
 }
 

@@ -240,6 +240,16 @@ pub fn log_text(board: &Board, id: &str) -> String {
     older + &fs::read_to_string(path).unwrap_or_default()
 }
 
+/// Processes whose parent is `pid`.
+pub fn children(pid: u32) -> Vec<u32> {
+    let parent = |process: &Path| -> Option<u32> {
+        let stat = fs::read_to_string(process.join("stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    let ours = processes().filter(|process| parent(process) == Some(pid));
+    ours.filter_map(|process| process.file_name()?.to_str()?.parse().ok()).collect()
+}
+
 pub fn kill(pid: u32) {
     let pid = i32::try_from(pid).expect("a pid");
     // SAFETY: kill has no memory preconditions; the pid was just told by the keeper.

@@ -1,8 +1,9 @@
 //! The agent's side: an async client that starts the keeper when there is none.
 //!
 //! Each request is a connection of its own with a deadline, so a holder that was replaced is not
-//! noticed by anybody. A request that was cut off in the middle ends in
-//! [`KeeperError::Interrupted`]: whether it took effect is seen in [`Keeper::list`].
+//! noticed by anybody. A start, signal or exec that was cut off in the middle ends in
+//! [`KeeperError::Interrupted`]: whether it took effect is seen in [`Keeper::list`]. Everything else
+//! is idempotent and tried again.
 
 use std::fs::File;
 use std::io;
@@ -26,6 +27,8 @@ use super::wire::{
 const QUICK: Duration = Duration::from_secs(15);
 /// Longest wait for a container to be created, started or removed.
 const SLOW: Duration = Duration::from_secs(120);
+/// How often a request that may be repeated is, when the holder dies under it.
+const RETRIES: u8 = 3;
 /// Bytes of a Unix socket's path (sun_path) without its final zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -234,21 +237,31 @@ impl Keeper {
         if let Some(payload) = payload {
             bytes.extend(wire::raw_frame(payload).map_err(|_| KeeperError::TooLarge)?);
         }
+        let mut retries = if request.is_idempotent() { RETRIES } else { 0 };
         let exchange = async {
-            let mut stream = self.connect().await?;
-            // A refusal may come before everything is written: the answer counts, not the write.
-            let wrote = stream.write_all(&bytes).await;
-            match (read_message(&mut stream).await, wrote) {
-                (Ok(ResponseV1::Failed { refusal, text }), _) => {
-                    Err(KeeperError::Refused { refusal, text })
+            loop {
+                match self.exchange(&bytes).await {
+                    Err(KeeperError::Interrupted(_)) if retries > 0 => retries -= 1,
+                    outcome => return outcome,
                 }
-                (Ok(response), _) => Ok(response),
-                (Err(_), Err(error)) | (Err(error), Ok(())) => Err(KeeperError::Interrupted(error)),
             }
         };
         tokio::time::timeout(deadline, exchange)
             .await
             .map_err(|_| KeeperError::Deadline(deadline))?
+    }
+
+    async fn exchange(&self, bytes: &[u8]) -> Result<ResponseV1, KeeperError> {
+        let mut stream = self.connect().await?;
+        // A refusal may come before everything is written: the answer counts, not the write.
+        let wrote = stream.write_all(bytes).await;
+        match (read_message(&mut stream).await, wrote) {
+            (Ok(ResponseV1::Failed { refusal, text }), _) => {
+                Err(KeeperError::Refused { refusal, text })
+            }
+            (Ok(response), _) => Ok(response),
+            (Err(_), Err(error)) | (Err(error), Ok(())) => Err(KeeperError::Interrupted(error)),
+        }
     }
 
     async fn connect(&self) -> Result<UnixStream, KeeperError> {

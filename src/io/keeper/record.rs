@@ -24,8 +24,19 @@ pub(super) struct RecordV1 {
 }
 
 impl RecordV1 {
+    /// Of a container that was made.
     pub(super) fn read(container_dir: &Path) -> io::Result<Self> {
         read(&container_dir.join("record"))
+    }
+
+    /// Of a container that was made or begun.
+    pub(super) fn read_begun(container_dir: &Path) -> io::Result<Self> {
+        Self::read(container_dir).or_else(|_| read(&container_dir.join("begun")))
+    }
+
+    /// Says what is about to be made, without a process, for whoever must clean up.
+    pub(super) fn write_begun(&self, container_dir: &Path) -> io::Result<()> {
+        write(&container_dir.join("begun"), self)
     }
 
     pub(super) fn write(&self, container_dir: &Path) -> io::Result<()> {

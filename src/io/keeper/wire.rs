@@ -34,6 +34,13 @@ pub(super) enum RequestV1 {
     Upgrade { exe: PathBuf },
 }
 
+impl RequestV1 {
+    /// Whether asking twice is the same as asking once.
+    pub(super) fn is_idempotent(&self) -> bool {
+        !matches!(self, Self::Start(_) | Self::Signal { .. } | Self::Exec(_) | Self::Upgrade { .. })
+    }
+}
+
 /// An answer of the keeper.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum ResponseV1 {

@@ -244,6 +244,11 @@ impl Holder {
             workers::Job::Remove => {
                 self.pumping.forget(&worker.id);
                 self.containers.forget(&worker.id);
+                if let Some(mut client) = worker.client
+                    && succeeded
+                {
+                    let _ = wire::write(&mut client, &ResponseV1::Done);
+                }
             }
             workers::Job::Start | workers::Job::Other => {}
         }

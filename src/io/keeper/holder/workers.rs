@@ -13,7 +13,7 @@ use crate::io::keeper::wire::{ExitV1, StartHeaderV1};
 use crate::io::keeper::worker::{Failure, Site, answer, remove, start};
 
 /// Longest time for a start, a removal or a sandbox; an exec has its own on top.
-const WORK_WAIT: Duration = Duration::from_secs(90);
+const WORK_WAIT: Duration = Duration::from_secs(45);
 
 /// What a worker is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,13 +30,15 @@ pub(super) struct Worker {
     /// The container it is about; empty for others.
     pub(super) id: String,
     report: Option<UnixStream>,
+    /// Who is told that the removal is done, once the holder has forgotten the container.
+    pub(super) client: Option<UnixStream>,
     /// When it is taken to hang.
     until: Instant,
 }
 
 impl Worker {
     fn new(job: Job, id: &str, time: Duration) -> Self {
-        Self { job, id: id.to_owned(), report: None, until: Instant::now() + time }
+        Self { job, id: id.to_owned(), report: None, client: None, until: Instant::now() + time }
     }
 }
 
@@ -118,12 +120,12 @@ impl Workers {
         let keep: Vec<_> = stream.iter().map(AsRawFd::as_raw_fd).collect();
         let forked = fork(|| {
             close_others(&keep);
-            let stream = stream.as_ref().and_then(|stream| stream.try_clone().ok());
-            remove::run(site, id, stream)
+            remove::run(site, id, stream.as_ref().and_then(|stream| stream.try_clone().ok()))
         });
         match forked {
             Ok(pid) => {
-                self.0.insert(pid, Worker::new(Job::Remove, id, WORK_WAIT));
+                let worker = Worker::new(Job::Remove, id, WORK_WAIT);
+                self.0.insert(pid, Worker { client: stream, ..worker });
             }
             Err(error) => refuse(stream, error),
         }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use super::overlay::remove_tree;
 use super::{Failure, Site, answer};
 use crate::io::keeper::process::{PidFd, ignore_sigpipe};
 use crate::io::keeper::wire::{ExecResultV1, ExecV1, Refusal, ResponseV1};
@@ -26,17 +28,32 @@ const LATE_OUTPUT: Duration = Duration::from_millis(100);
 /// Runs in a fork of the holder, which has checked that the container runs.
 pub(in crate::io::keeper) fn run(site: &Site, exec: &ExecV1, mut stream: UnixStream) -> u8 {
     let bundle = site.layout.container(&exec.id);
-    let process_file = bundle.join(format!("exec-{}.json", std::process::id()));
-    let outcome = execute(site, exec, &bundle, &process_file);
-    let _ = fs::remove_file(process_file);
+    let scratch = bundle.join(format!("exec-{}", std::process::id()));
+    let outcome = execute(site, exec, &bundle, &scratch);
+    if let Err(error) = remove_tree(&scratch) {
+        eprintln!("exec in {}: {error}", exec.id);
+    }
     answer(&mut stream, outcome.map(ResponseV1::Executed))
+}
+
+/// A state directory of this exec alone: libcontainer leaves a socket in it each time.
+fn make_scratch(site: &Site, id: &str, scratch: &Path) -> io::Result<()> {
+    let state = scratch.join(id);
+    fs::create_dir_all(&state)?;
+    for entry in fs::read_dir(site.layout.runtime().join(id))? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            symlink(entry.path(), state.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
 }
 
 fn execute(
     site: &Site,
     exec: &ExecV1,
     bundle: &Path,
-    process_file: &Path,
+    scratch: &Path,
 ) -> Result<ExecResultV1, Failure> {
     if exec.argv.is_empty() {
         return Err(Failure::new(Refusal::Invalid, "no program to run"));
@@ -44,10 +61,12 @@ fn execute(
     let spec: Value = serde_json::from_slice(&fs::read(bundle.join("config.json"))?)
         .map_err(|error| Failure::failed("reading the container's spec", &error))?;
     let process = process_of(&spec["process"], exec);
-    fs::write(process_file, process.to_string())?;
+    make_scratch(site, &exec.id, scratch)?;
+    let process_file = scratch.join("process.json");
+    fs::write(&process_file, process.to_string())?;
     let (output, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from)?;
     let begun = Instant::now();
-    let pid = tenant(site, &exec.id, process_file, write)?;
+    let pid = tenant(&exec.id, scratch, &process_file, write)?;
     let limit = (exec.output_bytes_max as usize).min(EXEC_OUTPUT_BYTES_MAX);
     let timeout = Duration::from_millis(exec.timeout_ms.into());
     watch(pid, File::from(output), begun + timeout, limit).map_err(Failure::from)
@@ -76,11 +95,11 @@ fn process_of(process: &Value, exec: &ExecV1) -> Value {
     process
 }
 
-fn tenant(site: &Site, id: &str, process_file: &Path, write: OwnedFd) -> Result<Pid, Failure> {
+fn tenant(id: &str, root: &Path, process_file: &Path, write: OwnedFd) -> Result<Pid, Failure> {
     let both = write.try_clone()?;
     ignore_sigpipe(false);
     let pid = ContainerBuilder::new(id.to_owned(), SyscallType::default())
-        .with_root_path(site.layout.runtime())
+        .with_root_path(root)
         .map(|builder| builder.with_stdout(write).with_stderr(both))
         .and_then(|builder| {
             builder.as_tenant().with_process(Some(process_file)).with_detach(true).build()

@@ -10,17 +10,18 @@ use super::overlay::remove_tree;
 use super::{Failure, Site, answer};
 use crate::io::keeper::cgroup::Hierarchies;
 use crate::io::keeper::record::RecordV1;
-use crate::io::keeper::wire::ResponseV1;
 
-/// Runs in a fork of the holder, once the container's init process is gone.
+/// Runs in a fork of the holder, once the container's init process is gone. Tells the client only of
+/// a failure: success is told by the holder, when it has forgotten the container.
 pub(in crate::io::keeper) fn run(site: &Site, id: &str, stream: Option<UnixStream>) -> u8 {
-    let record = RecordV1::read(&site.layout.container(id)).ok();
-    let outcome = clean(site, id, record.as_ref());
-    match stream {
-        Some(mut stream) => {
-            answer(&mut stream, outcome.map(|()| ResponseV1::Done).map_err(Failure::from))
+    let record = RecordV1::read_begun(&site.layout.container(id)).ok();
+    match (clean(site, id, record.as_ref()), stream) {
+        (Ok(()), _) => 0,
+        (Err(error), Some(mut stream)) => answer(&mut stream, Err(Failure::from(error))),
+        (Err(error), None) => {
+            eprintln!("removing {id}: {error}");
+            1
         }
-        None => u8::from(outcome.is_err()),
     }
 }
 

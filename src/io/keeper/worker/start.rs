@@ -41,15 +41,7 @@ pub(in crate::io::keeper) fn run(
     let outcome = start(site, header, &mut stream, report);
     if outcome.as_ref().is_err_and(|failure| failure.refusal != Refusal::AlreadyExists) {
         overlay::unmount_rootfs(&site.layout.container(&header.id));
-        let record = RecordV1 {
-            id: header.id.clone(),
-            pod_uid: header.pod_uid.clone(),
-            pid: 0,
-            start_ticks: 0,
-            started_at_micros: 0,
-            writable_dir: header.writable_dir.clone(),
-            log_path: header.log_path.clone(),
-        };
+        let record = begun(header);
         if let Err(error) = remove::clean(site, &header.id, Some(&record)) {
             eprintln!("starter of {}: {error}", header.id);
         }
@@ -74,6 +66,7 @@ fn start(
         }
         made => made?,
     }
+    begun(header).write_begun(&bundle)?;
     let mut relaxed = fit(site, header, &mut spec)?;
     set_oom_score(&mut spec, &mut relaxed);
     let outputs = make_outputs(&bundle, &spec)?;
@@ -87,11 +80,11 @@ fn start(
     let released = record(header, &bundle, pid)
         .and_then(|()| report.write_all(&pid.to_le_bytes()))
         .and_then(|()| report.read_exact(&mut [0]));
-    let begun = match released {
+    let started = match released {
         Ok(()) => container.start().map_err(|error| Failure::failed("starting", &error)),
         Err(error) => Err(Failure::failed("the keeper's holder went away", &error)),
     };
-    if let Err(failure) = begun {
+    if let Err(failure) = started {
         if let Ok(process) = PidFd::open(pid) {
             process.signal(libc::SIGKILL)?;
             process.wait(5000);
@@ -102,16 +95,25 @@ fn start(
     Ok(ResponseV1::Started(StartedV1 { pid, unenforced, warnings }))
 }
 
+fn begun(header: &StartHeaderV1) -> RecordV1 {
+    RecordV1 {
+        id: header.id.clone(),
+        pod_uid: header.pod_uid.clone(),
+        pid: 0,
+        start_ticks: 0,
+        started_at_micros: 0,
+        writable_dir: header.writable_dir.clone(),
+        log_path: header.log_path.clone(),
+    }
+}
+
 fn record(header: &StartHeaderV1, bundle: &Path, pid: u32) -> io::Result<()> {
     let gone = || io::Error::other("the container's process is gone");
     let record = RecordV1 {
-        id: header.id.clone(),
-        pod_uid: header.pod_uid.clone(),
         pid,
         start_ticks: start_ticks_of(pid).ok_or_else(gone)?,
         started_at_micros: now_micros(),
-        writable_dir: header.writable_dir.clone(),
-        log_path: header.log_path.clone(),
+        ..begun(header)
     };
     record.write(bundle)
 }

@@ -28,7 +28,13 @@ pub(super) fn pod(fields: &mut Fields) {
 }
 
 /// A new node takes no pods until it is seen ready (plugin `TaintNodesByCondition`).
+///
+/// A node that already says whether it is ready gets no taint: the scheduler reads the condition,
+/// and there is no controller that would take the taint away again.
 pub(super) fn node(fields: &mut Fields) {
+    if items(child(fields, "status"), "conditions").any(|c| text(c, "type") == "Ready") {
+        return;
+    }
     let spec = child(fields, "spec");
     let present = items(spec, "taints").any(|t| text(t, "key") == NOT_READY);
     if present {

@@ -56,3 +56,14 @@ fn headless_without_selector_is_dual_stack() {
     assert_eq!(object["spec"]["ipFamilyPolicy"], "RequireDualStack");
     assert_eq!(object["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
 }
+
+#[test]
+fn only_a_node_that_says_nothing_is_tainted() {
+    let mut silent = json!({"metadata": {"name": "n"}});
+    create("/nodes", &mut silent);
+    assert_eq!(silent["spec"]["taints"][0]["key"], "node.kubernetes.io/not-ready");
+    let mut board = json!({"metadata": {"name": "n"},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+    create("/nodes", &mut board);
+    assert_eq!(board["spec"].get("taints"), None);
+}

@@ -114,21 +114,22 @@ fn spec(spec: &Value, field: &str, errors: &mut Faults) {
 
 fn security_context(spec: &Value, field: &str, errors: &mut Faults) {
     let context = &spec["securityContext"];
-    let context_field = format!("{field}.securityContext");
+    let field = format!("{field}.securityContext");
+    user_ids(context, &["fsGroup", "runAsUser", "runAsGroup"], &field, errors);
+    for (index, group) in list(context, "supplementalGroups").iter().enumerate() {
+        let field = format!("{field}.supplementalGroups[{index}]");
+        let id = group.as_i64().unwrap_or(-1);
+        push(errors, &field, id, names::in_range(id, 0, i64::from(i32::MAX)));
+    }
+    // On the wire this field stands beside the context; the real server names it inside.
     if truth(spec, "shareProcessNamespace") && truth(spec, "hostPID") {
         let sentence = "ShareProcessNamespace and HostPID cannot both be enabled";
         errors.push(FieldError::invalid(format!("{field}.shareProcessNamespace"), true, sentence));
     }
-    user_ids(context, &["fsGroup", "runAsUser", "runAsGroup"], &context_field, errors);
-    for (index, group) in list(context, "supplementalGroups").iter().enumerate() {
-        let field = format!("{context_field}.supplementalGroups[{index}]");
-        let id = group.as_i64().unwrap_or(-1);
-        push(errors, &field, id, names::in_range(id, 0, i64::from(i32::MAX)));
-    }
     let policy = text(context, "fsGroupChangePolicy");
     let policies = ["Always", "OnRootMismatch"];
     if !policy.is_empty() && !policies.contains(&policy) {
-        let field = format!("{context_field}.fsGroupChangePolicy");
+        let field = format!("{field}.fsGroupChangePolicy");
         errors.push(FieldError::not_supported(field, policy, &policies));
     }
 }

@@ -9,7 +9,7 @@ use super::meta;
 use super::names;
 use super::placement;
 use super::pod::{self, DEADLINE_SECONDS_MAX};
-use super::read::{given, list, number, text};
+use super::read::{given, list, number, object, text};
 
 const ONLY: &str = "pod updates may not change fields other than \
     `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
@@ -31,9 +31,13 @@ pub(super) fn pod(new: &Value, old: &Value, errors: &mut Faults) {
             return;
         }
         for (index, container) in after.iter().enumerate() {
-            if text(container, "image").trim().is_empty() {
-                let field = format!("spec.{name}[{index}].image");
-                errors.push(FieldError::required(field, ""));
+            let (image, field) = (text(container, "image"), format!("spec.{name}[{index}].image"));
+            if image.is_empty() {
+                errors.push(FieldError::required(&field, ""));
+            }
+            if image.trim() != image {
+                let sentence = "must not have leading or trailing whitespace";
+                errors.push(FieldError::invalid(field, image, sentence));
             }
         }
     }
@@ -42,6 +46,7 @@ pub(super) fn pod(new: &Value, old: &Value, errors: &mut Faults) {
     }
     only_added_tolerations(new_spec, old_spec, errors);
     only_deleted_gates(new_spec, old_spec, errors);
+    only_added_selectors(new_spec, old_spec, errors);
     let changes = changes(&munged(new_spec, old_spec), old_spec);
     if !changes.is_empty() {
         let shown: Vec<&str> = changes.iter().take(SHOWN_CHANGES_MAX).map(String::as_str).collect();
@@ -145,6 +150,25 @@ fn only_added_tolerations(new: &Value, old: &Value, errors: &mut Faults) {
     placement::tolerations(list(new, "tolerations"), "spec.tolerations", errors);
 }
 
+fn is_gated(spec: &Value) -> bool {
+    !list(spec, "schedulingGates").is_empty()
+}
+
+/// While gates hold a pod back, its node selector may get narrower.
+fn only_added_selectors(new: &Value, old: &Value, errors: &mut Faults) {
+    if !is_gated(old) {
+        return;
+    }
+    let label =
+        |spec: &Value, key: &str| object(spec, "nodeSelector").and_then(|s| s.get(key)).cloned();
+    let before = object(old, "nodeSelector");
+    if !before.into_iter().flatten().all(|(key, value)| label(new, key).as_ref() == Some(value)) {
+        let shown = new.get("nodeSelector").cloned().unwrap_or(Value::Null);
+        let sentence = "only additions are allowed (no mutations or deletions)";
+        errors.push(FieldError::invalid("spec.nodeSelector", shown, sentence));
+    }
+}
+
 fn only_deleted_gates(new: &Value, old: &Value, errors: &mut Faults) {
     let before: BTreeSet<&str> =
         list(old, "schedulingGates").iter().map(|gate| text(gate, "name")).collect();
@@ -174,6 +198,9 @@ fn munged(new: &Value, old: &Value) -> Value {
     };
     for name in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
         restore(name);
+    }
+    if is_gated(old) {
+        restore("nodeSelector");
     }
     let grace = |spec: &Value| number(spec, "terminationGracePeriodSeconds");
     if grace(new) == Some(1) && grace(old).is_some_and(|seconds| seconds < 0) {

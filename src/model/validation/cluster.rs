@@ -78,18 +78,47 @@ pub(super) fn node_update(new: &Value, old: &Value, errors: &mut Faults) {
     }
 }
 
-/// Faults of an Event beyond its metadata.
+/// Longest of an event's short texts, and of its message, once it has an `eventTime`.
+const EVENT_WORD_BYTES_MAX: usize = 128;
+const EVENT_MESSAGE_BYTES_MAX: usize = 1_024;
+
+/// Faults of an Event beyond its metadata. One with an `eventTime` is of the new form, which wants
+/// more.
 pub(super) fn event(event: &Value, errors: &mut Faults) {
     let namespace = text(&event["metadata"], "namespace");
     let about = text(&event["involvedObject"], "namespace");
-    let fits = if about.is_empty() {
-        matches!(namespace, "" | "default" | "kube-system")
-    } else {
-        about == namespace
-    };
-    if !fits {
+    let mismatch = |errors: &mut Faults| {
         let sentence = "does not match event.namespace";
         errors.push(FieldError::invalid("involvedObject.namespace", about, sentence));
+    };
+    if text(event, "eventTime").is_empty() {
+        let default = about.is_empty() && matches!(namespace, "" | "default");
+        if !default && about != namespace {
+            mismatch(errors);
+        }
+        return;
+    }
+    if about.is_empty() && !matches!(namespace, "default" | "kube-system") {
+        mismatch(errors);
+    }
+    let reporter = text(event, "reportingComponent");
+    if reporter.is_empty() {
+        errors.push(FieldError::required("reportingController", ""));
+    }
+    push(errors, "reportingController", reporter, names::qualified(reporter));
+    for name in ["reportingInstance", "action", "reason"] {
+        if text(event, name).is_empty() {
+            errors.push(FieldError::required(name, ""));
+        }
+        limited(event, name, EVENT_WORD_BYTES_MAX, errors);
+    }
+    limited(event, "message", EVENT_MESSAGE_BYTES_MAX, errors);
+}
+
+fn limited(event: &Value, name: &str, bytes_max: usize, errors: &mut Faults) {
+    if text(event, name).len() > bytes_max {
+        let sentence = format!("can have at most {bytes_max} characters");
+        errors.push(FieldError::invalid(name, "", sentence));
     }
 }
 

@@ -56,6 +56,7 @@ pub(super) fn endpoints(endpoints: &Value, errors: &mut Faults) {
 /// Faults of an EndpointSlice beyond its metadata.
 pub(super) fn endpoint_slice(slice: &Value, errors: &mut Faults) {
     let family = text(slice, "addressType");
+    address_type(family, errors);
     let endpoints = list(slice, "endpoints");
     if endpoints.len() > SLICE_ENDPOINTS_MAX {
         let count = endpoints.len();
@@ -66,6 +67,9 @@ pub(super) fn endpoint_slice(slice: &Value, errors: &mut Faults) {
         }
     }
     slice_ports(list(slice, "ports"), errors);
+}
+
+fn address_type(family: &str, errors: &mut Faults) {
     let families = ["FQDN", "IPv4", "IPv6"];
     match family {
         "" => errors.push(FieldError::required("addressType", "")),
@@ -86,16 +90,23 @@ fn slice_endpoint(endpoint: &Value, family: &str, field: &str, errors: &mut Faul
     for (index, address) in addresses.iter().enumerate() {
         let field = format!("{here}[{index}]");
         let word = address.as_str().unwrap_or("");
-        match (family, word.parse::<IpAddr>()) {
-            ("IPv4" | "IPv6", Err(_)) => push(errors, &field, word, names::ip(word)),
-            ("IPv4", Ok(IpAddr::V6(_))) => {
-                errors.push(FieldError::invalid(field, word, "must be an IPv4 address"));
+        let parsed = word.parse::<IpAddr>();
+        match family {
+            "FQDN" => push(errors, &field, word, names::subdomain(word)),
+            "IPv4" | "IPv6" => {
+                let fits = parsed.as_ref().is_ok_and(|ip| ip.is_ipv4() == (family == "IPv4"));
+                if !fits {
+                    let sentence = format!("must be a valid {family} address");
+                    errors.push(FieldError::invalid(&field, word, sentence));
+                }
+                match parsed {
+                    Ok(parsed) => special_address(word, parsed, &field, errors),
+                    Err(_) => {
+                        let sentence = "must be a valid IP address";
+                        errors.push(FieldError::invalid(field, word, sentence));
+                    }
+                }
             }
-            ("IPv6", Ok(IpAddr::V4(_))) => {
-                errors.push(FieldError::invalid(field, word, "must be an IPv6 address"));
-            }
-            ("IPv4" | "IPv6", Ok(parsed)) => special_address(word, parsed, &field, errors),
-            ("FQDN", _) => push(errors, &field, word, names::subdomain(word)),
             _ => {}
         }
     }
@@ -120,7 +131,7 @@ fn slice_ports(ports: &[Value], errors: &mut Faults) {
         let field = format!("ports[{index}]");
         let name = text(port, "name");
         if !name.is_empty() {
-            push(errors, &format!("{field}.name"), name, names::port_name(name));
+            push(errors, &format!("{field}.name"), name, names::label(name));
         }
         if !seen.insert(name) {
             errors.push(FieldError::duplicate(format!("{field}.name"), name));

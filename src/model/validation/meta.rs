@@ -20,6 +20,8 @@ pub(super) fn name_rule(kind: &str) -> (NameRule, bool) {
     match kind {
         "/namespaces" => (names::label, false),
         "/nodes" => (names::subdomain, false),
+        // Clients of the core API may name events as they like.
+        "/events" => (names::path_segment, true),
         // Services may begin with a digit since 1.34 (relaxed service names).
         "/services" => (names::label, true),
         _ => (names::subdomain, true),

@@ -86,7 +86,15 @@ fn update(kind: &str, new: &Value, old: &Value, errors: &mut Faults) {
         "/nodes" => cluster::node_update(new, old, errors),
         _ => {}
     }
-    if matches!(kind, "/services" | "/configmaps" | "/secrets" | "/serviceaccounts") {
+    let whole = matches!(
+        kind,
+        "/services"
+            | "/configmaps"
+            | "/secrets"
+            | "/serviceaccounts"
+            | "discovery.k8s.io/endpointslices"
+    );
+    if whole {
         meta::metadata(kind, new, errors);
     }
     content(kind, new, errors);

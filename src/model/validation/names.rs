@@ -138,6 +138,15 @@ pub fn label_value(text: &str) -> Vec<String> {
     errors
 }
 
+/// A name that fits into a path, the least that every object's name must do.
+pub fn path_segment(text: &str) -> Vec<String> {
+    if matches!(text, "." | "..") {
+        return vec![format!("may not be '{text}'")];
+    }
+    let banned = ["/", "%"].into_iter().filter(|c| text.contains(c));
+    banned.map(|c| format!("may not contain '{c}'")).collect()
+}
+
 /// A key of a ConfigMap or Secret.
 pub fn config_key(text: &str) -> Vec<String> {
     let mut errors = Vec::new();
@@ -273,6 +282,8 @@ mod tests {
         check(qualified("a/b/c"), 1, "two slashes");
         check(label_value(""), 0, "empty value");
         check(label_value("-a"), 1, "hyphen first");
+        check(path_segment("A_b"), 0, "path segment");
+        check(path_segment("a/%"), 2, "slash and percent");
         check(config_key(".."), 1, "dots only");
         check(config_key(""), 1, "empty key");
         check(env_name("a b.c"), 0, "relaxed");

@@ -572,6 +572,12 @@ fn cluster_objects() {
         faults("/events", event),
         ["involvedObject.namespace: Invalid value: \"b\": does not match event.namespace"]
     );
+    let event = json!({"metadata": {"name": "A_B", "namespace": "default"},
+        "eventTime": "2026-11-22T07:16:17.000000Z", "reason": "R", "reportingComponent": "a.b/c"});
+    assert_eq!(
+        faults("/events", event),
+        ["reportingInstance: Required value", "action: Required value"]
+    );
     let lease = json!({"metadata": {"name": "l", "namespace": "a"},
         "spec": {"leaseDurationSeconds": 0}});
     assert_eq!(
@@ -595,7 +601,7 @@ fn cluster_objects() {
         faults("discovery.k8s.io/endpointslices", slice),
         [
             "endpoints[0].addresses: Required value: must contain at least 1 address",
-            "endpoints[1].addresses[0]: Invalid value: \"::2\": must be an IPv4 address",
+            "endpoints[1].addresses[0]: Invalid value: \"::2\": must be a valid IPv4 address",
         ]
     );
 }

@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use disk::Disk;
-use kumquat::io::store::{Base, ListRange, Op, Options, Store};
+use kumquat::io::store::{Base, ListRange, Op, Options, ProposeError, Store};
 use model::ids::{ObjectKey, Uid, Version};
 
 /// Where the writer process finds its store; without it the writer's test does nothing.
@@ -370,4 +370,63 @@ async fn without_sync_writes_are_lost() {
     println!("{outcome:?}");
     assert!(outcome.acknowledged > 0, "the writers wrote nothing");
     assert!(outcome.lost > 0, "the test cannot see a lost write");
+}
+
+fn configmap(name: &str, bytes: usize) -> Op {
+    let key = ObjectKey { kind: "/configmaps".into(), namespace: "a".into(), name: name.into() };
+    let body = Some(Bytes::from(format!(r#"{{"metadata":{{}},"f":"{}"}}"#, "x".repeat(bytes))));
+    Op { key, base: Base::Any, uid: Uid([1; 16]), body, keep_old: false }
+}
+
+/// Fills the disk to its last block.
+fn fill(file: &Path) {
+    let mut file = File::create(file).expect("filler");
+    for bytes in [1 << 20, 1 << 12, 1] {
+        let block = vec![7; bytes];
+        while file.write_all(&block).is_ok() {}
+    }
+    // A full disk may refuse this as well; what matters is that nothing is left.
+    let _ = file.sync_all();
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_and_heals_when_space_returns() {
+    if std::env::var_os(WRITER_DIR).is_some() || !possible() {
+        return;
+    }
+    let disk = Disk::new("full", 32);
+    let filler = disk.folder().join("filler");
+    let open = || Store::open(Options::new(disk.folder().join("store")), Box::new(()));
+    let mut store = open().expect("opens");
+    let first = store.propose(vec![configmap("first", 100)]).await.expect("put").versions[0];
+    fill(&filler);
+    let (mut written, mut refused) = (0, 0);
+    for restart in [false, true] {
+        if restart {
+            store.close().await;
+            store = open().expect("a full disk is no reason not to start");
+        }
+        for nth in 0..20 {
+            match store.propose(vec![configmap(&format!("big{nth}"), 100_000)]).await {
+                Ok(_) => written += 1,
+                Err(ProposeError::NoSpace) => refused += 1,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        let first_key = configmap("first", 1).key;
+        let found = store.get(&first_key).expect("reads go on").expect("still there");
+        assert_eq!(found.version, first);
+    }
+    println!("full disk: {written} writes fitted into space of the log, {refused} were refused");
+    assert!(refused > 20);
+    std::fs::remove_file(&filler).expect("space");
+    let after = store.propose(vec![configmap("after", 100_000)]).await.expect("space is back");
+    assert!(after.versions[0] > first);
+    store.close().await;
+    let store = open().expect("opens");
+    for name in ["first", "after"] {
+        let found = store.get(&configmap(name, 1).key).expect("read");
+        assert!(found.is_some(), "{name}");
+    }
+    store.close().await;
 }

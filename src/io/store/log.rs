@@ -112,7 +112,6 @@ impl Position {
 impl Log {
     /// Reads and checks every segment, cuts a torn tail, and stands ready to append.
     pub(super) fn open(dir: &Path, faults: &Faults) -> Result<Self, OpenError> {
-        fs::create_dir_all(dir).map_err(io_error("make", dir))?;
         let mut log = Self::empty(dir, faults);
         let paths = segment_paths(dir)?;
         for (nth, path) in paths.iter().enumerate() {

@@ -20,6 +20,7 @@ mod record;
 mod repair;
 mod segment;
 mod snapshot;
+mod stage;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,7 @@ use model::{
 
 use super::{
     entry::EntryV1,
+    file,
     live::{Latest, Live},
     log::{AppendError, Log, Position, io_error},
     pages, record, snapshot,
@@ -86,6 +87,7 @@ pub(super) fn open(options: &Options, hook: &mut dyn Applied) -> Result<Opened, 
     let dir = &options.dir;
     let paths = Paths::of(dir);
     let lock = paths.lock(dir)?;
+    make_durable(&paths, options)?;
     let mut log = Log::open(&paths.log, &options.faults)?;
     let (state, applied) = usable_state(dir, &paths, &log)?;
     let ready = (|| {
@@ -110,6 +112,20 @@ pub(super) fn open(options: &Options, hook: &mut dyn Applied) -> Result<Opened, 
     live.segments = log.segments().to_vec();
     let dirty = live.overlay_bytes > 0;
     Ok(Opened { log, live, owes_term_start: started.is_none(), dirty, lock })
+}
+
+/// Makes the directories of a new store, so that their names outlive a power cut as its log does.
+fn make_durable(paths: &Paths, options: &Options) -> Result<(), OpenError> {
+    let dir = &options.dir;
+    if paths.log.exists() {
+        return Ok(());
+    }
+    fs::create_dir(&paths.log).map_err(io_error("make", &paths.log))?;
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    for made in [Some(dir.as_path()), parent].into_iter().flatten() {
+        file::sync_dir(made, &options.faults).map_err(io_error("sync", made))?;
+    }
+    Ok(())
 }
 
 /// LMDB when it can be trusted and the log reaches back to it, or else a rebuilt one.

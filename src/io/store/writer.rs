@@ -9,7 +9,6 @@
 //! replaces; staging stays with the leader and applying is the same everywhere.
 
 use std::{
-    collections::HashMap,
     path::PathBuf,
     sync::{
         Arc, Weak,
@@ -19,24 +18,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use model::{
     ids::{KindKey, Version},
     limits::{
-        OBJECT_BYTES_MAX, STORE_ENTRY_BYTES_MAX, STORE_ENTRY_OPS_MAX, STORE_FLUSH_IDLE_SECONDS,
-        STORE_GROUP_BYTES_MAX, STORE_OVERLAY_BYTES_MAX, STORE_OVERLAY_FLUSH_BYTES,
+        OBJECT_BYTES_MAX, STORE_ENTRY_OPS_MAX, STORE_FLUSH_IDLE_SECONDS, STORE_GROUP_BYTES_MAX,
+        STORE_OVERLAY_FLUSH_BYTES,
     },
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    entry::{EntryV1, OpV1},
+    entry::EntryV1,
     file::Faults,
     live::{Latest, Live, Shared},
     log::{AppendError, Group, Log, Position},
     record, snapshot,
+    stage::{Pending, Staged},
     state::{FlushError, Put},
-    types::{Applied, Base, Change, Committed, Op, ProposeError, StoreError},
+    types::{Applied, Base, Change, Committed, Op, ProposeError},
 };
 
 /// How an answer goes back.
@@ -103,22 +102,6 @@ pub(super) struct Writer {
 /// The wait of a flush after the last write.
 pub(super) const FLUSH_IDLE: Duration = Duration::from_secs(STORE_FLUSH_IDLE_SECONDS);
 const FLUSH_BACKOFF_MAX: Duration = Duration::from_secs(60);
-
-struct Staged {
-    entry: EntryV1,
-    existed: Vec<bool>,
-    position: u64,
-}
-
-/// What a key holds, as far as staging needs it.
-#[derive(Clone)]
-struct Current {
-    version: Option<Version>,
-    body: Option<Bytes>,
-}
-
-/// Keys that entries of this group change before they are applied.
-type Pending = HashMap<Vec<u8>, Current>;
 
 struct Waiting {
     answer: Answer,
@@ -198,104 +181,6 @@ impl Writer {
             self.flush();
         }
         closing
-    }
-
-    /// Checks the bases of a proposal against the state and the group so far, and adds its entry.
-    fn stage(
-        &mut self,
-        ops: Vec<Op>,
-        group: &mut Group,
-        pending: &mut Pending,
-        staged: &mut Vec<Staged>,
-    ) -> Result<Committed, ProposeError> {
-        if self.shared.read().failed {
-            return Err(ProposeError::Failed);
-        }
-        if ops.is_empty() {
-            return Ok(Committed { versions: Vec::new() });
-        }
-        if self.shared.read().overlay_bytes + group.bytes() > STORE_OVERLAY_BYTES_MAX {
-            self.flush();
-            if self.shared.read().overlay_bytes > STORE_OVERLAY_FLUSH_BYTES {
-                return Err(ProposeError::NoSpace);
-            }
-        }
-        let (ops, existed, changed) = self.check(ops, pending)?;
-        let entry = EntryV1::Ops(ops);
-        let payload = entry.encode();
-        if payload.len() > STORE_ENTRY_BYTES_MAX {
-            return Err(ProposeError::TooLarge);
-        }
-        if self.owes_term_start && staged.is_empty() {
-            let position = self.log.add(group, &EntryV1::TermStart.encode());
-            staged.push(Staged { entry: EntryV1::TermStart, existed: Vec::new(), position });
-        }
-        let position = self.log.add(group, &payload);
-        let versions = (0..u32::try_from(existed.len()).unwrap_or(0))
-            .map(|ordinal| Version::of_entry(position, ordinal))
-            .collect();
-        for (nth, (key, mut current)) in changed {
-            current.version = current.body.is_some().then(|| Version::of_entry(position, nth));
-            pending.insert(key, current);
-        }
-        staged.push(Staged { entry, existed, position });
-        Ok(Committed { versions })
-    }
-
-    /// The operations as logged, whether each object existed, and what they leave behind.
-    #[expect(clippy::type_complexity, reason = "three lists that only `stage` takes apart")]
-    fn check(
-        &self,
-        ops: Vec<Op>,
-        pending: &Pending,
-    ) -> Result<(Vec<OpV1>, Vec<bool>, Vec<(u32, (Vec<u8>, Current))>), ProposeError> {
-        if ops.len() > STORE_ENTRY_OPS_MAX {
-            return Err(ProposeError::TooLarge);
-        }
-        let live = self.shared.read();
-        let (mut logged, mut existed) = (Vec::with_capacity(ops.len()), Vec::new());
-        let mut changed: Vec<(u32, (Vec<u8>, Current))> = Vec::new();
-        for (nth, op) in ops.into_iter().enumerate() {
-            let key = record::encode_key(&op.key).ok_or(ProposeError::TooLarge)?;
-            if op.body.as_ref().is_some_and(|body| body.len() > OBJECT_BYTES_MAX) {
-                return Err(ProposeError::TooLarge);
-            }
-            if live.memory.holds(&op.key.kind) {
-                tracing::error!(key = %op.key, "memory-only object proposed to the log");
-                return Err(ProposeError::Failed);
-            }
-            let wants_old = op.keep_old || op.body.is_none();
-            let own = changed.iter().rev().find(|(_, (changed, _))| *changed == key);
-            let current = match own.map(|(_, (_, current))| current).or(pending.get(&key)) {
-                Some(current) => current.clone(),
-                None => current(&live, &key, wants_old).map_err(|error| {
-                    tracing::error!(key = %op.key, error = &error as &dyn std::error::Error, "store cannot read its state");
-                    ProposeError::Failed
-                })?,
-            };
-            let held = match op.base {
-                Base::Absent => current.version.is_none(),
-                Base::At(version) => current.version == Some(version),
-                Base::Any => op.body.is_some() || current.version.is_some(),
-            };
-            if !held {
-                return Err(ProposeError::Conflict { op: nth, current: current.version });
-            }
-            existed.push(current.version.is_some());
-            let left =
-                Current { version: op.body.is_some().then_some(Version(0)), body: op.body.clone() };
-            changed.push((u32::try_from(nth).unwrap_or(u32::MAX), (key, left)));
-            logged.push(OpV1 {
-                kind: op.key.kind,
-                namespace: op.key.namespace,
-                name: op.key.name,
-                base: op.base.into(),
-                uid: op.uid,
-                body: op.body,
-                old: current.body.filter(|_| wants_old),
-            });
-        }
-        Ok((logged, existed, changed))
     }
 
     /// Makes a group durable, applies it and answers.
@@ -555,21 +440,6 @@ impl Writer {
             tracing::warn!(%error, "store lock cannot be released");
         }
     }
-}
-
-/// What a key holds before this group.
-fn current(live: &Live, key: &[u8], with_body: bool) -> Result<Current, StoreError> {
-    if let Some(latest) = live.overlay.get(key) {
-        let version = latest.body.is_some().then_some(latest.version);
-        return Ok(Current { version, body: latest.body.clone() });
-    }
-    let reading = live.state.as_ref().ok_or(StoreError::Closed)?.read()?;
-    if with_body {
-        let found = reading.get(key)?;
-        let version = found.as_ref().map(|(version, ..)| *version);
-        return Ok(Current { version, body: found.map(|(.., body)| body) });
-    }
-    Ok(Current { version: reading.version(key)?, body: None })
 }
 
 fn check_memory(live: &Live, ops: &[Op]) -> Result<(), ProposeError> {

@@ -166,7 +166,7 @@ async fn every_damaged_byte_of_the_state_is_healed() {
     store.close().await;
     let bytes = fs::read(origin.0.join("state/data.mdb")).expect("read").len() as u64;
     let mut random = Random(9);
-    for round in 0..400u64 {
+    for round in 0..240u64 {
         let dir = Dir::new();
         copy_dir(&origin.0, &dir.0);
         let data = dir.0.join("state/data.mdb");
@@ -179,13 +179,13 @@ async fn every_damaged_byte_of_the_state_is_healed() {
                 let file = OpenOptions::new().write(true).open(&data).expect("opens");
                 file.set_len(random.below(bytes)).expect("cut");
             }
-            40..80 => {
+            40..60 => {
                 let file = OpenOptions::new().write(true).open(&data).expect("opens");
                 let at = random.below(bytes / 4096) * 4096;
                 file.write_all_at(&vec![round as u8; 4096], at).expect("written");
             }
             // Headers and the first entries of pages are where damage hurts.
-            80..240 => {
+            60..150 => {
                 let page = random.below(bytes / 4096) * 4096;
                 flip(&data, page + random.below(64));
             }

@@ -108,9 +108,9 @@ async fn a_full_disk_refuses_writes_and_heals_by_itself() {
 async fn after_a_failed_sync_nothing_is_written_until_reopened() {
     let dir = Dir::new();
     let mut options = Options::new(&dir.0);
-    // Open makes a segment (create, write, sync, directory) and syncs the term (write, sync); the
-    // first proposal writes, and its sync is the eighth call.
-    options.faults = Faults::at(8, libc::EIO, false);
+    // Open syncs two directories, makes a segment (create, write, sync, directory) and syncs the term
+    // (write, sync); the first proposal writes, and its sync is the tenth call.
+    options.faults = Faults::at(10, libc::EIO, false);
     let store = Store::open(options, Box::new(())).expect("opens");
     let (good, bad) = writes(&store).await;
     assert!(good.is_empty() && store.failed());

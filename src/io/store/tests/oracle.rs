@@ -185,8 +185,8 @@ async fn walk(seed: u64, steps: u32) {
 
 #[tokio::test]
 async fn random_walks_match_a_map() {
-    for seed in 1..=6 {
+    for seed in 1..=4 {
         println!("seed {seed}");
-        walk(seed, 1500).await;
+        walk(seed, 1000).await;
     }
 }

@@ -79,7 +79,9 @@ fn decoded_entries(map: &Value) -> BTreeMap<String, Vec<u8>> {
 pub(crate) fn keys_of(pod: &logic::pod::Pod) -> std::collections::BTreeSet<String> {
     let namespace = &pod.metadata.namespace;
     let mut keys = std::collections::BTreeSet::new();
-    let mut put = |kind: &str, name: &str| drop(keys.insert(format!("{kind} {namespace}/{name}")));
+    let mut put = |kind: &str, name: &str| {
+        keys.insert(format!("{kind} {namespace}/{name}"));
+    };
     for container in pod.containers() {
         for from in &container.env_from {
             from.config_map_ref.iter().for_each(|r| put("configmaps", &r.name));

@@ -168,6 +168,7 @@ impl Extensions {
 
     fn apply<R: Read>(self, kind: Kind, raw: &tar::Entry<'_, R>) -> io::Result<Entry> {
         let header = raw.header();
+        let old = header.as_old();
         let path = self.path.unwrap_or_else(|| header.path_bytes().into_owned());
         let shown = String::from_utf8_lossy(&path).into_owned();
         // The crate has already taken the header's size for the content's end.
@@ -190,12 +191,15 @@ impl Extensions {
             kind,
             path: components(&path)?,
             link,
-            mode: header.mode()? & 0o7777,
-            uid: id(self.uid, header.uid())?,
-            gid: id(self.gid, header.gid())?,
+            mode: blank_is_zero(&old.mode, header.mode())? & 0o7777,
+            uid: id(self.uid, blank_is_zero(&old.uid, header.uid()))?,
+            gid: id(self.gid, blank_is_zero(&old.gid, header.gid()))?,
             mtime_seconds: match self.mtime_seconds {
                 Some(seconds) => seconds,
-                None => i64::try_from(header.mtime()?).unwrap_or(i64::MAX),
+                None => {
+                    let seconds = blank_is_zero(&old.mtime, header.mtime())?;
+                    i64::try_from(seconds).unwrap_or(i64::MAX)
+                }
             },
             device: (
                 header.device_major().ok().flatten().unwrap_or(0),
@@ -204,6 +208,14 @@ impl Extensions {
             size,
             xattrs: self.xattrs,
         })
+    }
+}
+
+/// Some writers leave numbers that they do not know empty.
+fn blank_is_zero<T: Default>(field: &[u8], number: io::Result<T>) -> io::Result<T> {
+    match field.iter().all(|b| matches!(b, 0 | b' ')) {
+        true => Ok(T::default()),
+        false => number,
     }
 }
 

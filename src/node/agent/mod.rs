@@ -89,7 +89,7 @@ pub(super) async fn run(
         // Every arm is cancel safe: channels, intervals and `Events::next` lose nothing.
         tokio::select! {
             biased;
-            _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
+            () = stopped(&mut shutdown) => return Ok(()),
             message = link.down.recv() => match message {
                 Some(message) => agent.take_message(&message).await,
                 None => return Err(NodeError::LinkClosed),
@@ -103,6 +103,11 @@ pub(super) async fn run(
         }
         agent.wake();
     }
+}
+
+/// Shutdown is asked for, or nobody is left to ask for it.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _asked = shutdown.wait_for(|stop| *stop).await;
 }
 
 async fn sleep_until(wake: Option<Instant>) {

@@ -204,12 +204,24 @@ impl Agent {
             self.report(&uid, &report);
         }
         let Some(event) = event else { return };
-        if event == Event::TornDown
-            && let Some(entry) = self.pods.get_mut(&uid)
-        {
+        let torn_down = event == Event::TornDown;
+        if let (true, Some(entry)) = (torn_down, self.pods.get_mut(&uid)) {
             entry.holds.clear();
         }
         self.feed(uid, event);
+        if torn_down {
+            self.collect_images();
+        }
+    }
+
+    /// Removes images that had lost their names while containers used them.
+    fn collect_images(&self) {
+        let images = self.driver.images.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = images.collect() {
+                tracing::warn!(error = error.text(), "unused images are not removed");
+            }
+        });
     }
 
     fn note_running(&self, uid: &Uid) {

@@ -16,13 +16,8 @@ impl Driver {
         if let Err(message) = self.remove_from_keeper(&uid).await {
             return fault(message);
         }
-        let (places, images) = (job.places.clone(), self.images.clone());
-        let removed = blocking(move || remove_files(&places)).await;
-        let collected = blocking(move || images.collect()).await;
-        if let Some(Err(error)) = collected {
-            tracing::warn!(error = error.text(), "unused images are not removed");
-        }
-        match removed {
+        let places = job.places.clone();
+        match blocking(move || remove_files(&places)).await {
             Some(Ok(())) => Event::TornDown,
             Some(Err(error)) => fault(error.to_string()),
             None => fault("interrupted".to_owned()),

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use keeper_board::{Snapshot, log_text, run};
 use kumquat::io::keeper::{
-    ExecV1, ExitV1, Keeper, KeeperError, KeeperEvent, Refusal, RunStateV1, Start,
+    ExecV1, ExitV1, Keeper, KeeperError, KeeperEvent, Refusal, RunStateV1, SandboxV1, Start,
 };
+use model::limits::IMAGE_LAYERS_MAX;
 use serde_json::json;
 
 #[test]
@@ -300,12 +301,111 @@ fn limits_hold_and_oom_is_told() {
         events.next().await.expect("states");
         let started = keeper.start(start).await.expect("started");
         println!("{started:?}");
+        if std::env::var_os(UNIFIED).is_some() {
+            // This hierarchy has none of the controllers; the container starts all the same.
+            assert_eq!(started.unenforced, ["memory", "pids"]);
+            return;
+        }
         if started.unenforced.iter().any(|what| what == "memory") {
             println!("not run: this kernel has no memory controller");
             return;
         }
         let exit = next_exit(&mut events, "c").await;
         assert!(exit.oom, "{exit:?}");
+    });
+}
+
+/// Set for tests that run again with an empty version 2 hierarchy in place of the machine's own.
+const UNIFIED: &str = "KUMQUAT_TEST_UNIFIED";
+
+#[test]
+fn the_same_on_unified_cgroups_without_controllers() {
+    if std::env::var_os(UNIFIED).is_some() {
+        return;
+    }
+    run("unified", async |_| {
+        let script = "mount --make-rprivate / && umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup || exit 77\n\
+            grep -qw memory /sys/fs/cgroup/cgroup.controllers && exit 77\n\
+            exec \"$0\" --exact exec_has_limits limits_hold_and_oom_is_told nothing_is_left_after_twenty_rounds";
+        let output = std::process::Command::new("unshare")
+            .args(["-m", "sh", "-c", script])
+            .arg(std::env::current_exe().expect("runs"))
+            .env(UNIFIED, "1")
+            .output();
+        let output = output.expect("util-linux");
+        if output.status.code() == Some(77) {
+            println!("not run: this machine's version 2 hierarchy is in use");
+            return;
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(text.contains("3 passed"), "{text}");
+    });
+}
+
+#[test]
+fn layers_lie_upon_each_other_and_stay_untouched() {
+    run("layers", async |board| {
+        let keeper = board.keeper().await;
+        board.sandbox(&keeper, "pod").await;
+        let mut layers = Vec::new();
+        for number in 0..IMAGE_LAYERS_MAX - 1 {
+            let dir = board.dir.join(format!("layers/odd,name:{number}"));
+            std::fs::create_dir_all(&dir).expect("tmp");
+            std::fs::write(dir.join("top"), number.to_string()).expect("tmp");
+            std::fs::write(dir.join(format!("own{number}")), "x").expect("tmp");
+            layers.push(dir);
+        }
+        layers.push(board.dir.join("image"));
+        let mut start = board.start(
+            "pod",
+            "c",
+            "cd /; echo own*; read x < top; echo $x; echo new > top; echo made > made",
+        );
+        start.lower_dirs = layers.clone();
+        keeper.start(start).await.expect("started");
+        board.await_exit(&keeper, "c").await;
+        board.await_log("c", "stdout F 0\n").await;
+        let text = log_text(board, "c");
+        let own = text.lines().next().expect("a line").split(" F ").nth(1).expect("text");
+        assert_eq!(own.split(' ').count(), IMAGE_LAYERS_MAX - 1);
+        assert_eq!(std::fs::read_to_string(layers[0].join("top")).expect("kept"), "0");
+        assert!(!layers[0].join("made").exists());
+        let upper = board.dir.join("data/c/upper");
+        assert_eq!(std::fs::read_to_string(upper.join("made")).expect("written"), "made\n");
+        keeper.remove("c").await.expect("removed");
+        assert!(!upper.exists());
+        layers.push(board.dir.join("image"));
+        let mut start = board.start("pod", "d", "true");
+        start.lower_dirs = layers;
+        assert!(matches!(
+            keeper.start(start).await,
+            Err(KeeperError::Refused { refusal: Refusal::Invalid, .. })
+        ));
+    });
+}
+
+#[test]
+fn host_network_is_the_boards_own() {
+    run("hostnet", async |board| {
+        let keeper = board.keeper().await;
+        let sandbox = SandboxV1 {
+            uid: "pod".into(),
+            hostname: "here".into(),
+            host_network: true,
+            host_ipc: true,
+        };
+        keeper.sandbox_create(sandbox).await.expect("a sandbox");
+        assert!(!keeper.sandbox_netns("pod").exists());
+        let script = "readlink /proc/self/ns/net; readlink /proc/self/ns/ipc; hostname";
+        keeper.start(board.start("pod", "c", script)).await.expect("started");
+        board.await_exit(&keeper, "c").await;
+        board.await_log("c", " here\n").await;
+        let text = log_text(board, "c");
+        for namespace in ["net", "ipc"] {
+            let own = std::fs::read_link(format!("/proc/self/ns/{namespace}")).expect("proc");
+            assert!(text.contains(&*own.to_string_lossy()), "{text}");
+        }
     });
 }
 

@@ -190,8 +190,10 @@ impl Snapshot {
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("proc");
         let mounts = mounts.lines().filter(|l| l.contains(&here)).map(str::to_owned).collect();
         let mut cgroups = BTreeSet::new();
-        for root in fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
-            walk(&root.path().join(&board.paths.cgroup), &mut |path| {
+        let roots = fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten();
+        let roots = roots.map(|root| root.path()).chain(["/sys/fs/cgroup".into()]);
+        for root in roots {
+            walk(&root.join(&board.paths.cgroup), &mut |path| {
                 if path.is_dir() {
                     cgroups.insert(path.to_owned());
                 }

@@ -3,9 +3,8 @@
 //! Input: an object that the schema check has passed. Output: the same object as a real
 //! kube-apiserver 1.36 would store it. [`apply`] holds for every write; [`create`] adds what only
 //! happens at creation: the initial status, and the defaults of the admission plugins that need
-//! nothing but the object (priority, service account name, tolerations, the namespace's label and
-//! finalizer). Nothing here allocates (addresses, ports), stamps metadata, or refuses; a value of
-//! the wrong shape is left alone.
+//! nothing but the object (priority, service account name, tolerations, the taint of a new node). Nothing here allocates (addresses, ports), stamps metadata, or refuses; a value of
+//! the wrong shape is left alone or gives way to an empty object.
 
 mod admission;
 mod pod;
@@ -143,8 +142,7 @@ fn event(fields: &mut Fields) {
     }
 }
 
-/// The object under `name`, made when absent. A value of another shape is replaced in a scratch
-/// map's stead only if it is null; otherwise defaults go nowhere.
+/// The object under `name`, made when absent. After the schema check nothing else stands there.
 fn child<'a>(fields: &'a mut Fields, name: &str) -> &'a mut Fields {
     let value = fields.entry(name).or_insert_with(|| json!({}));
     if !value.is_object() {

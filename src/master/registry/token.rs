@@ -81,6 +81,29 @@ mod tests {
     }
 
     #[test]
+    fn damaged_tokens_are_refused_or_read_never_worse() {
+        let token = Token { version: Version(7 << 20), after: ("ns".into(), "web-0".into()) };
+        let good = token.encode();
+        let mut refused = 0;
+        for at in 0..good.len() {
+            for bit in 0..7 {
+                let mut bytes = good.clone().into_bytes();
+                bytes[at] ^= 1 << bit;
+                let text = String::from_utf8(bytes).expect("seven bits are ASCII");
+                match Token::decode(&text) {
+                    Ok(read) => assert!(!read.after.1.is_empty() && read.version.0 > 0),
+                    Err(error) => {
+                        assert_eq!(error.code, 400);
+                        refused += 1;
+                    }
+                }
+            }
+            assert!(Token::decode(&good[..at]).is_err(), "cut at {at}");
+        }
+        assert!(refused > good.len(), "only {refused} of {} were refused", good.len() * 7);
+    }
+
+    #[test]
     fn garbage_is_refused_as_a_real_server_does() {
         let encoded = |json: &str| URL_SAFE_NO_PAD.encode(json);
         for (text, why) in [

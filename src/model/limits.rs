@@ -38,6 +38,30 @@ pub const FIELD_ISSUES_MAX: usize = 100;
 pub const JSON_PATCH_OPS_MAX: usize = 10_000;
 /// Bytes that the `copy` operations of one JSON patch add (kube-apiserver's own limit).
 pub const JSON_PATCH_COPY_BYTES_MAX: usize = REQUEST_BODY_BYTES_MAX;
+/// Connections to the API at a time; further ones wait in the listener's backlog.
+pub const API_CONNECTIONS_MAX: usize = 2048;
+/// Requests of one HTTP/2 connection at a time (kube-apiserver's own limit).
+pub const API_STREAMS_PER_CONNECTION_MAX: u32 = 100;
+/// Requests in work at a time, answers under way not counted (kube-apiserver: 400 and 200).
+pub const API_REQUESTS_MAX: usize = 400;
+/// Seconds that a request may be in work (kube-apiserver: 60).
+pub const API_REQUEST_SECONDS_MAX: u64 = 60;
+/// Seconds that a TLS handshake may take.
+pub const API_HANDSHAKE_SECONDS_MAX: u64 = 10;
+/// Seconds that the head of a request may take (kube-apiserver: 32).
+pub const API_HEAD_SECONDS_MAX: u64 = 32;
+/// Seconds after which a connection without requests is closed (kube-apiserver: 90).
+pub const API_IDLE_SECONDS_MAX: u64 = 90;
+/// Seconds that a stopping API waits for requests under way.
+pub const API_STOP_SECONDS_MAX: u64 = 5;
+/// Bytes of a request's head.
+pub const API_HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of request bodies held at a time, all clients together; further ones wait.
+pub const API_BODIES_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of one chunk of a streamed answer.
+pub const API_CHUNK_BYTES: usize = 16 * 1024;
+/// Chunks of a container's log that wait for a slow client before the board waits.
+pub const API_LOG_CHUNKS_MAX: usize = 8;
 
 const _: () = assert!(BACKOFF_MILLIS_MIN > 0 && BACKOFF_MILLIS_MIN < BACKOFF_MILLIS_MAX);
 const _: () = assert!(PLAN_OPS_MAX > 2 * PLAN_PODS_MAX);
@@ -80,7 +104,6 @@ const _: () = assert!(
     RESOURCE_PREFIX_BYTES_MAX + NAMESPACE_BYTES_MAX + NAME_BYTES_MAX + 2 <= STORE_KEY_BYTES_MAX
 );
 const _: () = assert!(OBJECT_BYTES_MAX <= REQUEST_BODY_BYTES_MAX);
-
 /// Connections on the control socket at once; more wait.
 pub const CONTROL_CONNECTIONS_MAX: usize = 32;
 /// Seconds that a client of the control socket may take for its request's head.
@@ -169,3 +192,4 @@ const _: () = assert!(STORE_ENTRY_OPS_MAX < 1 << 19);
 const _: () = assert!(PLAN_OPS_MAX <= STORE_ENTRY_OPS_MAX);
 const _: () = assert!(STORE_SEGMENT_BYTES.is_multiple_of(STORE_SEGMENT_STEP_BYTES));
 const _: () = assert!(STORE_OVERLAY_BYTES_MAX > STORE_OVERLAY_FLUSH_BYTES + STORE_ENTRY_BYTES_MAX);
+const _: () = assert!(REQUEST_BODY_BYTES_MAX * 2 <= API_BODIES_BYTES_MAX);

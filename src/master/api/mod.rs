@@ -1,1 +1,78 @@
-//! The API server: HTTP, negotiation, routes, watches.
+//! The API server: the registry's semantics over HTTPS, for kubectl, client-go, kube-rs and Helm.
+//!
+//! ```text
+//! serve (TLS, HTTP/1.1, h2) -> route -> auth -> path -> read | watching | write | logs
+//!                                  \-> discovery, openapi, health, version
+//! ```
+//! Everything is driven by the one resource table. In: listeners and a registry. Out: answers equal
+//! to those of kube-apiserver 1.36 for the kinds served. Invariants: whatever a peer sends ends at
+//! most its own connection; no answer is built whole in memory when it can be streamed; an idle
+//! watch costs no work.
+//! Deliberately absent until their time: exec, attach and port-forward, server-side apply, bearer
+//! tokens and RBAC, protobuf answers.
+
+mod answer;
+mod auth;
+mod body;
+mod discovery;
+mod health;
+mod logs;
+mod negotiate;
+mod openapi;
+mod options;
+mod path;
+mod query;
+mod read;
+mod render;
+mod route;
+mod serve;
+mod table;
+mod version;
+mod watching;
+mod write;
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub use health::{Check, Health};
+pub use logs::{LinkLogs, LogAnswer, LogSource, NoLogs, SharedLogs};
+
+use super::registry::Registry;
+use crate::io::clock::Clock;
+use crate::io::tls::ApiTls;
+
+/// What the API server is made of.
+pub struct ApiOptions {
+    /// The objects.
+    pub registry: Registry,
+    /// Certificates; may be renewed while serving.
+    pub tls: Arc<ApiTls>,
+    /// Bound sockets, non-blocking.
+    pub listeners: Vec<TcpListener>,
+    /// Where container logs come from.
+    pub logs: SharedLogs,
+    /// Judges certificates and ages.
+    pub clock: Clock,
+    /// What the health paths report.
+    pub health: Health,
+    /// kumquat's own version, for /version.
+    pub version: String,
+}
+
+impl fmt::Debug for ApiOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiOptions").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+/// Starts the API server on the current tokio runtime; the handle ends once `shutdown` says true
+/// and the connections have ended (within a deadline).
+pub fn serve(options: ApiOptions, shutdown: watch::Receiver<bool>) -> JoinHandle<()> {
+    let ApiOptions { registry, tls, listeners, logs, clock, health, version } = options;
+    let api = route::Api::new(registry, clock, logs, health, version, shutdown.clone());
+    serve::start(Arc::new(api), tls, listeners, shutdown)
+}

@@ -1,0 +1,345 @@
+//! One request from head to answer: who, may they, what, and the headers that every answer has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, Method, Request, StatusCode};
+use hyper::body::Incoming;
+use model::ids::Uid;
+use model::limits::{API_BODIES_BYTES_MAX, API_REQUEST_SECONDS_MAX, API_REQUESTS_MAX};
+use model::resource::{self, Resource, Subresource, Verb};
+use model::status::ApiError;
+use serde_json::json;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+
+use super::answer::{Answer, AnswerBody, page_not_found, plain, whole};
+use super::auth::{self, Peer};
+use super::health::Health;
+use super::logs::LogSource;
+use super::negotiate::{self, Form, Media};
+use super::path::{self, RequestPath, ResourcePath};
+use super::query::Query;
+use super::serve::Working;
+use super::{discovery, health, logs, openapi, read, render, version, watching, write};
+use crate::io::clock::Clock;
+use crate::master::registry::{Registry, UserInfo};
+
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// What all requests share.
+pub(super) struct Api {
+    pub(super) registry: Registry,
+    pub(super) clock: Clock,
+    pub(super) logs: Arc<dyn LogSource>,
+    pub(super) health: Health,
+    pub(super) version: String,
+    pub(super) documents: openapi::Documents,
+    /// Ends watches and followed logs.
+    pub(super) shutdown: watch::Receiver<bool>,
+    requests: Semaphore,
+    /// Bytes of request bodies that may still be held.
+    pub(super) bodies: Arc<Semaphore>,
+}
+
+impl Api {
+    pub(super) fn new(
+        registry: Registry,
+        clock: Clock,
+        logs: Arc<dyn LogSource>,
+        health: Health,
+        version: String,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            registry,
+            clock,
+            logs,
+            health,
+            version,
+            documents: openapi::Documents::default(),
+            shutdown,
+            requests: Semaphore::new(API_REQUESTS_MAX),
+            bodies: Arc::new(Semaphore::new(API_BODIES_BYTES_MAX)),
+        }
+    }
+}
+
+/// One request, authenticated and authorized.
+pub(super) struct Call {
+    pub(super) api: Arc<Api>,
+    pub(super) user: UserInfo,
+    pub(super) method: Method,
+    pub(super) headers: HeaderMap,
+    pub(super) query: Query,
+    /// Where the server was reached, as the client names it.
+    pub(super) host: String,
+}
+
+impl Call {
+    /// How to write the answer.
+    ///
+    /// # Errors
+    /// 406.
+    pub(super) fn form(&self) -> Result<Form, ApiError> {
+        negotiate::form(&self.headers, &self.query)
+    }
+}
+
+/// What a resource path names, found in the table.
+pub(super) struct Place {
+    pub(super) resource: &'static Resource,
+    pub(super) subresource: Option<&'static Subresource>,
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+/// Answers one request; never fails.
+pub(super) async fn answer(
+    api: Arc<Api>,
+    peer: Arc<Peer>,
+    request: Request<Incoming>,
+    working: Working,
+) -> Answer {
+    let (head, body) = request.into_parts();
+    let query = Query::parse(head.uri.query().unwrap_or_default());
+    let form = negotiate::error_form(&head.headers, &query);
+    let audit_id = head.headers.get(AUDIT_ID).cloned().unwrap_or_else(new_audit_id);
+    let is_head = head.method == Method::HEAD;
+    let host = head.uri.authority().map(|authority| authority.as_str().to_owned());
+    let host = host.or_else(|| {
+        head.headers.get(http::header::HOST).and_then(|h| h.to_str().ok()).map(str::to_owned)
+    });
+    let call = Call {
+        api: api.clone(),
+        user: UserInfo::default(),
+        method: head.method,
+        headers: head.headers,
+        query,
+        host: host.unwrap_or_default(),
+    };
+    let answered = match api.requests.try_acquire() {
+        Ok(_slot) => {
+            let deadline = Duration::from_secs(API_REQUEST_SECONDS_MAX);
+            let handling = Box::pin(handle(call, &peer, head.uri.path(), body));
+            timeout(deadline, handling).await.unwrap_or_else(|_| Err(too_slow()))
+        }
+        Err(_) => Ok(too_many()),
+    };
+    let mut answer = answered.unwrap_or_else(|error| failure(&error, form));
+    let headers = answer.headers_mut();
+    headers.insert(AUDIT_ID, audit_id);
+    if !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    }
+    if is_head {
+        if let Some(bytes) = answer.body().whole_bytes() {
+            answer.headers_mut().insert(CONTENT_LENGTH, bytes.into());
+        }
+        *answer.body_mut() = AnswerBody::from(Vec::new());
+    }
+    answer.body_mut().mark(working);
+    answer
+}
+
+async fn handle(
+    mut call: Call,
+    peer: &Peer,
+    path: &str,
+    body: Incoming,
+) -> Result<Answer, ApiError> {
+    call.user = auth::authenticate(peer, &call.headers)?;
+    let path = path::parse(&call.method, path, &call.query);
+    if let Err(error) = auth::authorize(&call.user, &path) {
+        let mut answer = failure(&error, negotiate::error_form(&call.headers, &call.query));
+        answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        return Ok(answer);
+    }
+    match path.resource {
+        Some(resource) => on_resource(call, resource, path.verb, body).await,
+        None => off_resource(&call, &path),
+    }
+}
+
+fn off_resource(call: &Call, path: &RequestPath) -> Result<Answer, ApiError> {
+    let parts: Vec<&str> = path.path.trim_end_matches('/').split('/').skip(1).collect();
+    if let Some(answer) = health::answer(call, &parts) {
+        return Ok(answer);
+    }
+    if !matches!(call.method, Method::GET | Method::HEAD) {
+        return Err(method_not_allowed());
+    }
+    match parts.as_slice() {
+        ["version"] => Ok(json_answer(&version::info(&call.api.version))),
+        ["openapi", "v2"] => Ok(openapi::v2(call)),
+        ["openapi", "v3"] => Ok(openapi::v3_index()),
+        ["openapi", "v3", rest @ ..] => Ok(openapi::v3(call, &rest.join("/"))),
+        [] | ["api" | "apis", ..] => discovery::answer(call, &parts),
+        _ => Ok(page_not_found()),
+    }
+}
+
+async fn on_resource(
+    call: Call,
+    path: ResourcePath,
+    verb: &'static str,
+    body: Incoming,
+) -> Result<Answer, ApiError> {
+    if !resource::discovery::versions(&path.group).contains(&path.version.as_str()) {
+        return Ok(page_not_found());
+    }
+    let place = place(&path)?;
+    if logs::is_interactive(&place, &path.subresource) {
+        return logs::refuse_interactive(&call, &place, &path.subresource);
+    }
+    if place.subresource.is_none() && !path.subresource.is_empty() {
+        return Err(resource_not_found());
+    }
+    check_verb(&place, verb)?;
+    match verb {
+        "get" if place.subresource.is_some_and(|sub| sub.name == "log") => {
+            logs::answer(&call, &place).await
+        }
+        "get" => read::get(&call, &place),
+        "list" => read::list(&call, &place),
+        "watch" => watching::answer(&call, &place),
+        "create" => write::create(&call, &place, body).await,
+        "update" => write::update(&call, &place, body).await,
+        "patch" => write::patch(&call, &place, body).await,
+        "delete" => write::delete(&call, &place, body).await,
+        "deletecollection" => write::delete_collection(&call, &place, body).await,
+        _ => Err(method_not_allowed()),
+    }
+}
+
+fn place(path: &ResourcePath) -> Result<Place, ApiError> {
+    let resource =
+        resource::find(&path.group, &path.version, &path.plural).ok_or_else(resource_not_found)?;
+    // For a namespace itself the path's namespace is its own name.
+    let namespace = if resource.namespaced { path.namespace.clone() } else { String::new() };
+    let own = resource.plural == "namespaces" && resource.group.is_empty();
+    let misplaced = match resource.namespaced {
+        true => namespace.is_empty() && !path.name.is_empty(),
+        false => !path.namespace.is_empty() && !own,
+    };
+    if misplaced || path.rest > 0 {
+        return Err(resource_not_found());
+    }
+    let subresource = resource.subresource(&path.subresource);
+    Ok(Place { resource, subresource, namespace, name: path.name.clone() })
+}
+
+fn check_verb(place: &Place, verb: &str) -> Result<(), ApiError> {
+    let allowed = place.subresource.map_or(place.resource.verbs, |sub| sub.verbs);
+    let known = allowed.iter().any(|allowed: &Verb| allowed.as_str() == verb);
+    let collection = place.name.is_empty();
+    let fits = match verb {
+        // One path per verb: nothing is created on an item, or changed on a collection.
+        "create" => {
+            let across = place.resource.namespaced && place.namespace.is_empty();
+            (collection || place.subresource.is_some()) && !across
+        }
+        "deletecollection" => !(place.resource.namespaced && place.namespace.is_empty()),
+        "update" | "patch" => !collection,
+        _ => true,
+    };
+    if known && fits { Ok(()) } else { Err(method_not_allowed()) }
+}
+
+/// Bytes of JSON in the form that the client wants.
+pub(super) fn object_answer(code: StatusCode, json: bytes::Bytes, form: Form) -> Answer {
+    let body = match (form.media, form.pretty) {
+        (Media::Yaml, _) => render::yaml(&json),
+        (Media::Json, true) => render::pretty(&json),
+        (Media::Json, false) => {
+            let mut line = Vec::with_capacity(json.len() + 1);
+            line.extend_from_slice(&json);
+            line.push(b'\n');
+            line
+        }
+    };
+    whole(code, form.content_type(), body)
+}
+
+/// A document outside the resources: always indented JSON.
+pub(super) fn json_answer(value: &serde_json::Value) -> Answer {
+    whole(StatusCode::OK, "application/json", render::pretty(value.to_string().as_bytes()))
+}
+
+/// The answer of a request that failed.
+pub(super) fn failure(error: &ApiError, form: Form) -> Answer {
+    let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status = error.to_status().to_string();
+    let mut answer = object_answer(code, status.into(), form);
+    let headers = answer.headers_mut();
+    if let Some(seconds) = error.retry_after_seconds {
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
+    if error.code == 401 {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    answer
+}
+
+/// Adds the `Warning` headers (RFC 7234, 5.5) of a write, up to 4 KiB as the real server.
+pub(super) fn add_warnings(answer: &mut Answer, warnings: &[String]) {
+    const BYTES_MAX: usize = 4096;
+    let mut bytes = 0;
+    for warning in warnings {
+        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        let text = format!("299 - \"{quoted}\"");
+        bytes += text.len();
+        if bytes > BYTES_MAX {
+            return;
+        }
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            answer.headers_mut().append(http::header::WARNING, value);
+        }
+    }
+}
+
+/// 404 for a path inside a group that is served.
+pub(super) fn resource_not_found() -> ApiError {
+    generic(404, "NotFound", "the server could not find the requested resource")
+}
+
+/// 405.
+pub(super) fn method_not_allowed() -> ApiError {
+    generic(
+        405,
+        "MethodNotAllowed",
+        "the server does not allow this method on the requested resource",
+    )
+}
+
+/// An error of the router: with `details`, but nothing in them.
+pub(super) fn generic(code: u16, reason: &'static str, message: &str) -> ApiError {
+    ApiError { details: json!({}), ..ApiError::new(code, reason, message) }
+}
+
+fn too_slow() -> ApiError {
+    generic(504, "Timeout", "Timeout: request did not complete within the allotted timeout")
+}
+
+fn too_many() -> Answer {
+    let mut answer =
+        plain(StatusCode::TOO_MANY_REQUESTS, "Too many requests, please try again later.\n");
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    answer
+}
+
+fn new_audit_id() -> HeaderValue {
+    HeaderValue::from_str(&Uid::from_random(random()).to_string())
+        .unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+/// Random bytes for what may as well be zeros: names of requests, spreading of timers.
+pub(super) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let _ = getrandom::fill(&mut bytes);
+    bytes
+}

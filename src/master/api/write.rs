@@ -1,0 +1,149 @@
+//! POST, PUT, PATCH and DELETE: bodies and options in, the registry's answer out.
+
+use bytes::Bytes;
+use http::StatusCode;
+use hyper::body::Incoming;
+use model::schema;
+use model::status::ApiError;
+use serde_json::Value;
+
+use super::answer::Answer;
+use super::body::{self, Payload};
+use super::options;
+use super::read::{list_answer, list_query, shaper};
+use super::route::{Call, Place, add_warnings, generic, object_answer};
+use super::{negotiate, render};
+use crate::master::registry::{PatchBody, PatchKind, Target, WriteOptions, Written};
+
+/// POST: a new object, or a `binding` or `eviction` of a pod.
+pub(super) async fn create(call: &Call, place: &Place, body: Incoming) -> Result<Answer, ApiError> {
+    let mut options = options::write(call, "CreateOptions")?;
+    let object = read_object(call, place, body, &mut options).await?;
+    let target = target(place);
+    let registry = &call.api.registry;
+    let written = match place.subresource.map(|sub| sub.name) {
+        None => registry.create(&target, object, &options).await?,
+        Some("binding") => registry.bind(&target, object, &options).await?,
+        Some("eviction") => registry.evict(&target, object, &options).await?,
+        Some(_) => return Err(super::route::method_not_allowed()),
+    };
+    finish(call, place, written)
+}
+
+/// PUT.
+pub(super) async fn update(call: &Call, place: &Place, body: Incoming) -> Result<Answer, ApiError> {
+    let mut options = options::write(call, "UpdateOptions")?;
+    let object = read_object(call, place, body, &mut options).await?;
+    let subresource = place.subresource.map(|sub| sub.name);
+    let written = call.api.registry.update(&target(place), subresource, object, &options).await?;
+    finish(call, place, written)
+}
+
+/// PATCH by content type.
+pub(super) async fn patch(call: &Call, place: &Place, body: Incoming) -> Result<Answer, ApiError> {
+    let content_type = negotiate::content_type(&call.headers);
+    let kind = match content_type.as_str() {
+        "application/json-patch+json" => PatchKind::Json,
+        "application/merge-patch+json" => PatchKind::Merge,
+        "application/strategic-merge-patch+json" => PatchKind::Strategic,
+        "application/apply-patch+yaml" => return Err(refuse_apply(call)),
+        _ => return Err(body::unsupported_patch()),
+    };
+    let options = options::write(call, "PatchOptions")?;
+    let payload = body::read(&call.api, body).await?;
+    let (body, _) = schema::decode_json(&payload.bytes).map_err(|why| {
+        ApiError::bad_request(match kind {
+            PatchKind::Json => format!("error decoding patch: {why}"),
+            _ => why,
+        })
+    })?;
+    let subresource = place.subresource.map(|sub| sub.name);
+    let patch = PatchBody { kind, body };
+    let written = call.api.registry.patch(&target(place), subresource, patch, &options).await?;
+    finish(call, place, written)
+}
+
+/// Server-side apply needs the managed fields, which are not kept yet.
+fn refuse_apply(call: &Call) -> ApiError {
+    match options::check_apply(call) {
+        Err(error) => error,
+        Ok(()) => generic(
+            415,
+            "UnsupportedMediaType",
+            "server-side apply is not served by this version of kumquat yet: use client-side \
+             apply (kubectl apply without --server-side)",
+        ),
+    }
+}
+
+/// DELETE of one object.
+pub(super) async fn delete(call: &Call, place: &Place, body: Incoming) -> Result<Answer, ApiError> {
+    let payload = body::read(&call.api, body).await?;
+    let (delete, options) = options::delete(call, delete_body(call, &payload)?)?;
+    let deleted = call.api.registry.delete(&target(place), &delete, &options).await?;
+    let code = match (deleted.gone, delete.orphan_dependents) {
+        (false, Some(false)) => StatusCode::ACCEPTED,
+        _ => StatusCode::OK,
+    };
+    object_or_status(call, place, code, deleted.object)
+}
+
+/// DELETE of a collection.
+pub(super) async fn delete_collection(
+    call: &Call,
+    place: &Place,
+    body: Incoming,
+) -> Result<Answer, ApiError> {
+    let payload = body::read(&call.api, body).await?;
+    let (delete, options) = options::delete(call, delete_body(call, &payload)?)?;
+    let query = list_query(call, place)?;
+    let page = call.api.registry.delete_collection(&query, &delete, &options).await?;
+    list_answer(call, place, page)
+}
+
+/// The DeleteOptions sent as body; `null` when there is none.
+fn delete_body(call: &Call, payload: &Payload) -> Result<Value, ApiError> {
+    if payload.bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    body::decode(&call.headers, &payload.bytes, "DeleteOptions").map(|(options, _)| options)
+}
+
+async fn read_object(
+    call: &Call,
+    place: &Place,
+    body: Incoming,
+    options: &mut WriteOptions,
+) -> Result<Value, ApiError> {
+    let payload = body::read(&call.api, body).await?;
+    let kind = place.subresource.map_or(place.resource.kind, |sub| sub.kind);
+    let (object, issues) = body::decode(&call.headers, &payload.bytes, kind)?;
+    options.decode_issues = issues.iter().map(ToString::to_string).collect();
+    Ok(object)
+}
+
+fn target(place: &Place) -> Target {
+    Target::new(place.resource, &*place.namespace, &*place.name)
+}
+
+fn finish(call: &Call, place: &Place, written: Written) -> Result<Answer, ApiError> {
+    let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+    let mut answer = object_or_status(call, place, code, written.object)?;
+    add_warnings(&mut answer, &written.warnings);
+    Ok(answer)
+}
+
+/// A Status is sent as it is, whatever shape the client wants objects in.
+fn object_or_status(
+    call: &Call,
+    place: &Place,
+    code: StatusCode,
+    object: Bytes,
+) -> Result<Answer, ApiError> {
+    let form = call.form()?;
+    let object = match render::is_status(&object) {
+        true => object,
+        false => shaper(call, place, form)?.single(object, true),
+    };
+    Ok(object_answer(code, object, form))
+}

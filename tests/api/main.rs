@@ -1,0 +1,13 @@
+//! The API over real TLS with the real store: recorded answers, access, watches, bad input.
+
+#[path = "../harness/api.rs"]
+mod harness;
+
+mod access;
+mod bad_input;
+mod discovery;
+mod exchanges;
+mod logs;
+mod objects;
+mod replay;
+mod watching;

@@ -1,0 +1,278 @@
+//! Real kubectl binaries, and a transcript of what they print.
+//!
+//! Versions are called by path (`kubectl.1.NN` beside the resolved `kubectl`); those that are not
+//! here are named and passed over. Set `KUMQUAT_UPDATE_SNAPSHOTS=1` to write transcripts anew.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part of the harness")]
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// The minor versions that the project promises to serve.
+pub const MINORS: [u8; 7] = [27, 28, 29, 30, 31, 32, 33];
+
+/// One kubectl with a configuration and caches of its own.
+pub struct Kubectl {
+    /// Minor version.
+    pub minor: u8,
+    program: PathBuf,
+    kubeconfig: PathBuf,
+    folder: PathBuf,
+}
+
+/// The kubectl binaries that this machine has.
+pub fn programs() -> Vec<(u8, PathBuf)> {
+    let mut found = Vec::new();
+    for minor in MINORS {
+        match program(minor) {
+            Some(path) => found.push((minor, path)),
+            None => println!("not run: kubectl 1.{minor} is not on this machine"),
+        }
+    }
+    found
+}
+
+fn program(minor: u8) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let kubectl = std::env::split_paths(&path).map(|folder| folder.join("kubectl"));
+    let resolved = kubectl.filter_map(|path| path.canonicalize().ok());
+    let beside =
+        resolved.filter_map(|path| Some(path.parent()?.join(format!("kubectl.1.{minor}"))));
+    let usual = [PathBuf::from(format!("/usr/bin/kubectl.1.{minor}"))];
+    usual.into_iter().chain(beside).find(|path| path.is_file())
+}
+
+impl Kubectl {
+    /// A kubectl whose files lie in `folder`.
+    pub fn new(minor: u8, program: PathBuf, kubeconfig: &Path, folder: &Path) -> Self {
+        let folder = folder.join(format!("kubectl-{minor}"));
+        std::fs::create_dir_all(&folder).expect("folder for kubectl");
+        Self { minor, program, kubeconfig: kubeconfig.into(), folder }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments)
+            .env_clear()
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("HOME", &self.folder)
+            .env("KUBECACHEDIR", self.folder.join("cache"))
+            .arg("--cache-dir")
+            .arg(self.folder.join("cache"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs to the end; gives what was printed, errors and the exit code behind the output.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().expect("kubectl runs");
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        if !output.status.success() {
+            let _ = writeln!(text, "exit code {}", output.status.code().unwrap_or(-1));
+        }
+        text
+    }
+
+    /// Runs with `input` on standard input.
+    pub fn run_with(&self, arguments: &[&str], input: &str) -> String {
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl runs");
+        let mut stdin = child.stdin.take().expect("piped");
+        stdin.write_all(input.as_bytes()).expect("input is taken");
+        drop(stdin);
+        let output = child.wait_with_output().expect("kubectl ends");
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        if !output.status.success() {
+            let _ = writeln!(text, "exit code {}", output.status.code().unwrap_or(-1));
+        }
+        text
+    }
+
+    /// Starts a command that goes on (`get -w`, `logs -f`).
+    pub fn follow(&self, arguments: &[&str]) -> Followed {
+        let mut child =
+            self.command(arguments).stdout(Stdio::piped()).spawn().expect("kubectl runs");
+        let stdout = child.stdout.take().expect("piped");
+        let (sender, lines) = mpsc::sync_channel(64);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Followed { child, lines }
+    }
+}
+
+/// A kubectl that goes on; dropping it ends it.
+pub struct Followed {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Followed {
+    /// The next line, within 20 seconds.
+    pub fn line(&self) -> String {
+        self.lines.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| "no line".into())
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}
+
+/// Commands and their output, volatile words replaced.
+#[derive(Default)]
+pub struct Transcript(Vec<(String, String)>);
+
+impl Transcript {
+    /// Runs a command and notes what it printed.
+    pub fn run(&mut self, kubectl: &Kubectl, command: &str) {
+        let arguments = words(command);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.note(command, &kubectl.run(&arguments));
+    }
+
+    /// The same with a file on standard input.
+    pub fn run_with(&mut self, kubectl: &Kubectl, command: &str, input: &str) {
+        let arguments: Vec<&str> = command.split(' ').collect();
+        self.note(command, &kubectl.run_with(&arguments, input));
+    }
+
+    /// Notes an output got in another way.
+    pub fn note(&mut self, command: &str, output: &str) {
+        self.0.push((command.to_owned(), normalize(output)));
+    }
+}
+
+/// Splits at spaces outside single quotes.
+fn words(command: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for letter in command.chars() {
+        match letter {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            letter => words.last_mut().expect("never empty").push(letter),
+        }
+    }
+    words
+}
+
+/// Joins the transcripts of all versions: an output stands once for all that agree on it.
+pub fn merge(transcripts: &[(u8, Transcript)]) -> String {
+    let mut text = String::new();
+    let Some((_, first)) = transcripts.first() else { return text };
+    for (index, (command, _)) in first.0.iter().enumerate() {
+        let _ = writeln!(text, "$ kubectl {command}");
+        let mut groups: Vec<(Vec<u8>, &str)> = Vec::new();
+        for (minor, transcript) in transcripts {
+            let (same, output) = &transcript.0[index];
+            assert_eq!(same, command, "all versions run the same commands");
+            match groups.iter_mut().find(|(_, known)| known == output) {
+                Some((minors, _)) => minors.push(*minor),
+                None => groups.push((vec![*minor], output)),
+            }
+        }
+        for (minors, output) in &groups {
+            if groups.len() > 1 {
+                let names: Vec<_> = minors.iter().map(|minor| format!("1.{minor}")).collect();
+                let _ = writeln!(text, "[{}]", names.join(" "));
+            }
+            text.push_str(output);
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Compares with the checked-in transcript, or writes it when asked to.
+pub fn compare(path: &Path, text: &str) {
+    if std::env::var_os("KUMQUAT_UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(path, text).expect("transcript");
+        return;
+    }
+    let stored = std::fs::read_to_string(path).unwrap_or_default();
+    if stored == text {
+        return;
+    }
+    let mut different = stored.lines().zip(text.lines()).enumerate();
+    let first = different.find(|(_, (stored, found))| stored != found);
+    let fresh = std::env::temp_dir().join("kumquat-transcript.txt");
+    std::fs::write(&fresh, text).expect("transcript");
+    panic!(
+        "{} differs, first at {first:?}; the new one is {}; KUMQUAT_UPDATE_SNAPSHOTS=1 accepts it",
+        path.display(),
+        fresh.display()
+    );
+}
+
+/// Replaces ages, uids, times, versions and addresses, and makes column gaps two spaces wide.
+fn normalize(output: &str) -> String {
+    let mut text = String::new();
+    for line in output.lines() {
+        let mut words = Vec::new();
+        let indent = line.len() - line.trim_start().len();
+        for column in line.trim().split("  ").map(str::trim).filter(|column| !column.is_empty()) {
+            let parts: Vec<_> = column.split(' ').map(normalize_word).collect();
+            words.push(parts.join(" "));
+        }
+        let line = format!("{}{}", " ".repeat(indent), words.join("  "));
+        let line = match line.split_once("CreationTimestamp:") {
+            Some((before, _)) => format!("{before}CreationTimestamp:  TIME"),
+            None => line,
+        };
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+fn normalize_word(word: &str) -> String {
+    let bare = word.trim_matches(['"', ',', '\'', ':']);
+    let volatile = if is_age(bare) {
+        "AGE"
+    } else if is_uid(bare) {
+        "UID"
+    } else if is_time(bare) {
+        "TIME"
+    } else if bare.starts_with("10.43.") {
+        "CLUSTER-IP"
+    } else if bare.len() >= 6 && bare.bytes().all(|byte| byte.is_ascii_digit()) {
+        "NUMBER"
+    } else {
+        return word.to_owned();
+    };
+    word.replace(bare, volatile)
+}
+
+fn is_age(word: &str) -> bool {
+    let digits = word.trim_end_matches(['s', 'm', 'h', 'd']);
+    word.len() <= 6
+        && word.len() > digits.len()
+        && !digits.is_empty()
+        && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'm')
+}
+
+fn is_uid(word: &str) -> bool {
+    model::ids::Uid::parse(word).is_some()
+}
+
+fn is_time(word: &str) -> bool {
+    model::timestamp::Timestamp::parse(word).is_some()
+}

@@ -39,7 +39,7 @@ pub const JSON_PATCH_OPS_MAX: usize = 10_000;
 /// Bytes that the `copy` operations of one JSON patch add (kube-apiserver's own limit).
 pub const JSON_PATCH_COPY_BYTES_MAX: usize = REQUEST_BODY_BYTES_MAX;
 /// Connections to the API at a time; further ones wait in the listener's backlog.
-pub const API_CONNECTIONS_MAX: usize = 2048;
+pub const API_CONNECTIONS_MAX: usize = 1024;
 /// Requests of one HTTP/2 connection at a time (kube-apiserver's own limit).
 pub const API_STREAMS_PER_CONNECTION_MAX: u32 = 100;
 /// Requests in work at a time, answers under way not counted (kube-apiserver: 400 and 200).
@@ -52,6 +52,8 @@ pub const API_HANDSHAKE_SECONDS_MAX: u64 = 10;
 pub const API_HEAD_SECONDS_MAX: u64 = 32;
 /// Seconds after which a connection without requests is closed (kube-apiserver: 90).
 pub const API_IDLE_SECONDS_MAX: u64 = 90;
+/// The same for peers without a certificate that is known: they must not hold all connections.
+pub const API_STRANGER_IDLE_SECONDS_MAX: u64 = 15;
 /// Seconds that a stopping API waits for requests under way.
 pub const API_STOP_SECONDS_MAX: u64 = 5;
 /// Bytes of a request's head.

@@ -255,3 +255,20 @@ async fn stopping_ends_watches_and_closes_connections() {
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     assert!(TcpStream::connect(server.address).await.is_err(), "the port is still open");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_that_do_nothing_are_sent_away() {
+    let server = Server::start().await;
+    for protocol in ["h2", "http/1.1"] {
+        let mut stranger = server.connect(As::Anonymous, &[protocol]).await.unwrap();
+        let begun = Instant::now();
+        let mut rest = Vec::new();
+        let ended = timeout(Duration::from_secs(40), stream_end(&mut stranger, &mut rest)).await;
+        assert!(ended.is_ok(), "{protocol}: still open after {:?}", begun.elapsed());
+    }
+}
+
+async fn stream_end(stream: &mut (impl tokio::io::AsyncRead + Unpin), rest: &mut Vec<u8>) {
+    // A cut without TLS's own goodbye is an end too.
+    let _cut = stream.read_to_end(rest).await;
+}

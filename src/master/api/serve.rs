@@ -22,7 +22,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use model::limits::{
     API_CONNECTIONS_MAX, API_HANDSHAKE_SECONDS_MAX, API_HEAD_BYTES_MAX, API_HEAD_SECONDS_MAX,
-    API_IDLE_SECONDS_MAX, API_STOP_SECONDS_MAX, API_STREAMS_PER_CONNECTION_MAX,
+    API_IDLE_SECONDS_MAX, API_STOP_SECONDS_MAX, API_STRANGER_IDLE_SECONDS_MAX,
+    API_STREAMS_PER_CONNECTION_MAX,
 };
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
@@ -142,6 +143,10 @@ impl Door {
         peer: Peer,
         busy: Arc<Busy>,
     ) -> Result<(), hyper::Error> {
+        let idle = Duration::from_secs(match peer {
+            Some(Ok(_)) => API_IDLE_SECONDS_MAX,
+            _ => API_STRANGER_IDLE_SECONDS_MAX,
+        });
         let peer = Arc::new(peer);
         let counted = busy.clone();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -150,10 +155,10 @@ impl Door {
         });
         if http2 {
             let connection = http2_builder().serve_connection(stream, service);
-            run(connection, &busy, self.shutdown.clone()).await
+            run(connection, &busy, idle, self.shutdown.clone()).await
         } else {
             let connection = http1_builder().serve_connection(stream, service);
-            run(connection, &busy, self.shutdown.clone()).await
+            run(connection, &busy, idle, self.shutdown.clone()).await
         }
     }
 }
@@ -183,6 +188,7 @@ fn http2_builder() -> http2::Builder<TokioExecutor> {
 async fn run<C>(
     connection: C,
     busy: &Busy,
+    idle: Duration,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), hyper::Error>
 where
@@ -195,7 +201,7 @@ where
         tokio::select! {
             ended = &mut connection => return ended,
             () = stopped(&mut shutdown) => break,
-            () = sleep(Duration::from_secs(API_IDLE_SECONDS_MAX)) => {
+            () = sleep(idle) => {
                 let begun = busy.begun();
                 if busy.under_way() == 0 && begun == seen {
                     break;

@@ -1,6 +1,7 @@
 //! The master role: API server, controllers, scheduler, dispatcher.
 
 pub mod api;
+pub mod bootstrap;
 pub mod controllers;
 pub mod dispatcher;
 pub mod registry;

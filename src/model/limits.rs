@@ -24,6 +24,10 @@ pub const PLAN_PODS_MAX: usize = 500;
 pub const PLAN_OPS_MAX: usize = 2 * PLAN_PODS_MAX + 24;
 /// Keys that wait for their controller; beyond it a full pass replaces the keys.
 pub const QUEUE_KEYS_MAX: usize = 65_536;
+/// Keys that are planned for one commit.
+pub const BATCH_KEYS_MAX: usize = 64;
+/// Objects that are looked at again in one go after keys had to be dropped.
+pub const RESYNC_KEYS_MAX: usize = QUEUE_KEYS_MAX / 8;
 /// First wait of a key whose plan could not be committed.
 pub const BACKOFF_MILLIS_MIN: i64 = 5;
 /// Longest wait of a key whose plan could not be committed.

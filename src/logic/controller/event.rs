@@ -41,18 +41,27 @@ impl Event {
     /// Name of the Event object: the same for the same happening.
     pub fn object_name(&self) -> String {
         let parts = [self.reason.as_bytes(), self.message.as_bytes(), self.component.as_bytes()];
-        let mut hash = fnv(0xcbf2_9ce4_8422_2325, &self.about.uid.0);
+        let mut hash = fnv(FNV_START, &self.about.uid.0);
         for part in parts {
             hash = fnv(fnv(hash, part), &[0]);
         }
-        // Object names end at 253 bytes; the object's own name may already be that long.
-        let mut name: &str = &self.about.name;
-        while name.len() + 17 > model::limits::NAME_BYTES_MAX {
-            let mut chars = name.chars();
-            chars.next_back();
-            name = chars.as_str();
-        }
-        format!("{name}.{hash:016x}")
+        named(&self.about.name, hash)
+    }
+
+    /// Name of an Event object that a board wrote: the same for the same happening.
+    pub fn name_of(object: &Value) -> String {
+        let involved = &object["involvedObject"];
+        let parts = [
+            &involved["uid"],
+            &involved["fieldPath"],
+            &object["reason"],
+            &object["message"],
+            &object["source"]["component"],
+        ];
+        let text = |part: &Value| part.as_str().unwrap_or_default().to_owned();
+        let texts: Vec<String> = parts.into_iter().map(text).collect();
+        let hash = texts.iter().fold(FNV_START, |hash, it| fnv(fnv(hash, it.as_bytes()), &[0]));
+        named(involved["name"].as_str().unwrap_or_default(), hash)
     }
 
     /// Namespace of the Event object: that of the object, `default` for cluster-scoped ones.
@@ -89,6 +98,19 @@ impl Event {
         object["count"] = count.into();
         object["lastTimestamp"] = now.to_string().into();
     }
+}
+
+const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// An event's name: that of its object, shortened if it must be, and a hash.
+fn named(name: &str, hash: u64) -> String {
+    let mut name = name;
+    while name.len() + 17 > model::limits::NAME_BYTES_MAX {
+        let mut chars = name.chars();
+        chars.next_back();
+        name = chars.as_str();
+    }
+    format!("{name}.{hash:016x}")
 }
 
 /// FNV-1a, 64 bit.

@@ -4,4 +4,5 @@ mod deployment;
 mod garbage;
 pub(crate) mod harness;
 mod namespace;
+mod node_taints;
 mod replicas;

@@ -144,7 +144,7 @@ pub(super) fn weighed(pod: &PodView) -> (u64, u64) {
 }
 
 fn no_schedule(key: &str) -> Taint {
-    Taint { key: key.into(), value: "".into(), effect: TaintEffect::NoSchedule }
+    Taint { key: key.into(), value: "".into(), effect: TaintEffect::NoSchedule, time_added: None }
 }
 
 fn clash(one: &HostPort, other: &HostPort) -> bool {

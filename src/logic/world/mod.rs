@@ -240,6 +240,20 @@ impl World {
         pods.chain(deployments).chain(sets).chain(plain)
     }
 
+    /// The keys of all objects, in a fixed order.
+    pub fn keys(&self) -> impl Iterator<Item = ObjectKey> {
+        let pods = self.pods.iter().map(|it| it.meta.key(kind::PODS));
+        let nodes = self.nodes.iter().map(|it| it.meta.key(kind::NODES));
+        let namespaces = self.namespaces.iter().map(|it| it.meta.key(kind::NAMESPACES));
+        let deployments = self.deployments.iter().map(|it| it.meta.key(kind::DEPLOYMENTS));
+        let sets = self.replica_sets.iter().chain(self.replication_controllers.iter());
+        let sets = sets.map(|it| it.meta.key(it.kind.clone()));
+        let plain = self.plain.iter();
+        let plain =
+            plain.flat_map(|(kind, table)| table.iter().map(|it| it.meta.key(kind.clone())));
+        pods.chain(nodes).chain(namespaces).chain(deployments).chain(sets).chain(plain)
+    }
+
     fn replicas_table(&self, kind: &KindKey) -> &Table<ReplicasView> {
         if *kind == kind::REPLICATION_CONTROLLERS {
             &self.replication_controllers

@@ -1,1 +1,138 @@
 //! Feeds boards with their desired pods and takes their statuses.
+//!
+//! One task per connected board, over `io::link::MasterEnd` with the messages of `model::wire`:
+//!
+//! ```text
+//! Hello   -> Node object, whole desired set          changes of its pods -> difference, coalesced
+//! Status  -> pod statuses and removals, one commit   every 5 s           -> BeatDown
+//! BeatUp  -> revisions compared: what is behind is sent again; the board's Lease is renewed
+//! ```
+//! Level-triggered: any message may be lost, the beats reveal it. Deliberately absent: judging
+//! silent boards (node lifecycle), splitting of sets larger than one bus message.
+
+mod desired;
+mod node;
+mod session;
+mod status;
+
+use std::time::Duration;
+
+use model::timestamp::Timestamp;
+use model::wire::WireError;
+use tokio::sync::watch;
+
+use crate::io::link::MasterEnd;
+use crate::io::store::StoreError;
+use crate::master::controllers::Views;
+use crate::master::registry::{CommitError, Registry};
+
+use session::Session;
+
+/// How often both sides tell what they have, unless a test is in a hurry.
+pub const BEAT: Duration = Duration::from_secs(5);
+/// Changes that come this close together travel as one message.
+const COALESCE: Duration = Duration::from_millis(5);
+
+/// Why a board's session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    /// The board hung up.
+    #[error("the board's link is closed")]
+    LinkClosed,
+    /// The store cannot be read.
+    #[error("cannot read what the board should run")]
+    Read(#[source] StoreError),
+    /// The store takes no more writes.
+    #[error("cannot record what the board reports")]
+    Write(#[source] CommitError),
+}
+
+/// Who speaks, and how often.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Cluster epoch of the leader.
+    pub epoch: u64,
+    /// Its term.
+    pub term: u64,
+    /// How often both sides tell what they have.
+    pub beat: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { epoch: 0, term: 0, beat: BEAT }
+    }
+}
+
+/// Serves one board until `shutdown` turns true.
+///
+/// # Errors
+/// When the link or the store is closed under it.
+pub async fn run(
+    views: Views,
+    registry: Registry,
+    options: Options,
+    link: MasterEnd,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), DispatchError> {
+    let MasterEnd { down, mut up, streams: _streams } = link;
+    let mut session = Session::new(views, registry, options, down);
+    session.ask_hello().await?;
+    let mut beat = tokio::time::interval(options.beat);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        if *shutdown.borrow() {
+            return Ok(());
+        }
+        // Cancel safety: recv, tick, notified and changed lose nothing when dropped.
+        tokio::select! {
+            message = up.recv() => match message {
+                Some(bytes) => match session.receive(&bytes).await {
+                    Ok(()) => (),
+                    Err(Trouble::Message(error)) => {
+                        tracing::warn!(%error, "a board sent a message that cannot be read");
+                    }
+                    Err(Trouble::End(error)) => return Err(error),
+                },
+                None => return Err(DispatchError::LinkClosed),
+            },
+            () = session.changed() => {
+                tokio::time::sleep(COALESCE).await;
+                session.send_difference().await?;
+            }
+            _ = beat.tick() => session.beat().await?,
+            changed = shutdown.changed() => if changed.is_err() {
+                return Ok(());
+            },
+        }
+    }
+}
+
+/// What can go wrong with one message.
+#[derive(Debug)]
+enum Trouble {
+    /// The message is bad; the session goes on.
+    Message(WireError),
+    /// The session ends.
+    End(DispatchError),
+}
+
+impl From<WireError> for Trouble {
+    fn from(error: WireError) -> Self {
+        Self::Message(error)
+    }
+}
+
+impl From<DispatchError> for Trouble {
+    fn from(error: DispatchError) -> Self {
+        Self::End(error)
+    }
+}
+
+/// A time as conditions and Leases carry it.
+fn text(now: Timestamp) -> String {
+    now.to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! The view of a Node.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use super::labels::Labels;
 use super::meta::{Identity, Meta, RawMeta, null_as_empty};
 use super::resources::Resources;
 
@@ -18,23 +19,29 @@ pub struct NodeView {
     pub allocatable: Resources,
     /// The condition `Ready` is `True`.
     pub ready: bool,
+    /// Type and status of every condition.
+    pub conditions: Labels,
 }
 
 /// Keeps pods away that do not tolerate it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Taint {
     /// Name.
     #[serde(default, deserialize_with = "null_as_empty")]
     pub key: Box<str>,
     /// Value, may be empty.
-    #[serde(default, deserialize_with = "null_as_empty")]
+    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "str::is_empty")]
     pub value: Box<str>,
     /// What it does.
     pub effect: TaintEffect,
+    /// Since when, as stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_added: Option<Box<str>>,
 }
 
 /// What a taint does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TaintEffect {
     /// New pods stay away.
     NoSchedule,
@@ -88,6 +95,7 @@ pub(super) fn parse(identity: Identity<'_>, body: &[u8]) -> serde_json::Result<N
         unschedulable: raw.spec.unschedulable.unwrap_or_default(),
         taints: raw.spec.taints.into(),
         ready: raw.status.conditions.iter().any(ready),
+        conditions: raw.status.conditions.into_iter().map(|it| (it.r#type, it.status)).collect(),
         allocatable: raw.status.allocatable.or(raw.status.capacity).unwrap_or_default(),
     })
 }

@@ -1,0 +1,161 @@
+//! What every cluster has from its first moment: four namespaces and the `kubernetes` Service with
+//! its endpoints. Run on becoming master; writes nothing when nothing is missing.
+
+use std::net::Ipv4Addr;
+
+use logic::controller::Op;
+use model::ids::{KindKey, ObjectKey};
+use model::view::kind;
+use serde_json::{Value, json};
+
+use super::registry::{CommitError, Registry};
+use crate::io::store::StoreError;
+
+const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+const SERVICES: KindKey = KindKey::Borrowed("/services");
+const ENDPOINTS: KindKey = KindKey::Borrowed("/endpoints");
+const ENDPOINT_SLICES: KindKey = KindKey::Borrowed("discovery.k8s.io/endpointslices");
+/// Attempts while others write the same objects.
+const ATTEMPTS_MAX: u32 = 8;
+
+/// Where the API is.
+#[derive(Clone, Copy, Debug)]
+pub struct ApiAddress {
+    /// Address of this master; without one that others can reach there are no endpoints yet.
+    pub address: Ipv4Addr,
+    /// Port of the API.
+    pub port: u16,
+}
+
+/// Why the first objects could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// The store cannot be read.
+    #[error("cannot read whether the first objects exist")]
+    Read(#[source] StoreError),
+    /// The store refuses a write.
+    #[error("cannot write the first object {0}")]
+    Write(ObjectKey, #[source] CommitError),
+}
+
+/// Makes what is missing and corrects what is wrong.
+///
+/// # Errors
+/// When the store or the API refuses it.
+pub async fn run(registry: &Registry, api: ApiAddress) -> Result<(), BootstrapError> {
+    for name in NAMESPACES {
+        let key = ObjectKey { kind: kind::NAMESPACES, namespace: "".into(), name: name.into() };
+        let labels = json!({ "kubernetes.io/metadata.name": name });
+        let object = json!({ "apiVersion": "v1", "kind": "Namespace",
+            "metadata": { "name": name, "labels": labels } });
+        ensure(registry, key, object).await?;
+    }
+    let service_address = registry.options().service_range.api_address();
+    let mut objects = vec![(SERVICES, service(service_address, api.port))];
+    let address = api.address;
+    if address.is_loopback() || address.is_unspecified() || address.is_link_local() {
+        // The API refuses such endpoints, and they would lead nowhere from a pod.
+        tracing::warn!(%address, "this board has no address that pods could reach the API at");
+    } else {
+        objects.push((ENDPOINTS, endpoints(api)));
+        objects.push((ENDPOINT_SLICES, endpoint_slice(api)));
+    }
+    for (kind, object) in objects {
+        let key = ObjectKey { kind, namespace: "default".into(), name: "kubernetes".into() };
+        ensure(registry, key, object).await?;
+    }
+    Ok(())
+}
+
+fn service(address: Ipv4Addr, port: u16) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "kubernetes", "namespace": "default",
+            "labels": { "component": "apiserver", "provider": "kubernetes" } },
+        "spec": {
+            "type": "ClusterIP", "clusterIP": address.to_string(),
+            "clusterIPs": [address.to_string()], "sessionAffinity": "None",
+            "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+            "internalTrafficPolicy": "Cluster",
+            "ports": [{ "name": "https", "protocol": "TCP", "port": 443, "targetPort": port }],
+        },
+    })
+}
+
+fn endpoints(api: ApiAddress) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": { "name": "kubernetes", "namespace": "default",
+            "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" } },
+        "subsets": [{
+            "addresses": [{ "ip": api.address.to_string() }],
+            "ports": [{ "name": "https", "port": api.port, "protocol": "TCP" }],
+        }],
+    })
+}
+
+fn endpoint_slice(api: ApiAddress) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": { "name": "kubernetes", "namespace": "default",
+            "labels": { "kubernetes.io/service-name": "kubernetes" } },
+        "addressType": "IPv4",
+        "endpoints": [{
+            "addresses": [api.address.to_string()], "conditions": { "ready": true },
+        }],
+        "ports": [{ "name": "https", "port": api.port, "protocol": "TCP" }],
+    })
+}
+
+/// Creates the object, or patches it where it says something else.
+async fn ensure(registry: &Registry, key: ObjectKey, object: Value) -> Result<(), BootstrapError> {
+    for attempt in 1.. {
+        let record = registry.store().get(&key).map_err(BootstrapError::Read)?;
+        let op = match record {
+            None => Op::Create { kind: key.kind.clone(), object: object.clone() },
+            Some(record) => {
+                let have: Value = serde_json::from_slice(&record.body).unwrap_or_default();
+                if have["metadata"]["deletionTimestamp"].is_string() || says(&have, &object) {
+                    return Ok(());
+                }
+                let (key, base) = (key.clone(), record.version);
+                Op::Patch { key, base, subresource: None, merge: object.clone() }
+            }
+        };
+        match registry.commit(vec![op]).await {
+            Ok(_) => return Ok(()),
+            Err(CommitError::Conflict) if attempt < ATTEMPTS_MAX => (),
+            Err(error) => return Err(BootstrapError::Write(key, error)),
+        }
+    }
+    Ok(())
+}
+
+/// Whether `have` says at least what `wanted` does; lists must be equal in length and order.
+fn says(have: &Value, wanted: &Value) -> bool {
+    match (have, wanted) {
+        (Value::Object(have), Value::Object(wanted)) => wanted.iter().all(|(name, value)| {
+            // Stored objects need not repeat their kind.
+            let implied = matches!(name.as_str(), "apiVersion" | "kind");
+            have.get(name).map_or(implied, |have| says(have, value))
+        }),
+        (Value::Array(have), Value::Array(wanted)) => {
+            have.len() == wanted.len() && have.iter().zip(wanted).all(|(a, b)| says(a, b))
+        }
+        (have, wanted) => have == wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_may_say_more_but_not_else() {
+        let wanted = json!({"kind": "X", "a": {"b": 1}, "c": [{"d": 2}]});
+        assert!(says(&json!({"a": {"b": 1, "x": 0}, "c": [{"d": 2, "y": 0}]}), &wanted));
+        assert!(!says(&json!({"a": {"b": 2}, "c": [{"d": 2}]}), &wanted));
+        assert!(!says(&json!({"a": {"b": 1}, "c": []}), &wanted));
+        assert!(!says(&json!({"c": [{"d": 2}]}), &wanted));
+    }
+}

@@ -1,0 +1,144 @@
+//! The Node object and the Lease of a board.
+
+use logic::controller::Op;
+use model::ids::{KindKey, ObjectKey};
+use model::view::kind;
+use serde_json::{Map, Value, json};
+
+use super::session::Session;
+use super::{DispatchError, text};
+use crate::io::store::Record;
+
+const LEASES: KindKey = KindKey::Borrowed("coordination.k8s.io/leases");
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+const LEASE_SECONDS: u32 = 40;
+
+/// The name in a board's Node object.
+pub(super) fn name_of(node: &[u8]) -> Option<String> {
+    let node: Value = serde_json::from_slice(node).ok()?;
+    let name = node["metadata"]["name"].as_str()?;
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+pub(super) fn node_key(name: &str) -> ObjectKey {
+    ObjectKey { kind: kind::NODES, namespace: String::new(), name: name.to_owned() }
+}
+
+/// Creates the board's Node, or brings labels and status of the existing one up to date. What
+/// people set (cordon, taints, labels of their own) stays.
+pub(super) fn register(session: &Session, node: &[u8]) -> Result<Vec<Op>, DispatchError> {
+    let Ok(mut wanted) = serde_json::from_slice::<Value>(node) else { return Ok(Vec::new()) };
+    let Some(name) = name_of(node) else { return Ok(Vec::new()) };
+    if !wanted["metadata"]["labels"].is_object() {
+        wanted["metadata"]["labels"] = json!({});
+    }
+    let labels = wanted["metadata"]["labels"].as_object_mut();
+    if let Some(labels) = labels {
+        labels.entry("kubernetes.io/hostname").or_insert_with(|| name.as_str().into());
+    }
+    let record = session.registry.store().get(&node_key(&name)).map_err(DispatchError::Read)?;
+    let Some(record) = record else {
+        wanted["apiVersion"] = "v1".into();
+        wanted["kind"] = "Node".into();
+        let now = text(session.registry.clock().now());
+        stamp_conditions(&mut wanted["status"], &[], &now);
+        return Ok(vec![Op::Create { kind: kind::NODES, object: wanted }]);
+    };
+    let mut ops = Vec::new();
+    let have: Value = serde_json::from_slice(&record.body).unwrap_or_default();
+    let missing: Map<String, Value> = wanted["metadata"]["labels"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(name, value)| have["metadata"]["labels"][name.as_str()] != **value)
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    if !missing.is_empty() {
+        ops.push(Op::Patch {
+            key: record.key.clone(),
+            base: record.version,
+            subresource: None,
+            merge: json!({ "metadata": { "labels": missing } }),
+        });
+    }
+    ops.extend(status_patch(session, &record, wanted["status"].take()));
+    Ok(ops)
+}
+
+/// Brings the status of a Node up to date; conditions are merged by type.
+pub(super) fn status_patch(session: &Session, record: &Record, mut status: Value) -> Option<Op> {
+    if !status.is_object() {
+        return None;
+    }
+    let have: Value = serde_json::from_slice(&record.body).unwrap_or_default();
+    let now = text(session.registry.clock().now());
+    let before = have["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    stamp_conditions(&mut status, &before, &now);
+    let fields = status.as_object_mut()?;
+    fields.retain(|name, value| have["status"][name.as_str()] != *value);
+    if fields.is_empty() {
+        return None;
+    }
+    Some(Op::Patch {
+        key: record.key.clone(),
+        base: record.version,
+        subresource: Some("status"),
+        merge: json!({ "status": status }),
+    })
+}
+
+/// Merges conditions by type; the transition time of one that keeps its status stays.
+fn stamp_conditions(status: &mut Value, before: &[Value], now: &str) {
+    let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) else {
+        return;
+    };
+    for condition in conditions.iter_mut() {
+        let old = before.iter().find(|old| old["type"] == condition["type"]);
+        let kept = old.filter(|old| old["status"] == condition["status"]);
+        let since = kept.map_or_else(|| now.into(), |old| old["lastTransitionTime"].clone());
+        condition["lastTransitionTime"] = since;
+        // Beats are heard in memory; the object is not written for them, so its heartbeat time
+        // moves only when the condition says something else.
+        let same = |field: &str| old.is_some_and(|old| old[field] == condition[field]);
+        let heard = if same("status") && same("reason") && same("message") {
+            old.map(|old| old["lastHeartbeatTime"].clone())
+        } else {
+            None
+        };
+        condition["lastHeartbeatTime"] = heard.unwrap_or_else(|| now.into());
+    }
+    let reported: Vec<Value> = conditions.iter().map(|it| it["type"].clone()).collect();
+    let others = before.iter().filter(|old| !reported.contains(&old["type"]));
+    conditions.extend(others.cloned());
+}
+
+/// Renews the board's Lease, which lives in memory.
+pub(super) fn lease(session: &Session, name: &str) -> Result<Vec<Op>, DispatchError> {
+    let key = ObjectKey { kind: LEASES, namespace: LEASE_NAMESPACE.into(), name: name.to_owned() };
+    let store = session.registry.store();
+    let now = session.registry.clock().now().micro();
+    if let Some(record) = store.get(&key).map_err(DispatchError::Read)? {
+        return Ok(vec![Op::Patch {
+            key,
+            base: record.version,
+            subresource: None,
+            merge: json!({ "spec": { "renewTime": now } }),
+        }]);
+    }
+    let Some(node) = store.get(&node_key(name)).map_err(DispatchError::Read)? else {
+        return Ok(Vec::new());
+    };
+    Ok(vec![Op::Create {
+        kind: LEASES,
+        object: json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {
+                "name": name, "namespace": LEASE_NAMESPACE,
+                "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": name,
+                    "uid": node.uid.to_string() }],
+            },
+            "spec": { "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS,
+                "renewTime": now },
+        }),
+    }])
+}

@@ -1,0 +1,254 @@
+//! One board's session: what it said, what it was told, what is due.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use logic::controller::Op;
+use model::wire::{self, BeatDownV1, BeatUpV1, CommandV1, Header, HelloV1, MessageKind, StatusV1};
+use serde::Serialize;
+use tokio::sync::{Notify, mpsc};
+
+use super::desired::Told;
+use super::{DispatchError, Options, Trouble, node, status};
+use crate::master::controllers::Views;
+use crate::master::registry::{CommitError, Registry};
+
+/// Attempts to write what a board reports while others change the same objects.
+const ATTEMPTS_MAX: u32 = 8;
+
+/// A connected board.
+pub(super) struct Session {
+    pub(super) views: Views,
+    pub(super) registry: Registry,
+    options: Options,
+    down: mpsc::Sender<Bytes>,
+    sequence: u64,
+    /// Known since its Hello.
+    board: Option<Board>,
+}
+
+/// What is known of the board since its Hello.
+struct Board {
+    name: String,
+    boot: u64,
+    changed: Arc<Notify>,
+    told: Told,
+    told_at: Instant,
+    /// Last status message that is durable.
+    status_sequence: u64,
+    beats: u64,
+}
+
+impl Session {
+    pub(super) fn new(
+        views: Views,
+        registry: Registry,
+        options: Options,
+        down: mpsc::Sender<Bytes>,
+    ) -> Self {
+        Self { views, registry, options, down, sequence: 0, board: None }
+    }
+
+    /// Waits until the board's pods may have changed; forever before its Hello.
+    pub(super) async fn changed(&self) {
+        match &self.board {
+            Some(board) => board.changed.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn send<T: Serialize>(
+        &mut self,
+        kind: MessageKind,
+        body: &T,
+    ) -> Result<(), DispatchError> {
+        self.sequence += 1;
+        let Options { epoch, term, .. } = self.options;
+        let header = Header { kind, epoch, term, sequence: self.sequence };
+        let bytes = Bytes::from(wire::encode(header, body));
+        self.down.send(bytes).await.map_err(|_| DispatchError::LinkClosed)
+    }
+
+    /// Asks the board to introduce itself.
+    pub(super) async fn ask_hello(&mut self) -> Result<(), DispatchError> {
+        self.send(MessageKind::Command, &CommandV1::SayHello).await
+    }
+
+    /// Takes one message of the board.
+    pub(super) async fn receive(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
+        let (header, body) = Header::split(bytes)?;
+        match header.kind {
+            MessageKind::Hello => self.hello(wire::decode(header.kind, body)?).await?,
+            MessageKind::BeatUp => self.beat_up(wire::decode(header.kind, body)?).await?,
+            MessageKind::Status => self.status(wire::decode(header.kind, body)?).await?,
+            other => {
+                tracing::debug!(kind = ?other, "a board sent a message that is not for masters")
+            }
+        }
+        Ok(())
+    }
+
+    async fn hello(&mut self, hello: HelloV1) -> Result<(), DispatchError> {
+        let Some(name) = node::name_of(&hello.node) else {
+            tracing::warn!("a board said Hello without a Node object that has a name");
+            return Ok(());
+        };
+        let registered = self.write(|session| node::register(session, &hello.node)).await?;
+        if !registered {
+            tracing::error!(node = name, "the API refuses the board's Node object");
+        }
+        let same = self.board.take().filter(|board| board.name == name);
+        let mut told = same.map(|board| board.told).unwrap_or_default();
+        told.forget(hello.desired_revision);
+        self.board = Some(Board {
+            changed: self.views.board(&name),
+            name,
+            boot: hello.boot,
+            told,
+            told_at: Instant::now(),
+            status_sequence: 0,
+            beats: 0,
+        });
+        self.renew_lease().await?;
+        self.send_desired(true, &BTreeSet::new()).await
+    }
+
+    /// Sends what changed since the last time.
+    pub(super) async fn send_difference(&mut self) -> Result<(), DispatchError> {
+        let board = self.board.as_ref();
+        if board.is_some_and(|board| self.views.world().node(&board.name).is_none()) {
+            // Somebody deleted its Node: it registers again, as a kubelet would.
+            self.ask_hello().await?;
+        }
+        self.send_desired(false, &BTreeSet::new()).await
+    }
+
+    async fn send_desired(
+        &mut self,
+        whole: bool,
+        also_gone: &BTreeSet<model::ids::Uid>,
+    ) -> Result<(), DispatchError> {
+        let Some(board) = &mut self.board else { return Ok(()) };
+        let difference = board.told.advance(&self.views.world(), &board.name, whole, also_gone);
+        let Some(difference) = difference else { return Ok(()) };
+        board.told_at = Instant::now();
+        let message = difference.message(self.registry.store()).map_err(DispatchError::Read)?;
+        self.send(MessageKind::Desired, &message).await
+    }
+
+    /// Tells the board what it should have.
+    pub(super) async fn beat(&mut self) -> Result<(), DispatchError> {
+        let Some(board) = &self.board else { return self.ask_hello().await };
+        let beat = BeatDownV1 {
+            desired_revision: board.told.revision,
+            net_revision: 0,
+            status_sequence: board.status_sequence,
+            cluster_time: self.registry.clock().now(),
+        };
+        self.send(MessageKind::BeatDown, &beat).await
+    }
+
+    async fn beat_up(&mut self, beat: BeatUpV1) -> Result<(), DispatchError> {
+        let Some(board) = &mut self.board else { return self.ask_hello().await };
+        if board.boot != beat.boot {
+            return self.ask_hello().await;
+        }
+        board.beats += 1;
+        let renew = board.beats % 2 == 0;
+        let behind = beat.desired_revision != board.told.revision
+            && board.told_at.elapsed() >= self.options.beat;
+        let lost_status = beat.status_sequence > board.status_sequence;
+        if behind {
+            let floor = beat.desired_revision;
+            board.told.forget(floor);
+            self.send_desired(true, &BTreeSet::new()).await?;
+        }
+        if lost_status {
+            self.send(MessageKind::Command, &CommandV1::ResendStatus).await?;
+        }
+        if renew {
+            self.renew_lease().await?;
+        }
+        Ok(())
+    }
+
+    async fn renew_lease(&mut self) -> Result<(), DispatchError> {
+        let Some(name) = self.board.as_ref().map(|board| board.name.clone()) else { return Ok(()) };
+        self.write(|session| node::lease(session, &name)).await.map(drop)
+    }
+
+    async fn status(&mut self, status: StatusV1) -> Result<(), DispatchError> {
+        let Some(board) = &self.board else { return self.ask_hello().await };
+        let name = board.name.clone();
+        let strangers: BTreeSet<_> = status
+            .pods
+            .iter()
+            .filter(|pod| !pod.removable && !board.told.knows(pod.uid))
+            .map(|pod| pod.uid)
+            .collect();
+        let done = self.write(|session| status::operations(session, &name, &status)).await?;
+        if !done {
+            // One bad status must not hold the others back.
+            for pod in &status.pods {
+                let one = StatusV1 { pods: vec![pod.clone()], ..status_of_nothing(&status) };
+                if !self.write(|session| status::operations(session, &name, &one)).await? {
+                    tracing::warn!(pod = pod.name, "the API refuses the status of a pod");
+                }
+            }
+        }
+        for event in &status.events {
+            status::record_event(&self.registry, event).await;
+        }
+        if let Some(board) = &mut self.board {
+            board.status_sequence = board.status_sequence.max(status.sequence);
+        }
+        if strangers.is_empty() {
+            return Ok(());
+        }
+        self.send_desired(false, &strangers).await
+    }
+
+    /// Plans and commits until nobody interferes. `false` when the API refuses it.
+    async fn write(
+        &self,
+        plan: impl Fn(&Self) -> Result<Vec<Op>, DispatchError>,
+    ) -> Result<bool, DispatchError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let ops = plan(self)?;
+            if ops.is_empty() {
+                return Ok(true);
+            }
+            match self.registry.commit(ops).await {
+                Ok(_) => return Ok(true),
+                Err(CommitError::Conflict) => (),
+                Err(CommitError::NoSpace) => return Ok(false),
+                Err(CommitError::Rejected(error)) if matches!(error.code, 404 | 409) => (),
+                Err(CommitError::Rejected(error)) => {
+                    tracing::debug!(%error, "the API refuses what a board reports");
+                    return Ok(false);
+                }
+                Err(error @ CommitError::Closed) => return Err(DispatchError::Write(error)),
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(board) = &self.board {
+            self.views.forget_board(&board.name);
+        }
+    }
+}
+
+fn status_of_nothing(status: &StatusV1) -> StatusV1 {
+    StatusV1 {
+        sequence: status.sequence,
+        pods: Vec::new(),
+        node_status: Bytes::new(),
+        events: Vec::new(),
+    }
+}

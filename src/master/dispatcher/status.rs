@@ -1,0 +1,131 @@
+//! What a board reports: statuses of its pods, of itself, and events.
+
+use logic::controller::{Event, Op, Propagation};
+use model::ids::ObjectKey;
+use model::resource;
+use model::view::kind;
+use model::wire::{PodStatusV1, StatusV1};
+use serde_json::{Value, json};
+
+use super::DispatchError;
+use super::node::{node_key, status_patch};
+use super::session::Session;
+use crate::io::store::Record;
+use crate::master::registry::{Registry, Target, UserInfo, WriteOptions};
+
+/// Fields of a pod's status that the API owns; a board that does not mention them leaves them.
+const API_FIELDS: [&str; 3] = ["qosClass", "nominatedNodeName", "observedGeneration"];
+
+/// The changes that a status message asks for, all in one commit.
+pub(super) fn operations(
+    session: &Session,
+    node: &str,
+    status: &StatusV1,
+) -> Result<Vec<Op>, DispatchError> {
+    let store = session.registry.store();
+    let mut ops = Vec::new();
+    for pod in &status.pods {
+        let key = ObjectKey {
+            kind: kind::PODS,
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+        };
+        let record = store.get(&key).map_err(DispatchError::Read)?;
+        if let Some(record) = record.filter(|record| record.uid == pod.uid) {
+            ops.extend(pod_operation(node, &record, pod));
+        }
+    }
+    if !status.node_status.is_empty() {
+        let record = store.get(&node_key(node)).map_err(DispatchError::Read)?;
+        let patch = serde_json::from_slice(&status.node_status).unwrap_or_default();
+        ops.extend(record.and_then(|record| status_patch(session, &record, patch)));
+    }
+    Ok(ops)
+}
+
+fn pod_operation(node: &str, record: &Record, pod: &PodStatusV1) -> Option<Op> {
+    let have: Value = serde_json::from_slice(&record.body).ok()?;
+    // A board speaks for its own pods only.
+    if have["spec"]["nodeName"] != node {
+        return None;
+    }
+    let leaving = have["metadata"]["deletionTimestamp"].is_string();
+    if pod.removable && leaving {
+        return Some(Op::Delete {
+            key: record.key.clone(),
+            base: record.version,
+            uid: record.uid,
+            grace_seconds: Some(0),
+            propagation: Propagation::Background,
+        });
+    }
+    let status = merged_status(&have["status"], serde_json::from_slice(&pod.status).ok()?)?;
+    Some(Op::Patch {
+        key: record.key.clone(),
+        base: record.version,
+        subresource: Some("status"),
+        merge: json!({ "status": status }),
+    })
+}
+
+/// A merge patch that turns `have` into what the board says; `None` when it already is.
+/// Conditions of types that the board does not mention stay, as do the API's own fields.
+fn merged_status(have: &Value, mut wanted: Value) -> Option<Value> {
+    let fields = wanted.as_object_mut()?;
+    if let Some(Value::Array(conditions)) = fields.get_mut("conditions") {
+        let reported: Vec<Value> = conditions.iter().map(|it| it["type"].clone()).collect();
+        let old = have["conditions"].as_array().into_iter().flatten();
+        let others: Vec<Value> =
+            old.filter(|it| !reported.contains(&it["type"])).cloned().collect();
+        conditions.extend(others);
+    }
+    let dropped = have.as_object().into_iter().flatten().map(|(name, _)| name);
+    let dropped: Vec<String> = dropped
+        .filter(|name| !fields.contains_key(*name) && !API_FIELDS.contains(&name.as_str()))
+        .cloned()
+        .collect();
+    fields.retain(|name, value| have[name.as_str()] != *value);
+    fields.extend(dropped.into_iter().map(|name| (name, Value::Null)));
+    (!fields.is_empty()).then_some(wanted)
+}
+
+/// Records an event of a board. Trouble is logged: nothing depends on it.
+pub(super) async fn record_event(registry: &Registry, body: &[u8]) {
+    let Ok(mut event) = serde_json::from_slice::<Value>(body) else {
+        tracing::debug!("a board sent an event that is not JSON");
+        return;
+    };
+    let events = resource::by_kind_key("/events").expect("events are in the table");
+    let involved = &event["involvedObject"];
+    let namespace = involved["namespace"].as_str().unwrap_or("default").to_owned();
+    let name = Event::name_of(&event);
+    event["metadata"]["name"] = name.as_str().into();
+    event["metadata"]["namespace"] = namespace.as_str().into();
+    let target = Target::new(events, namespace, name);
+    let user = UserInfo { name: "system:node".into(), groups: vec!["system:nodes".into()] };
+    let options = WriteOptions { user, ..WriteOptions::default() };
+    let now = registry.clock().now();
+    let before = registry.get(&target).ok();
+    let written = match before.and_then(|body| serde_json::from_slice::<Value>(&body).ok()) {
+        Some(mut before) => {
+            Event::count_up(&mut before, now);
+            registry.update(&target, None, before, &options).await
+        }
+        None => {
+            for field in ["firstTimestamp", "lastTimestamp"] {
+                if event[field].is_null() {
+                    event[field] = now.to_string().into();
+                }
+            }
+            if event["count"].is_null() {
+                event["count"] = 1.into();
+            }
+            event["apiVersion"] = "v1".into();
+            event["kind"] = "Event".into();
+            registry.create(&target, event, &options).await
+        }
+    };
+    if let Err(error) = written {
+        tracing::debug!(%error, "cannot record a board's event");
+    }
+}

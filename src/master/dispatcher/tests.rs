@@ -1,0 +1,337 @@
+//! Boards over the in-memory link, with the real store, registry and controllers behind it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use model::ids::Uid;
+use model::view::{Phase, kind};
+use model::wire::{
+    self, BeatDownV1, BeatUpV1, CommandV1, DesiredV1, Header, HelloV1, MessageKind, PodStatusV1,
+    StatusV1,
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use super::{DispatchError, Options, run};
+use crate::io::link::{self, BoardEnd};
+use crate::master::controllers::tests::{Master, deployment};
+
+/// What a board hears.
+#[derive(Debug)]
+enum Heard {
+    Desired(DesiredV1),
+    Command(CommandV1),
+    Beat(BeatDownV1),
+}
+
+/// A board without containers: it says what the test tells it to say.
+struct Board {
+    link: BoardEnd,
+    dispatcher: JoinHandle<Result<(), DispatchError>>,
+    sequence: u64,
+    revision: u64,
+    pods: BTreeMap<Uid, Value>,
+}
+
+impl Board {
+    fn connect(master: &Master) -> Self {
+        let (end, link) = link::pair();
+        let options = Options { beat: Duration::from_millis(50), ..Options::default() };
+        let signal = master.shutdown.subscribe();
+        let (views, registry) = (master.views.clone(), master.registry.clone());
+        let dispatcher = tokio::spawn(run(views, registry, options, end, signal));
+        Self { link, dispatcher, sequence: 0, revision: 0, pods: BTreeMap::new() }
+    }
+
+    async fn say<T: Serialize>(&mut self, kind: MessageKind, body: &T) {
+        let header = Header { kind, epoch: 0, term: 0, sequence: 1 };
+        self.link.up.send(wire::encode(header, body).into()).await.expect("the master listens");
+    }
+
+    async fn hear(&mut self) -> Heard {
+        let bytes = tokio::time::timeout(Duration::from_secs(20), self.link.down.recv()).await;
+        let bytes = bytes.expect("the master speaks").expect("the link is open");
+        let (header, body) = Header::split(&bytes).expect("a message");
+        match header.kind {
+            MessageKind::Desired => Heard::Desired(wire::decode(header.kind, body).expect("ours")),
+            MessageKind::Command => Heard::Command(wire::decode(header.kind, body).expect("ours")),
+            MessageKind::BeatDown => Heard::Beat(wire::decode(header.kind, body).expect("ours")),
+            other => panic!("not for boards: {other:?}"),
+        }
+    }
+
+    /// The next desired set or difference, taken over.
+    async fn desired(&mut self) -> DesiredV1 {
+        let start = Instant::now();
+        loop {
+            assert!(start.elapsed() < Duration::from_secs(10), "nothing more is desired");
+            let Heard::Desired(desired) = self.hear().await else { continue };
+            if desired.base == 0 {
+                self.pods.clear();
+            } else {
+                assert_eq!(desired.base, self.revision, "a difference to what the board has");
+            }
+            self.revision = desired.revision;
+            desired.pods_gone.iter().for_each(|uid| drop(self.pods.remove(uid)));
+            for pod in &desired.pods {
+                self.pods.insert(pod.uid, serde_json::from_slice(&pod.pod).expect("a pod"));
+            }
+            return desired;
+        }
+    }
+
+    async fn hello(&mut self) {
+        let node = json!({
+            "metadata": { "name": "pi-1", "labels": { "kubernetes.io/arch": "arm64" } },
+            "status": {
+                "capacity": { "cpu": "4", "memory": "1Gi", "pods": "110" },
+                "allocatable": { "cpu": "4", "memory": "1Gi", "pods": "110" },
+                "conditions": [{ "type": "Ready", "status": "True", "reason": "KubeletReady" }],
+            },
+        });
+        let node = node.to_string().into();
+        let hello = HelloV1 { boot: 7, desired_revision: self.revision, node };
+        self.say(MessageKind::Hello, &hello).await;
+    }
+
+    async fn report(&mut self, pods: Vec<PodStatusV1>, events: Vec<Bytes>) {
+        self.sequence += 1;
+        let sequence = self.sequence;
+        let status = StatusV1 { sequence, pods, node_status: Bytes::new(), events };
+        self.say(MessageKind::Status, &status).await;
+    }
+
+    /// Runs every pod that it was told to run, and stops those that are leaving.
+    async fn live(&mut self) {
+        let reports = self.pods.iter().map(|(uid, pod)| status_of(*uid, pod)).collect();
+        self.report(reports, Vec::new()).await;
+    }
+}
+
+fn status_of(uid: Uid, pod: &Value) -> PodStatusV1 {
+    let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
+    let since = "2026-11-22T10:00:00Z";
+    let status = json!({ "phase": "Running", "conditions": [
+        { "type": "Ready", "status": "True", "lastTransitionTime": since }] });
+    PodStatusV1 {
+        uid,
+        namespace: text("namespace"),
+        name: text("name"),
+        status: status.to_string().into(),
+        removable: pod["metadata"]["deletionTimestamp"].is_string(),
+    }
+}
+
+fn running(master: &Master) -> usize {
+    master.views.world().pods().filter(|pod| pod.phase == Phase::Running).count()
+}
+
+#[tokio::test]
+async fn a_deployment_runs_on_a_board_and_leaves_it() {
+    let mut master = Master::new().await;
+    let mut board = Board::connect(&master);
+    board.hello().await;
+    let first = board.desired().await;
+    assert_eq!((first.base, first.pods.len()), (0, 0));
+    master.create("apps/deployments", deployment("web", 3, json!({}))).await;
+    while board.pods.len() < 3 {
+        board.desired().await;
+    }
+    board.live().await;
+    master.until("three run", |it| running(it) == 3).await;
+    master
+        .until("it is available", |it| {
+            let deployment = it.get("apps/deployments", "web").expect("exists");
+            deployment["status"]["availableReplicas"] == 3
+                && deployment["status"]["observedGeneration"]
+                    == deployment["metadata"]["generation"]
+        })
+        .await;
+    let pod = board.pods.values().next().expect("three").clone();
+    let pod = master.get("/pods", pod["metadata"]["name"].as_str().expect("named"));
+    let conditions = pod.expect("exists")["status"]["conditions"].clone();
+    let types: Vec<&str> =
+        conditions.as_array().into_iter().flatten().filter_map(|it| it["type"].as_str()).collect();
+    assert!(types.contains(&"PodScheduled") && types.contains(&"Ready"), "{types:?}");
+
+    master.delete("apps/deployments", "web").await;
+    while !board.pods.values().all(|pod| pod["metadata"]["deletionTimestamp"].is_string()) {
+        board.desired().await;
+    }
+    board.live().await;
+    while !board.pods.is_empty() {
+        board.desired().await;
+    }
+    assert_eq!(master.views.world().pods().count(), 0);
+    master.stop().await;
+    board.dispatcher.await.expect("no panic").expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_board_gets_what_its_pods_need_and_only_what_changed() {
+    let mut master = Master::new().await;
+    let map = |value: &str| {
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "page" },
+            "data": { "index.html": value } })
+    };
+    master.create("/configmaps", map("one")).await;
+    let mut board = Board::connect(&master);
+    board.hello().await;
+    board.desired().await;
+    let volumes = json!({"volumes": [{"name": "v", "configMap": {"name": "page"}}]});
+    master.create("apps/deployments", deployment("web", 1, volumes)).await;
+    let told = board.desired().await;
+    assert_eq!((told.pods.len(), told.objects.len()), (1, 1));
+    assert_eq!(told.objects[0].key, "configmaps default/page");
+    // A status comes from the board and is no news for it: the next news is the new map.
+    board.live().await;
+    master.until("it runs", |it| running(it) == 1).await;
+    master.patch("/configmaps", "page", map("two")).await;
+    let told = board.desired().await;
+    assert!(told.pods.is_empty(), "{told:?}");
+    assert!(String::from_utf8_lossy(&told.objects[0].object).contains("two"));
+    master.patch("apps/deployments", "web", json!({"spec": {"replicas": 0}})).await;
+    board.desired().await;
+    board.live().await;
+    let told = board.desired().await;
+    assert_eq!(told.pods_gone.len(), 1);
+    assert_eq!(told.objects_gone, ["configmaps default/page"]);
+    master.stop().await;
+}
+
+#[tokio::test]
+async fn a_board_that_fell_behind_gets_everything_again() {
+    let mut master = Master::new().await;
+    master.create("apps/deployments", deployment("web", 2, json!({}))).await;
+    let mut board = Board::connect(&master);
+    assert!(matches!(board.hear().await, Heard::Command(CommandV1::SayHello)));
+    board.hello().await;
+    while board.pods.len() < 2 {
+        board.desired().await;
+    }
+    let behind = BeatUpV1 { boot: 7, desired_revision: 1, net_revision: 0, status_sequence: 0 };
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    board.say(MessageKind::BeatUp, &behind).await;
+    let told = board.desired().await;
+    assert_eq!((told.base, told.pods.len()), (0, 2));
+    // A lost status is asked for again, another boot has to say Hello.
+    let lost = BeatUpV1 { desired_revision: board.revision, status_sequence: 9, ..behind.clone() };
+    board.say(MessageKind::BeatUp, &lost).await;
+    while !matches!(board.hear().await, Heard::Command(CommandV1::ResendStatus)) {}
+    board.say(MessageKind::BeatUp, &BeatUpV1 { boot: 8, ..behind }).await;
+    while !matches!(board.hear().await, Heard::Command(CommandV1::SayHello)) {}
+    // What is durable is acknowledged.
+    board.live().await;
+    loop {
+        if let Heard::Beat(beat) = board.hear().await
+            && beat.status_sequence == 1
+        {
+            assert_eq!(running(&master), 2);
+            break;
+        }
+    }
+    master.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_the_api_does_not_know_has_to_go() {
+    let mut master = Master::new().await;
+    let mut board = Board::connect(&master);
+    board.hello().await;
+    board.desired().await;
+    let stranger = json!({"metadata": {"name": "old", "namespace": "default"}});
+    board.report(vec![status_of(Uid([9; 16]), &stranger)], Vec::new()).await;
+    let told = board.desired().await;
+    assert_eq!(told.pods_gone, [Uid([9; 16])]);
+    master.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_keeps_what_people_set_and_comes_back_when_deleted() {
+    let mut master = Master::new().await;
+    let mut board = Board::connect(&master);
+    board.hello().await;
+    board.desired().await;
+    let node = master.get("/nodes", "pi-1").expect("registered");
+    assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "pi-1");
+    assert_eq!(node["status"]["allocatable"]["cpu"], "4");
+    let change = json!({"spec": {"unschedulable": true}, "metadata": {"labels": {"mine": "x"}}});
+    master.patch("/nodes", "pi-1", change).await;
+    let version = master.quiet().await;
+    board.hello().await;
+    board.desired().await;
+    let node = master.get("/nodes", "pi-1").expect("registered");
+    assert_eq!(
+        (&node["spec"]["unschedulable"], &node["metadata"]["labels"]["mine"]),
+        (&json!(true), &json!("x"),)
+    );
+    assert_eq!(
+        node["metadata"]["resourceVersion"].as_str().map(str::len),
+        Some(version.to_string().len())
+    );
+    assert!(node["metadata"]["resourceVersion"].as_str() <= Some(version.to_string().as_str()));
+    let lease = master
+        .views
+        .world()
+        .plain("coordination.k8s.io/leases", "kube-node-lease", "pi-1")
+        .map(|lease| lease.meta.owners.len());
+    assert_eq!(lease, Some(1));
+    master.delete("/nodes", "pi-1").await;
+    while !matches!(board.hear().await, Heard::Command(CommandV1::SayHello)) {}
+    board.hello().await;
+    board.desired().await;
+    assert!(master.views.world().node("pi-1").is_some());
+    master.stop().await;
+}
+
+#[tokio::test]
+async fn events_of_a_board_are_counted() {
+    let mut master = Master::new().await;
+    let mut board = Board::connect(&master);
+    board.hello().await;
+    board.desired().await;
+    let event = json!({ "involvedObject": { "kind": "Pod", "namespace": "default", "name": "web" },
+        "reason": "Pulled", "message": "Container image already present", "type": "Normal",
+        "source": { "component": "kubelet", "host": "pi-1" } });
+    for _ in 0..2 {
+        board.report(Vec::new(), vec![event.to_string().into()]).await;
+    }
+    let name = logic::controller::Event::name_of(&event);
+    master
+        .until("counted", |it| it.get("/events", &name).is_some_and(|event| event["count"] == 2))
+        .await;
+    master.stop().await;
+}
+
+#[tokio::test]
+async fn nonsense_on_the_link_does_no_harm() {
+    let mut master = Master::new().await;
+    let mut board = Board::connect(&master);
+    for bytes in [&b""[..], b"garbage", &[1; 200]] {
+        board.link.up.send(Bytes::copy_from_slice(bytes)).await.expect("the master listens");
+    }
+    let nameless = HelloV1 { boot: 1, desired_revision: 0, node: Bytes::from_static(b"{}") };
+    board.say(MessageKind::Hello, &nameless).await;
+    board.report(vec![], vec![Bytes::from_static(b"{{")]).await;
+    board.hello().await;
+    assert_eq!(board.desired().await.base, 0);
+    assert_eq!(master.views.world().nodes().count(), 1);
+    let wrong = PodStatusV1 {
+        uid: Uid([1; 16]),
+        namespace: "default".into(),
+        name: "web".into(),
+        status: Bytes::from_static(b"[]"),
+        removable: false,
+    };
+    board.report(vec![wrong], Vec::new()).await;
+    board.desired().await;
+    assert!(master.views.world().pod("default", "web").is_none());
+    drop(board.link);
+    let ended = board.dispatcher.await.expect("no panic");
+    assert!(matches!(ended, Err(DispatchError::LinkClosed)), "{ended:?}");
+    let world_has_pods = master.views.world().pods_in("default").count();
+    assert_eq!((world_has_pods, kind::PODS.as_ref()), (0, "/pods"));
+    master.stop().await;
+}

@@ -29,6 +29,9 @@ const DEPTH_MAX: u16 = 24;
 
 type Checked<T> = Result<T, &'static str>;
 
+/// Sees flags and data of each entry of a tree.
+type Visit<'f, 'v> = dyn FnMut(&mut Walk<'f>, u16, &[u8]) -> Checked<()> + 'v;
+
 /// Whether LMDB can trust the file, or what is wrong with it.
 ///
 /// # Errors
@@ -165,10 +168,10 @@ impl<'f> Walk<'f> {
     fn all(&mut self) -> Checked<()> {
         let mut free_pages = Vec::new();
         let (free, main) = (self.free, self.main);
-        self.tree(free, Order::Integer, &mut |walk, _, node_flags, data| {
+        self.tree(free, Order::Integer, &mut |walk, node_flags, data| {
             walk.free_list(node_flags, data, &mut free_pages)
         })?;
-        self.tree(main, Order::Bytes, &mut |walk, _, node_flags, data| {
+        self.tree(main, Order::Bytes, &mut |walk, node_flags, data| {
             if node_flags != SUB_DATA || data.len() != TREE_BYTES {
                 return Err("the table of tables holds something else");
             }
@@ -176,7 +179,7 @@ impl<'f> Walk<'f> {
             Ok(())
         })?;
         for tree in std::mem::take(&mut self.named) {
-            self.tree(tree, Order::Bytes, &mut |_, _, node_flags, _| {
+            self.tree(tree, Order::Bytes, &mut |_, node_flags, _| {
                 (node_flags == 0).then_some(()).ok_or("a table holds something else than records")
             })?;
         }
@@ -204,12 +207,7 @@ impl<'f> Walk<'f> {
         Ok(())
     }
 
-    fn tree(
-        &mut self,
-        tree: Tree,
-        order: Order,
-        visit: &mut dyn FnMut(&mut Self, &[u8], u16, &[u8]) -> Checked<()>,
-    ) -> Checked<()> {
+    fn tree(&mut self, tree: Tree, order: Order, visit: &mut Visit<'f, '_>) -> Checked<()> {
         // 0x08 is MDB_INTEGERKEY; of the rest none is ours.
         let flags_fit = match order {
             Order::Integer => tree.flags & !0x08 == 0 || tree.flags & 0x08 != 0,
@@ -232,7 +230,7 @@ impl<'f> Walk<'f> {
         number: u64,
         depth: u16,
         progress: &mut Progress,
-        visit: &mut dyn FnMut(&mut Self, &[u8], u16, &[u8]) -> Checked<()>,
+        visit: &mut Visit<'f, '_>,
     ) -> Checked<()> {
         let page = self.read_page(number)?;
         let wanted = if depth == 1 { LEAF } else { BRANCH };
@@ -269,7 +267,7 @@ impl<'f> Walk<'f> {
         nth: usize,
         depth: u16,
         progress: &mut Progress,
-        visit: &mut dyn FnMut(&mut Self, &[u8], u16, &[u8]) -> Checked<()>,
+        visit: &mut Visit<'f, '_>,
     ) -> Checked<()> {
         let mut child = u64::from(quad(node, 0)?);
         if WORD == 8 {
@@ -287,7 +285,7 @@ impl<'f> Walk<'f> {
         &mut self,
         node: &[u8],
         progress: &mut Progress,
-        visit: &mut dyn FnMut(&mut Self, &[u8], u16, &[u8]) -> Checked<()>,
+        visit: &mut Visit<'f, '_>,
     ) -> Checked<()> {
         let key = key_of(node)?;
         progress.must_rise(key)?;
@@ -301,10 +299,10 @@ impl<'f> Walk<'f> {
         let data = &node[NODE_HEADER + key.len()..];
         if flags & BIG_DATA == 0 {
             let data = data.get(..data_bytes).ok_or("a record is outside of its page")?;
-            return visit(self, key, flags, data);
+            return visit(self, flags, data);
         }
         let data = self.overflow(word(data, 0)?, data_bytes)?;
-        visit(self, key, flags & !BIG_DATA, &data)
+        visit(self, flags & !BIG_DATA, &data)
     }
 
     /// The data of a record that has pages of its own.

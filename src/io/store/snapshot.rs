@@ -136,8 +136,7 @@ pub(super) fn load(
             return complete.then_some(position).ok_or_else(|| bad("bad end"));
         }
         if key_bytes > STORE_KEY_BYTES_MAX
-            || record_bytes < RECORD_HEADER_BYTES
-            || record_bytes > STORE_ENTRY_BYTES_MAX
+            || !(RECORD_HEADER_BYTES..=STORE_ENTRY_BYTES_MAX).contains(&record_bytes)
         {
             return Err(bad("bad lengths"));
         }

@@ -30,6 +30,7 @@ pub mod spec;
 mod status;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 pub use container::{ContainerState, Ended, Role, Stage, Waiting};
 pub use event::{Effect, Event, Exit, HookKind, ImageRef, Moment, ProbeKind};

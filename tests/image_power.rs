@@ -95,8 +95,16 @@ fn remount(mount: &Path) {
         let status = Command::new(program).args(arguments).status().expect(program);
         assert!(status.success(), "{program} {arguments:?}");
     };
-    run("umount", &[wanted]);
-    run("mount", &["-t", "ext4", &device, wanted]);
+    // A mount namespace that another process made meanwhile keeps the dead file system for a while.
+    for _ in 0..300 {
+        run("umount", &[wanted]);
+        run("mount", &["-t", "ext4", &device, wanted]);
+        if File::create(mount.join("alive")).is_ok() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("the file system does not come back");
 }
 
 /// Imports and removes until the disk fails; says how many imports were acknowledged, and of which

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_LENGTH, HeaderName, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -278,9 +277,6 @@ pub(super) fn failure(error: &ApiError, form: Form) -> Answer {
     let headers = answer.headers_mut();
     if let Some(seconds) = error.retry_after_seconds {
         headers.insert(RETRY_AFTER, seconds.into());
-    }
-    if error.code == 401 {
-        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     answer
 }

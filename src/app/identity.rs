@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use model::ids::Uid;
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,10 @@ impl Identity {
         match fs::read(&path) {
             Ok(bytes) => {
                 let identity: Self = serde_json::from_slice(&bytes).with_context(|| {
-                    format!("{} is damaged: restore it, or start on an empty --data-dir", path.display())
+                    format!(
+                        "{} is damaged: restore it, or start on an empty --data-dir",
+                        path.display()
+                    )
                 })?;
                 identity.check(config)?;
                 Ok(identity)
@@ -71,7 +74,8 @@ impl Identity {
             }
         }
         let mut random = [0; 16];
-        getrandom::fill(&mut random).context("the kernel gives no randomness")?;
+        getrandom::fill(&mut random)
+            .map_err(|error| anyhow!("the kernel gives no randomness: {error}"))?;
         Ok(Self {
             name,
             cluster,
@@ -82,7 +86,8 @@ impl Identity {
     }
 
     fn check(&self, config: &Config) -> Result<()> {
-        let differs = |given: &Option<String>, kept: &str| given.as_deref().is_some_and(|g| g != kept);
+        let differs =
+            |given: &Option<String>, kept: &str| given.as_deref().is_some_and(|g| g != kept);
         if differs(&config.name, &self.name) {
             bail!(
                 "this board is called {}: a board keeps its name for life; leave --name away, or \
@@ -95,24 +100,6 @@ impl Identity {
         }
         Ok(())
     }
-}
-
-/// Random number of this boot: kept on the run-dir, which a reboot empties.
-///
-/// # Errors
-/// The run-dir is not writable.
-pub(super) fn boot(dirs: &Dirs) -> Result<u64> {
-    let path = dirs.run.join("boot");
-    if let Ok(text) = fs::read_to_string(&path)
-        && let Ok(boot) = text.trim().parse()
-    {
-        return Ok(boot);
-    }
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).context("the kernel gives no randomness")?;
-    let boot = u64::from_le_bytes(random);
-    fs::write(&path, boot.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(boot)
 }
 
 /// Write, sync, rename, sync the folder: after a power cut the old file or the new one is there.
@@ -156,7 +143,9 @@ mod tests {
 
     #[test]
     fn labels() {
-        for (text, fine) in [("pi-1", true), ("", false), ("-a", false), ("A", false), ("a_b", false)] {
+        for (text, fine) in
+            [("pi-1", true), ("", false), ("-a", false), ("A", false), ("a_b", false)]
+        {
             assert_eq!(is_label(text), fine, "{text:?}");
         }
         assert!(is_label(&host_name()));

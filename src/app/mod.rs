@@ -4,10 +4,15 @@ pub mod api_client;
 mod cli;
 mod client;
 mod config;
+mod control;
 mod demo;
 mod dirs;
 mod hello;
+mod identity;
 mod logging;
+mod master;
+mod repair;
+mod up;
 pub mod version;
 
 use std::process::ExitCode;
@@ -41,13 +46,13 @@ fn run(cli: &Cli) -> anyhow::Result<Ending> {
     let dirs = Dirs::new(&cli.data_dir, &cli.run_dir);
     let one_thread = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match &cli.command {
-        Command::Up(_arguments) => anyhow::bail!("`up` is not there yet"),
+        Command::Up(arguments) => up::run(&dirs, arguments),
         Command::Wait(arguments) => one_thread.block_on(client::wait(&dirs, arguments)),
         Command::Status(arguments) => one_thread.block_on(client::status(&dirs, arguments)),
         Command::Kubeconfig(arguments) => one_thread.block_on(client::kubeconfig(&dirs, arguments)),
         Command::Image(command) => one_thread.block_on(client::image(&dirs, command)),
         Command::Demo(arguments) => one_thread.block_on(demo::run(arguments)),
-        Command::Repair(_arguments) => anyhow::bail!("`repair` is not there yet"),
+        Command::Repair(arguments) => repair::run(&dirs, arguments).map(|()| Ending::Done),
         Command::Hello => one_thread.block_on(hello::run()).map(|()| Ending::Done),
         Command::Version(arguments) => {
             version::print(arguments.output);

@@ -199,3 +199,6 @@ const _: () = assert!(PLAN_OPS_MAX <= STORE_ENTRY_OPS_MAX);
 const _: () = assert!(STORE_SEGMENT_BYTES.is_multiple_of(STORE_SEGMENT_STEP_BYTES));
 const _: () = assert!(STORE_OVERLAY_BYTES_MAX > STORE_OVERLAY_FLUSH_BYTES + STORE_ENTRY_BYTES_MAX);
 const _: () = assert!(REQUEST_BODY_BYTES_MAX * 2 <= API_BODIES_BYTES_MAX);
+
+/// Pieces of a body on the control socket that wait between its two sides.
+pub const CONTROL_PIECES_MAX: usize = 4;

@@ -5,7 +5,9 @@
 //! Garbage ends its connection and nothing else.
 
 mod client;
+mod pieces;
 mod server;
 
 pub use client::{Answer, Client, ClientError};
+pub use pieces::{PieceReader, PieceWriter};
 pub use server::{Body, Handler, bind, bytes_body, json, serve, stream_body};

@@ -55,6 +55,16 @@ pub struct Store {
     shared: Arc<Shared>,
     requests: Arc<mpsc::Sender<Request>>,
     queue: Arc<Semaphore>,
+    leadership: Leadership,
+}
+
+/// In whose name this store writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leadership {
+    /// Cluster epoch: raised by promote, restore and repair.
+    pub epoch: u64,
+    /// Term: raised at every start of a sole voter.
+    pub term: u64,
 }
 
 /// The queue is counted in units of this many bytes.
@@ -68,6 +78,8 @@ impl Store {
     pub fn open(options: Options, mut hook: Box<dyn Applied>) -> Result<Self, OpenError> {
         let opened = open::open(&options, hook.as_mut())?;
         let shared = Arc::new(Shared::new(opened.live));
+        let position = opened.log.position();
+        let leadership = Leadership { epoch: position.epoch, term: position.term };
         let (sender, requests) = mpsc::channel();
         let sender = Arc::new(sender);
         let writer = Writer {
@@ -93,7 +105,12 @@ impl Store {
             .spawn(move || writer.run())
             .map_err(log::io_error("start the thread of", &options.dir))?;
         let queue = Arc::new(Semaphore::new(STORE_QUEUE_BYTES_MAX / QUEUE_UNIT_BYTES));
-        Ok(Self { shared, requests: sender, queue })
+        Ok(Self { shared, requests: sender, queue, leadership })
+    }
+
+    /// Epoch and term of this opening of the store.
+    pub fn leadership(&self) -> Leadership {
+        self.leadership
     }
 
     /// One object.

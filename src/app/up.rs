@@ -1,0 +1,198 @@
+//! `kumquat up`: what a board is made of, in the order in which it starts and stops.
+//!
+//! Folders and lock, identity, keeper and images, the master role (store, registry, controllers, API),
+//! the board role (agent), the control socket. A role's loop that ends ends the process with an
+//! error: whatever supervises it starts it again, and containers do not notice.
+
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::cli::UpArgs;
+use super::client::Ending;
+use super::config::{self, Config};
+use super::control::Control;
+use super::dirs::Dirs;
+use super::identity::Identity;
+use super::master::{self, MasterOptions};
+use super::version;
+use crate::io::clock::Clock;
+use crate::io::image::ImageStore;
+use crate::io::keeper::{self, Keeper, KeeperPaths};
+use crate::io::{control, host, link};
+use crate::node;
+
+/// Threads of the runtime: waiting is most of the work, and each thread costs memory.
+const RUNTIME_THREADS: usize = 2;
+/// How long pods may take to stop with `--stop-pods`.
+const STOP_PODS_WITHIN: Duration = Duration::from_secs(10);
+
+/// The loops of this process, by name; each ends with a result.
+pub(super) type Loops = JoinSet<(&'static str, Result<()>)>;
+
+/// Runs until told to stop.
+pub(super) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
+    let began = Instant::now();
+    let config = config::load(arguments)?;
+    let dirs = prepare(dirs)?;
+    let _lock = lock(&dirs.data)?;
+    let identity = Identity::load_or_found(&dirs, &config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(board(&dirs, &config, identity, began));
+    // Threads that wait for a slow disk or client must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    ended.map(|()| Ending::Done)
+}
+
+/// Makes both folders and gives their absolute paths.
+fn prepare(dirs: &Dirs) -> Result<Dirs> {
+    for folder in [&dirs.data, &dirs.run] {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make {} (run as root?)", folder.display()))?;
+    }
+    Ok(Dirs::new(&dirs.data.canonicalize()?, &dirs.run.canonicalize()?))
+}
+
+/// One process per data-dir.
+pub(super) fn lock(data: &Path) -> Result<Flock<File>> {
+    let path = data.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err(_) => bail!("another kumquat runs on {}: stop it first", data.display()),
+    }
+}
+
+async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant) -> Result<()> {
+    let (stopper, stop) = watch::channel(false);
+    let mut loops = Loops::new();
+    let clock = Clock::starting_at(Default::default());
+    let (address, addresses) = own_addresses();
+    let paths = KeeperPaths {
+        run_dir: dirs.run.clone(),
+        data_dir: dirs.data.clone(),
+        cgroup: identity.cgroup(),
+        exe: std::env::current_exe()?,
+    };
+    let images =
+        ImageStore::open(dirs.data.join("images")).context("cannot open the image store")?;
+    let (master_end, board_end) = link::pair();
+    let options = MasterOptions {
+        dirs,
+        config,
+        identity: &identity,
+        clock: clock.clone(),
+        address,
+        addresses,
+        link: master_end,
+    };
+    let master = master::start(options, &mut loops, &stop).await?;
+    let api = format!("https://{address}:{}", config.api_port);
+    let millis = began.elapsed().as_millis();
+    tracing::info!(%api, millis, "API ready");
+
+    let control = Control {
+        identity: identity.clone(),
+        registry: master.registry.clone(),
+        images: images.clone(),
+        pki: Arc::clone(&master.pki),
+        address,
+        api_port: config.api_port,
+        epoch: master.leader.epoch,
+        term: master.leader.term,
+    };
+    let listener = control::bind(&dirs.socket()).context("cannot make the control socket")?;
+    let control_stop = stop.clone();
+    loops.spawn(async move {
+        let served = control::serve(listener, Arc::new(control), control_stop).await;
+        ("control socket", served.map_err(Into::into))
+    });
+
+    let keeper = Keeper::connect_or_spawn(paths.clone()).await?;
+    let options = node::NodeOptions {
+        name: identity.name.clone(),
+        data_dir: dirs.data.clone(),
+        run_dir: dirs.run.clone(),
+        keeper,
+        images,
+        link: board_end,
+        clock,
+        version: version::git_version(),
+        address: address.to_string(),
+    };
+    let agent_stop = stop.clone();
+    loops.spawn(async move { ("agent", node::run(options, agent_stop).await.map_err(Into::into)) });
+
+    let ended = supervise(&mut loops).await;
+    stopper.send_replace(true);
+    while let Some(joined) = loops.join_next().await {
+        if let Ok((name, Err(error))) = joined {
+            tracing::warn!(name, error = format!("{error:#}"), "did not stop cleanly");
+        }
+    }
+    master.store.close().await;
+    if config.stop_pods {
+        stop_pods(paths).await?;
+    }
+    ended
+}
+
+/// Waits for a signal, or for a loop that ends although nobody asked it to.
+async fn supervise(loops: &mut Loops) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Cancel safety: all three lose nothing when dropped.
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        ended = loops.join_next() => match ended {
+            Some(Ok((name, result))) => {
+                result.with_context(|| format!("{name} failed"))?;
+                bail!("{name} ended by itself")
+            }
+            Some(Err(error)) => Err(error).context("a part of the board crashed"),
+            None => bail!("nothing runs"),
+        },
+    }
+}
+
+/// Asks every container to stop, then removes all of them.
+async fn stop_pods(paths: KeeperPaths) -> Result<()> {
+    let keeper = Keeper::connect_or_spawn(paths.clone()).await?;
+    for container in keeper.list().await? {
+        // One that has ended meanwhile is what we want.
+        let _ended = keeper.signal(&container.id, nix::libc::SIGTERM).await;
+    }
+    let deadline = Instant::now() + STOP_PODS_WITHIN;
+    while Instant::now() < deadline {
+        let all = keeper.list().await?;
+        if all.iter().all(|container| container.state != keeper::RunStateV1::Running) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tokio::task::spawn_blocking(move || keeper::cleanup(&paths)).await??;
+    Ok(())
+}
+
+/// The address by which others reach this board, and all of its addresses.
+pub(super) fn own_addresses() -> (Ipv4Addr, Vec<IpAddr>) {
+    let found = host::addresses().unwrap_or_default();
+    let all: Vec<IpAddr> = found.into_iter().map(|entry| entry.address).collect();
+    let first = all.iter().find_map(|address| match address {
+        IpAddr::V4(v4) => Some(*v4),
+        IpAddr::V6(_) => None,
+    });
+    (first.unwrap_or(Ipv4Addr::LOCALHOST), all)
+}

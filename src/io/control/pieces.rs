@@ -1,0 +1,78 @@
+//! Between bodies that come in pieces and code that reads or writes without async (archives).
+
+use std::io::{self, Read, Write};
+
+use bytes::{Buf, Bytes};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use model::limits::CONTROL_PIECES_MAX;
+use tokio::sync::mpsc;
+
+/// Writes into the body of a request or answer; blocks while the other side is slow.
+pub struct PieceWriter(mpsc::Sender<io::Result<Bytes>>);
+
+impl PieceWriter {
+    /// A writer and the pieces for [`super::stream_body`].
+    pub fn new() -> (Self, mpsc::Receiver<io::Result<Bytes>>) {
+        let (sender, pieces) = mpsc::channel(CONTROL_PIECES_MAX);
+        (Self(sender), pieces)
+    }
+
+    /// Ends the body with an error, so that the other side does not take it for whole.
+    pub fn fail(self, error: io::Error) {
+        // The other side may be gone already; then there is nobody to tell.
+        let _gone = self.0.blocking_send(Err(error));
+    }
+}
+
+impl Write for PieceWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = Bytes::copy_from_slice(bytes);
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.0.blocking_send(Ok(piece)).map_err(gone)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads the body of a request in a thread that may block.
+pub struct PieceReader {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    rest: Bytes,
+}
+
+impl PieceReader {
+    /// Starts to read `body`; at most a few pieces wait in memory.
+    pub fn new(mut body: Incoming) -> Self {
+        let (sender, pieces) = mpsc::channel(CONTROL_PIECES_MAX);
+        tokio::spawn(async move {
+            while let Some(frame) = body.frame().await {
+                let piece = match frame {
+                    Ok(frame) => frame.into_data().map(Ok).unwrap_or_else(|_| Ok(Bytes::new())),
+                    Err(error) => Err(io::Error::other(error)),
+                };
+                if sender.send(piece).await.is_err() {
+                    break;
+                }
+            }
+        });
+        Self { pieces, rest: Bytes::new() }
+    }
+}
+
+impl Read for PieceReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.rest = piece?,
+                None => return Ok(0),
+            }
+        }
+        let count = self.rest.len().min(buffer.len());
+        self.rest.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}

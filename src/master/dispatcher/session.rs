@@ -96,7 +96,7 @@ impl Session {
             return Ok(());
         };
         let registered = self.write(|session| node::register(session, &hello.node)).await?;
-        if !registered {
+        if registered == Wrote::Refused {
             tracing::error!(node = name, "the API refuses the board's Node object");
         }
         let same = self.board.take().filter(|board| board.name == name);
@@ -188,15 +188,13 @@ impl Session {
             .filter(|pod| !pod.removable && !board.told.knows(pod.uid))
             .map(|pod| pod.uid)
             .collect();
-        let done = self.write(|session| status::operations(session, &name, &status)).await?;
-        if !done {
-            // One bad status must not hold the others back.
-            for pod in &status.pods {
-                let one = StatusV1 { pods: vec![pod.clone()], ..status_of_nothing(&status) };
-                if !self.write(|session| status::operations(session, &name, &one)).await? {
-                    tracing::warn!(pod = pod.name, "the API refuses the status of a pod");
-                }
-            }
+        let mut wrote = self.write(|session| status::operations(session, &name, &status)).await?;
+        if wrote == Wrote::Refused {
+            wrote = self.write_one_by_one(&name, &status).await?;
+        }
+        if wrote == Wrote::NotNow {
+            // Not acknowledged: the next beat shows it, and the board is asked again.
+            return Ok(());
         }
         for event in &status.events {
             status::record_event(&self.registry, event).await;
@@ -210,30 +208,69 @@ impl Session {
         self.send_desired(false, &strangers).await
     }
 
-    /// Plans and commits until nobody interferes. `false` when the API refuses it.
+    /// One bad status must not hold the others back.
+    async fn write_one_by_one(
+        &self,
+        name: &str,
+        status: &StatusV1,
+    ) -> Result<Wrote, DispatchError> {
+        let nothing = StatusV1 { pods: Vec::new(), events: Vec::new(), ..status.clone() };
+        let mut parts = vec![nothing];
+        parts.extend(status.pods.iter().map(|pod| StatusV1 {
+            sequence: status.sequence,
+            pods: vec![pod.clone()],
+            node_status: Bytes::new(),
+            events: Vec::new(),
+        }));
+        let mut all = Wrote::Done;
+        for part in parts {
+            match self.write(|session| status::operations(session, name, &part)).await? {
+                Wrote::Done => (),
+                Wrote::NotNow => all = Wrote::NotNow,
+                Wrote::Refused => {
+                    let pod = part.pods.first().map(|pod| pod.name.as_str());
+                    tracing::warn!(node = name, pod, "the API refuses a status of a board");
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Plans and commits until nobody interferes.
     async fn write(
         &self,
         plan: impl Fn(&Self) -> Result<Vec<Op>, DispatchError>,
-    ) -> Result<bool, DispatchError> {
+    ) -> Result<Wrote, DispatchError> {
         for _ in 0..ATTEMPTS_MAX {
             let ops = plan(self)?;
             if ops.is_empty() {
-                return Ok(true);
+                return Ok(Wrote::Done);
             }
             match self.registry.commit(ops).await {
-                Ok(_) => return Ok(true),
+                Ok(_) => return Ok(Wrote::Done),
                 Err(CommitError::Conflict) => (),
-                Err(CommitError::NoSpace) => return Ok(false),
+                Err(CommitError::NoSpace) => return Ok(Wrote::NotNow),
                 Err(CommitError::Rejected(error)) if matches!(error.code, 404 | 409) => (),
                 Err(CommitError::Rejected(error)) => {
                     tracing::debug!(%error, "the API refuses what a board reports");
-                    return Ok(false);
+                    return Ok(Wrote::Refused);
                 }
                 Err(error @ CommitError::Closed) => return Err(DispatchError::Write(error)),
             }
         }
-        Ok(false)
+        Ok(Wrote::NotNow)
     }
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrote {
+    /// It is durable.
+    Done,
+    /// The API refuses it for good.
+    Refused,
+    /// The disk is full or others were faster, again and again.
+    NotNow,
 }
 
 impl Drop for Session {
@@ -241,14 +278,5 @@ impl Drop for Session {
         if let Some(board) = &self.board {
             self.views.forget_board(&board.name);
         }
-    }
-}
-
-fn status_of_nothing(status: &StatusV1) -> StatusV1 {
-    StatusV1 {
-        sequence: status.sequence,
-        pods: Vec::new(),
-        node_status: Bytes::new(),
-        events: Vec::new(),
     }
 }

@@ -68,8 +68,8 @@ type: Warning
 reason: Tested
 message: something happened
 involvedObject: {kind: Deployment, name: web, namespace: demo}
-firstTimestamp: 2026-11-22T00:00:00Z
-lastTimestamp: 2026-11-22T00:00:00Z
+firstTimestamp: 2020-01-01T00:00:00Z
+lastTimestamp: 2020-01-01T00:00:00Z
 count: 1
 source: {component: test}
 ";

@@ -261,12 +261,13 @@ fn normalize_word(word: &str) -> String {
     word.replace(bare, volatile)
 }
 
+/// `12s`, `2m3s`, `7h59m`, `6y325d`: how kubectl and the Table write ages.
 fn is_age(word: &str) -> bool {
-    let digits = word.trim_end_matches(['s', 'm', 'h', 'd']);
-    word.len() <= 6
-        && word.len() > digits.len()
-        && !digits.is_empty()
-        && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'm')
+    const UNITS: [char; 5] = ['s', 'm', 'h', 'd', 'y'];
+    word.starts_with(|letter: char| letter.is_ascii_digit())
+        && word.ends_with(UNITS)
+        && word.len() <= 7
+        && word.chars().all(|letter| letter.is_ascii_digit() || UNITS.contains(&letter))
 }
 
 fn is_uid(word: &str) -> bool {

@@ -113,6 +113,54 @@ fn a_hundred_thousand_lines_arrive_in_order() {
 }
 
 #[test]
+fn a_full_disk_costs_lines_and_not_the_container() {
+    run("full", async |board| {
+        let keeper = board.keeper().await;
+        board.sandbox(&keeper, "pod").await;
+        let logs = board.dir.join("data/logs");
+        std::fs::create_dir_all(&logs).expect("tmp");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"])
+            .arg(&logs)
+            .status();
+        assert!(mounted.expect("util-linux").success());
+        let script = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; echo waits; while [ ! -e /go ]; do sleep 0.05; done; echo after";
+        keeper.start(board.start("pod", "c", script)).await.expect("started");
+        let filled = || std::fs::metadata(board.log_path("c")).map_or(0, |log| log.len());
+        let begun = Instant::now();
+        let ready = || std::fs::read_to_string(board.paths.run_dir.join("keeper/keeper.log"));
+        while !ready().is_ok_and(|text| text.contains("lines are lost")) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "never full: {}", filled());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let whole = |text: &str| {
+            text.ends_with('\n') && text.lines().all(|line| line[30..].starts_with(" stdout F "))
+        };
+        // A half line may be seen for a moment, until it is cut off.
+        while !whole(&log_text(board, "c")) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "a half line stays");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let exec = |script: &str| ExecV1 {
+            id: "c".into(),
+            argv: vec!["sh".into(), "-c".into(), script.into()],
+            timeout_ms: 30_000,
+            output_bytes_max: 100,
+            ..ExecV1::default()
+        };
+        // Room again, and the container, which never stopped, is heard again.
+        let room =
+            std::process::Command::new("mount").args(["-o", "remount,size=8m"]).arg(&logs).status();
+        assert!(room.expect("util-linux").success());
+        keeper.exec(exec("echo > /go")).await.expect("ran");
+        board.await_log("c", "stdout F after\n").await;
+        assert!(whole(&log_text(board, "c")));
+        let complaints = ready().expect("there");
+        assert!(complaints.lines().count() <= 3, "{complaints}");
+    });
+}
+
+#[test]
 fn logs_are_whole_while_holder_and_pump_are_killed() {
     run("kills", async |board| {
         let keeper = board.keeper().await;
@@ -471,6 +519,9 @@ fn a_start_cut_off_anywhere_leaves_nothing() {
         board.sandbox(&keeper, "pod").await;
         keeper.start(board.start("pod", "first", "true")).await.expect("started");
         keeper.remove("first").await.expect("removed");
+        // As the agent does: whoever listens for events revives the holder.
+        let mut events = keeper.events();
+        let listening = tokio::spawn(async move { while events.next().await.is_ok() {} });
         let before = Snapshot::at_rest(board).await;
         let (mut whole, mut cut) = (0, 0);
         for round in 0..40_u64 {
@@ -498,6 +549,7 @@ fn a_start_cut_off_anywhere_leaves_nothing() {
         println!("{whole} started, {cut} cut off");
         assert!(cut > 5, "hardly any start was disturbed");
         board.settle(&before).await;
+        listening.abort();
         let data = board.paths.data_dir.clone();
         let writable = std::fs::read_dir(data).expect("there").flatten();
         let left: Vec<_> = writable.map(|e| e.file_name()).filter(|n| n != "logs").collect();

@@ -54,7 +54,7 @@ fn site(run_dir: &OsString, cgroup: &OsString) -> Site {
 
 /// Forks the daemon and waits until it listens or says why not.
 fn daemonise(site: &Site, data_dir: PathBuf) -> io::Result<()> {
-    super::paths::check_id(&site.cgroup)?;
+    super::paths::check_cgroup(&site.cgroup)?;
     let (mut ready, tell) = UnixStream::pair()?;
     fork(|| {
         close_others(&[tell.as_raw_fd()]);

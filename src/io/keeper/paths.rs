@@ -72,14 +72,22 @@ impl Layout {
     }
 }
 
-/// Refuses ids that are not a plain file name.
+/// Refuses ids that are not a plain file name of moderate length.
 pub(super) fn check_id(id: &str) -> io::Result<()> {
+    check_name(id, CONTAINER_ID_BYTES_MAX)
+}
+
+/// Refuses the name of a board's cgroup that is not a plain file name.
+pub(super) fn check_cgroup(name: &str) -> io::Result<()> {
+    check_name(name, FILE_NAME_BYTES_MAX)
+}
+
+/// The kernel's NAME_MAX.
+const FILE_NAME_BYTES_MAX: usize = 255;
+
+fn check_name(id: &str, bytes_max: usize) -> io::Result<()> {
     let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
-    if id.is_empty()
-        || id.len() > CONTAINER_ID_BYTES_MAX
-        || id.starts_with('.')
-        || !id.bytes().all(plain)
-    {
+    if id.is_empty() || id.len() > bytes_max || id.starts_with('.') || !id.bytes().all(plain) {
         let text = format!("{id:?} is not an id: letters, digits, '-', '_' and '.' only");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
@@ -99,5 +107,7 @@ mod tests {
         {
             assert!(check_id(bad).is_err(), "{bad}");
         }
+        assert!(check_cgroup(&"x".repeat(255)).is_ok());
+        assert!(check_cgroup("a/../b").is_err());
     }
 }

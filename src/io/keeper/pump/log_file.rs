@@ -4,8 +4,12 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use model::limits::CONTAINER_LOG_BYTES_MAX;
+
+/// Shortest time between two complaints about one log.
+const SILENCE: Duration = Duration::from_secs(600);
 
 /// An open log.
 #[derive(Debug)]
@@ -13,11 +17,24 @@ pub(super) struct LogFile {
     path: PathBuf,
     file: Option<File>,
     bytes: u64,
+    /// When a failed write was last told of.
+    told: Option<Instant>,
 }
 
 impl LogFile {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, file: None, bytes: 0 }
+        Self { path, file: None, bytes: 0, told: None }
+    }
+
+    /// A write failed: leaves no half line behind, and tells of it now and then.
+    pub(super) fn fails(&mut self, offset: u64, error: &io::Error) -> io::Result<()> {
+        let cut = self.cut_back(offset);
+        self.file = None;
+        if self.told.is_none_or(|told| told.elapsed() >= SILENCE) {
+            self.told = Some(Instant::now());
+            eprintln!("log pump: {}: lines are lost: {error}", self.path.display());
+        }
+        cut
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -336,16 +336,17 @@ impl Pump {
         let moved = pipe::shift(source.fifo.as_fd(), self.stage.as_fd(), take)?;
         let text = &self.buffer[..moved];
         let micros = now_micros();
-        let written = match offset {
+        let written = match &offset {
             Ok(_) => cri::format(micros, source.output, text, last, |bytes| log.append(bytes)),
-            Err(error) => Err(error),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
         };
         match written {
             Ok(mid_line) => source.mid_line = mid_line,
-            // A full disk must not stop the container: its lines are lost, and said so here.
+            // A full disk must not stop the container: its lines are lost, and this is told.
             Err(error) => {
-                eprintln!("log pump: {}: lost {moved} bytes: {error}", log.path().display());
-                *log = LogFile::new(log.path().to_owned());
+                if let Err(error) = log.fails(offset.unwrap_or(u64::MAX), &error) {
+                    eprintln!("log pump: {}: {error}", log.path().display());
+                }
             }
         }
         pipe::discard(self.stage.as_fd(), &mut self.buffer)?;

@@ -135,11 +135,11 @@ pub(crate) fn has_disk_pressure(data_dir: &Path) -> bool {
     disk(data_dir).is_some_and(|(total, free)| free < total / 100 * DISK_FREE_PERCENT_MIN)
 }
 
+#[allow(clippy::useless_conversion, reason = "the widths differ on 32-bit boards")]
 fn disk(dir: &Path) -> Option<(u64, u64)> {
     let stat = nix::sys::statvfs::statvfs(dir).ok()?;
     let block = u64::try_from(stat.fragment_size()).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(block);
-    #[allow(clippy::useless_conversion, reason = "the width differs on 32-bit boards")]
     Some((bytes(u64::from(stat.blocks())), bytes(u64::from(stat.blocks_available()))))
 }
 

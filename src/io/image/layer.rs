@@ -265,6 +265,7 @@ fn ignore_unsupported(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
+#[allow(clippy::unnecessary_cast, reason = "the width of a time differs on 32-bit boards")]
 fn copy_up(from: &Dir, name: &[u8], to: &Dir) -> io::Result<()> {
     let stat = from.stat(name)?.ok_or(io::ErrorKind::NotFound)?;
     let attributes = Attributes::of(&stat);

@@ -24,10 +24,18 @@ impl Agent {
             Ok(parts) => parts,
             Err(error) => return tracing::warn!(%error, "message of the master is dropped"),
         };
-        if (header.epoch, header.term) < (self.epoch, self.term) {
-            return tracing::info!(term = header.term, "message of an earlier leader is dropped");
+        match self.desired.fence.admit((header.epoch, header.term)) {
+            Ok(true) => {}
+            Ok(false) => {
+                return tracing::info!(
+                    term = header.term,
+                    "message of an earlier leader is dropped"
+                );
+            }
+            Err(error) => {
+                return tracing::error!(%error, "leader is not obeyed: free space on the data-dir");
+            }
         }
-        (self.epoch, self.term) = (header.epoch, header.term);
         let taken = match header.kind {
             MessageKind::Desired => match decode(header.kind, body) {
                 Ok(desired) => {
@@ -145,7 +153,8 @@ impl Agent {
     /// Whether the message found room; nothing waits for a master that is slow.
     fn send(&mut self, kind: MessageKind, body: &impl Serialize) -> bool {
         self.messages += 1;
-        let header = Header { kind, epoch: self.epoch, term: self.term, sequence: self.messages };
+        let (epoch, term) = self.desired.fence.highest();
+        let header = Header { kind, epoch, term, sequence: self.messages };
         self.up.try_send(Bytes::from(encode(header, body))).is_ok()
     }
 

@@ -54,8 +54,6 @@ pub(super) struct Agent {
     running: Arc<Mutex<BTreeSet<String>>>,
     log_streams: Arc<Semaphore>,
     boot: u64,
-    epoch: u64,
-    term: u64,
     messages: u64,
     net_revision: u64,
     disk_pressure: bool,
@@ -142,8 +140,6 @@ impl Agent {
             running: Arc::default(),
             log_streams: Arc::new(Semaphore::new(LOG_STREAMS_MAX)),
             boot,
-            epoch: 0,
-            term: 0,
             messages: 0,
             net_revision: 0,
         }

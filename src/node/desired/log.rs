@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use model::limits::{DESIRED_LOG_BYTES_MIN, DESIRED_RECORD_BYTES_MAX};
 use model::wire::DesiredV1;
 
+use super::fence::Fence;
 use super::seal::Seal;
 use super::set::{Changes, DesiredSet, Mismatch};
 
@@ -47,6 +48,8 @@ pub(crate) struct DesiredLog {
     /// Bytes after the last rewriting.
     bytes_rewritten: u64,
     set: DesiredSet,
+    /// Whom the board obeys.
+    pub(crate) fence: Fence,
 }
 
 impl DesiredLog {
@@ -54,6 +57,7 @@ impl DesiredLog {
     pub(crate) fn open(dir: &Path) -> Result<Self, DesiredError> {
         fs::create_dir_all(dir).map_err(disk("opening"))?;
         let seal = Seal::open(&dir.join("key")).map_err(disk("opening the key of"))?;
+        let fence = Fence::open(dir).map_err(disk("reading the fence of"))?;
         let path = dir.join("desired");
         let mut options = OpenOptions::new();
         let mut file = options
@@ -69,7 +73,7 @@ impl DesiredLog {
             file.set_len(bytes).and_then(|()| file.sync_all()).map_err(disk("cutting"))?;
         }
         file.seek(SeekFrom::Start(bytes)).map_err(disk("reading"))?;
-        Ok(Self { path, file, seal, bytes, bytes_rewritten: bytes, set })
+        Ok(Self { path, file, seal, bytes, bytes_rewritten: bytes, set, fence })
     }
 
     /// The set.

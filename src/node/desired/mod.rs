@@ -3,6 +3,7 @@
 //! In: `wire::DesiredV1`, whole or as a difference. Out: the set, and what changed in it. Invariant: a
 //! revision that is reported in a beat is on disk. A board without a master lives by this alone.
 
+mod fence;
 mod log;
 mod seal;
 mod set;

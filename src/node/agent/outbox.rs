@@ -11,8 +11,10 @@ use model::ids::Uid;
 use model::limits::{NODE_EVENTS_MAX, STATUS_PODS_MAX};
 use model::wire::{PodStatusV1, StatusV1};
 
-/// Statuses are gathered for this long.
+/// Statuses are gathered for this long, and there is never more than one message in it.
 const GATHER_MILLIS: u64 = 100;
+/// After a quiet time, what users wait for (a start, an end, readiness) leaves this soon.
+const URGENT_MILLIS: u64 = 5;
 /// A status that is not acknowledged after this is sent again.
 const RESEND_MILLIS: u64 = 7_000;
 
@@ -39,8 +41,8 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// A pod's status may have changed.
-    pub(super) fn touch(&mut self, uid: Uid, now_ticks: u64) {
+    /// A pod's status may have changed; `urgent` when users wait for such a change.
+    pub(super) fn touch(&mut self, uid: Uid, urgent: bool, now_ticks: u64) {
         let entry = self.pods.entry(uid).or_insert((Knowledge::Dirty, None));
         entry.1 = match entry.0 {
             Knowledge::Dirty => entry.1,
@@ -49,6 +51,10 @@ impl Outbox {
         };
         entry.0 = Knowledge::Dirty;
         self.schedule(now_ticks);
+        if urgent {
+            let soon = (now_ticks + URGENT_MILLIS).max(self.sent_ticks + GATHER_MILLIS);
+            self.due_ticks = self.due_ticks.map(|due| due.min(soon));
+        }
     }
 
     /// Nobody will ask for this pod any more.
@@ -197,21 +203,32 @@ mod tests {
     #[test]
     fn changes_are_gathered_and_repeats_are_silent() {
         let (mut outbox, uid) = (Outbox::default(), Uid([1; 16]));
-        outbox.touch(uid, 1_000);
-        outbox.touch(uid, 1_050);
+        outbox.touch(uid, false, 1_000);
+        outbox.touch(uid, false, 1_050);
         assert_eq!(outbox.due_ticks(), Some(1_100));
         let message = outbox.take(1_100, |uid| status(uid, "a")).expect("news");
         assert_eq!((message.sequence, message.pods.len()), (1, 1));
-        outbox.touch(uid, 2_000);
+        outbox.touch(uid, false, 2_000);
         assert_eq!(outbox.take(2_100, |uid| status(uid, "a")), None);
-        outbox.touch(uid, 3_000);
+        outbox.touch(uid, false, 3_000);
         assert!(outbox.take(3_100, |uid| status(uid, "b")).is_some());
+    }
+
+    #[test]
+    fn what_users_wait_for_leaves_soon_but_not_often() {
+        let (mut outbox, uid) = (Outbox::default(), Uid([1; 16]));
+        outbox.touch(uid, false, 1_000);
+        outbox.touch(uid, true, 1_040);
+        assert_eq!(outbox.due_ticks(), Some(1_045));
+        assert!(outbox.take(1_045, |uid| status(uid, "a")).is_some());
+        outbox.touch(uid, true, 1_050);
+        assert_eq!(outbox.due_ticks(), Some(1_145));
     }
 
     #[test]
     fn what_is_not_acknowledged_is_sent_again() {
         let (mut outbox, uid) = (Outbox::default(), Uid([1; 16]));
-        outbox.touch(uid, 0);
+        outbox.touch(uid, false, 0);
         assert!(outbox.take(100, |uid| status(uid, "a")).is_some());
         outbox.acknowledge(0, 5_000);
         assert_eq!(outbox.due_ticks(), None, "too early to worry");
@@ -226,7 +243,7 @@ mod tests {
     #[test]
     fn a_message_that_did_not_leave_is_not_lost() {
         let (mut outbox, uid) = (Outbox::default(), Uid([1; 16]));
-        outbox.touch(uid, 0);
+        outbox.touch(uid, false, 0);
         outbox.event(Bytes::from_static(b"{}"), 0);
         let message = outbox.take(100, |uid| status(uid, "a")).expect("news");
         outbox.not_sent(message, 100);

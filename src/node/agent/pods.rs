@@ -68,6 +68,14 @@ impl PodEntry {
     }
 }
 
+/// Whether somebody may be waiting to see this in a status.
+fn is_waited_for(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Started { .. } | Event::Exited { .. } | Event::TornDown | Event::Probed { .. }
+    )
+}
+
 /// A pod that has ended for good must not run again after a power cut.
 fn save_durably(path: &std::path::Path, state: &[u8]) -> std::io::Result<()> {
     replace(path, state)?;
@@ -145,6 +153,7 @@ impl Agent {
     /// The one place where a machine moves: state is saved before anything is done about it.
     pub(super) fn feed(&mut self, uid: Uid, event: Event) {
         let now = self.now();
+        let urgent = is_waited_for(&event);
         let Some(entry) = self.pods.get_mut(&uid) else { return };
         let effects = entry.machine.handle(now, event);
         if let Err(error) = entry.save() {
@@ -153,7 +162,7 @@ impl Agent {
         self.note_running(&uid);
         for effect in effects {
             match effect {
-                Effect::StatusChanged => self.outbox.touch(uid, now.ticks),
+                Effect::StatusChanged => self.outbox.touch(uid, urgent, now.ticks),
                 Effect::Report { warning, reason, message, container } => {
                     self.report(&uid, &Report { warning, reason, message, container });
                 }

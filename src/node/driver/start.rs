@@ -43,8 +43,12 @@ impl Driver {
         let prepared = self.prepare(job, container, attempt, image).await;
         let start = match prepared {
             Ok(start) => start,
-            Err(message) => {
+            Err(Fault::Config(message)) => {
                 return Answer::of(job, Some(Event::ConfigFailed { container: name, message }));
+            }
+            Err(Fault::Board(message)) => {
+                let event = Event::StartFailed { container: name, attempt, message };
+                return Answer::of(job, Some(event));
             }
         };
         let created = Report::normal("Created", "Container created".to_owned(), container);
@@ -95,7 +99,7 @@ impl Driver {
         container: &str,
         attempt: u32,
         image: Image,
-    ) -> Result<Start, String> {
+    ) -> Result<Start, Fault> {
         let preparation = Preparation {
             pod: job.pod.clone(),
             container: container.to_owned(),
@@ -106,8 +110,22 @@ impl Driver {
             board: self.board.clone(),
             qos_class: job.qos_class.clone(),
         };
-        let interrupted = || "interrupted".to_owned();
+        let interrupted = || Fault::Board("interrupted".to_owned());
         blocking(move || preparation.run()).await.ok_or_else(interrupted)?
+    }
+}
+
+/// Why a start could not be prepared.
+enum Fault {
+    /// The pod asks for what is not there: only a change can help.
+    Config(String),
+    /// The board could not do it: trying again may help.
+    Board(String),
+}
+
+impl From<String> for Fault {
+    fn from(message: String) -> Self {
+        Self::Config(message)
     }
 }
 
@@ -124,22 +142,24 @@ struct Preparation {
 }
 
 impl Preparation {
-    fn run(self) -> Result<Start, String> {
+    fn run(self) -> Result<Start, Fault> {
         let (pod, places) = (&self.pod, &self.places);
-        let container = pod.container(&self.container).ok_or("no such container")?;
+        let missing = || "no such container".to_owned();
+        let container = pod.container(&self.container).ok_or_else(missing)?;
         refuse_unsupported(pod, container)?;
         let facts = self.board.facts();
         let environment = environment::build(pod, container, &self.objects, &facts)?;
         let config = &self.image.config;
-        let users = |path: &str| -> Result<String, String> {
+        let users = |path: &str| -> Result<String, Fault> {
             let file = ImageStore::read_file(&self.image, path, IMAGE_USERS_BYTES_MAX);
-            let bytes = file.map_err(|error| error.text())?.unwrap_or_default();
+            let bytes = file.map_err(|error| Fault::Board(error.text()))?.unwrap_or_default();
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
         let (passwd, group) = (users("/etc/passwd")?, users("/etc/group")?);
         let user = user::resolve(pod, container, &config.user, &passwd, &group)?;
         let id = container_id(&pod.metadata.uid, &container.name, self.attempt);
-        let fault = |error: io::Error| format!("preparing files of the container: {error}");
+        let fault =
+            |error: io::Error| Fault::Board(format!("preparing files of the container: {error}"));
         let mut mounts = etc_mounts(pod, places).map_err(fault)?;
         mounts.push(termination_mount(container, places, &id).map_err(fault)?);
         mounts.extend(volume_mounts(pod, container, &environment, places)?);

@@ -414,7 +414,9 @@ fn processes(mark: &str) -> BTreeSet<String> {
             let file = |name: &str| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
             let line = file("cmdline").replace('\0', " ");
             let marked = line.contains(mark) || file("cgroup").contains(mark);
-            (marked && pid != own).then(|| format!("{pid} {line}"))
+            // A zombie waits for the init of this machine, which may take its time.
+            let ended = file("status").lines().any(|line| line.starts_with("State:\tZ"));
+            (marked && !ended && pid != own).then(|| format!("{pid} {line}"))
         })
         .collect()
 }

@@ -75,6 +75,21 @@ pub async fn run(
     link: MasterEnd,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), DispatchError> {
+    let served = serve(views, registry, options, link, &mut shutdown).await;
+    // At the end of the process the board's role may be the first to go.
+    if *shutdown.borrow() && matches!(served, Err(DispatchError::LinkClosed)) {
+        return Ok(());
+    }
+    served
+}
+
+async fn serve(
+    views: Views,
+    registry: Registry,
+    options: Options,
+    link: MasterEnd,
+    shutdown: &mut watch::Receiver<bool>,
+) -> Result<(), DispatchError> {
     let MasterEnd { down, mut up, streams: _streams } = link;
     let mut session = Session::new(views, registry, options, down);
     session.ask_hello().await?;

@@ -3,6 +3,7 @@
 use model::resource::{self, Resource};
 use model::schema::{self, TypeId};
 use model::status::ApiError;
+use model::validation::error::{FieldError, invalid};
 use serde_json::Value;
 
 use super::types::{FieldValidation, Target, WriteOptions};
@@ -56,17 +57,40 @@ pub(super) fn check_as(
     options: &WriteOptions,
 ) -> Result<Vec<String>, ApiError> {
     let (kind, version) = check_type(wanted, object)?;
-    let refuse = |why: &str| wanted.refuse(&kind, &version, why);
-    let unknown = schema::check_type(wanted.schema, object).map_err(|why| refuse(&why))?;
+    check_fields(wanted, object, options).map_err(|why| wanted.refuse(&kind, &version, &why))
+}
+
+/// [`check`] for an object that a patch has made; `patched` is what the server shows of it.
+///
+/// # Errors
+/// 422 with the words of `applyPatchToObject` in the apiserver's `patch.go`.
+pub(super) fn check_patched(
+    resource: &Resource,
+    object: &mut Value,
+    options: &WriteOptions,
+    patched: impl FnOnce() -> String,
+) -> Result<Vec<String>, ApiError> {
+    let Resource { group, version, kind, schema, .. } = *resource;
+    let wanted = Type { group, version, kind, schema };
+    check_type(wanted, object)?;
+    check_fields(wanted, object, options)
+        .map_err(|why| invalid("", "", "", &[FieldError::invalid("patch", patched(), why)]))
+}
+
+/// Drops unknown fields; gives them as warnings, or says why the object is refused.
+fn check_fields(
+    wanted: Type,
+    object: &mut Value,
+    options: &WriteOptions,
+) -> Result<Vec<String>, String> {
+    let unknown = schema::check_type(wanted.schema, object)?;
     let issues: Vec<String> =
         unknown.iter().map(ToString::to_string).chain(options.decode_issues.clone()).collect();
     match options.field_validation {
         FieldValidation::Ignore => Ok(Vec::new()),
         FieldValidation::Warn => Ok(issues),
         FieldValidation::Strict if issues.is_empty() => Ok(issues),
-        FieldValidation::Strict => {
-            Err(refuse(&format!("strict decoding error: {}", issues.join(", "))))
-        }
+        FieldValidation::Strict => Err(format!("strict decoding error: {}", issues.join(", "))),
     }
 }
 

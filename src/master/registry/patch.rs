@@ -49,7 +49,7 @@ impl Registry {
             let record = self.record(target)?;
             let mut object = object::decode(target.resource, &record.body, record.version);
             apply(target, &mut object, patch)?;
-            let warnings = body::check(target.resource, &mut object, options)?;
+            let warnings = check(target, &mut object, patch, options)?;
             body::check_name(target, &mut object)?;
             body::check_place(target, &mut object)?;
             // A version that comes from the patch itself will not match at the next try either.
@@ -64,6 +64,39 @@ impl Registry {
             }
         }
         Err(target.conflict(MODIFIED))
+    }
+}
+
+/// Checks the fields of what a patch has made. A refusal shows the patched object as JSON, or a
+/// strategic patch as Go prints it, as the real server does.
+fn check(
+    target: &Target,
+    object: &mut Value,
+    patch: &PatchBody,
+    options: &WriteOptions,
+) -> Result<Vec<String>, ApiError> {
+    let patched = match patch.kind {
+        PatchKind::Strategic => go_text(&patch.body),
+        PatchKind::Json | PatchKind::Merge => object.to_string(),
+    };
+    body::check_patched(target.resource, object, options, || patched)
+}
+
+/// A value as Go's `%+v` prints it.
+fn go_text(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(go_text).collect();
+            format!("[{}]", items.join(" "))
+        }
+        Value::Object(fields) => {
+            let field = |(name, value): (&String, &Value)| format!("{name}:{}", go_text(value));
+            let fields: Vec<String> = fields.iter().map(field).collect();
+            format!("map[{}]", fields.join(" "))
+        }
+        other => other.to_string(),
     }
 }
 

@@ -128,25 +128,23 @@ impl Registry {
         more: bool,
     ) -> ListPage {
         let last = matched.last().filter(|_| more).map(position);
+        let before = plan.token.as_ref().map_or(0, |token| token.shown);
+        let shown = before.saturating_add(matched.len() as u64);
         let continue_token =
-            last.map(|after| Token { version, after }.encode()).unwrap_or_default();
+            last.map(|after| Token { version, after, shown }.encode()).unwrap_or_default();
         let remaining = (more && plan.selection.is_everything())
-            .then(|| self.remaining(query, plan, matched.len()))
+            .then(|| self.remaining(query, shown))
             .flatten();
         let items =
             matched.iter().map(|record| object::item(&record.body, record.version)).collect();
         ListPage { items, version, continue_token, remaining }
     }
 
-    /// Objects after this page; known only for the first page without another scan, and a hint
-    /// anyway, so later pages leave it out as a real server may.
-    fn remaining(&self, query: &ListQuery, plan: &Plan, shown: usize) -> Option<u64> {
-        if plan.token.is_some() {
-            return None;
-        }
+    /// Objects after this page: a hint, wrong by what was made or removed between pages.
+    fn remaining(&self, query: &ListQuery, shown: u64) -> Option<u64> {
         let kind = query.resource.kind_key();
         let total = self.inner.store.count(&kind, query.namespace.as_deref());
-        (total as u64).checked_sub(shown as u64).filter(|left| *left > 0)
+        (total as u64).checked_sub(shown).filter(|left| *left > 0)
     }
 
     /// `metadata.name=x`: at most one object in a namespace, read by its key.

@@ -18,13 +18,15 @@ pub(super) struct Token {
     pub version: Version,
     /// Namespace and name of the last object of the page before.
     pub after: (String, String),
+    /// Objects on the pages before: what remains is a hint, and counting anew would read all.
+    pub shown: u64,
 }
 
 impl Token {
     pub(super) fn encode(&self) -> String {
         let (namespace, name) = &self.after;
         let start = format!("{namespace}/{name}\0");
-        let json = json!({ "v": FORMAT, "rv": self.version.0, "start": start });
+        let json = json!({ "v": FORMAT, "rv": self.version.0, "start": start, "shown": self.shown });
         URL_SAFE_NO_PAD.encode(json.to_string())
     }
 
@@ -64,7 +66,9 @@ impl Token {
         else {
             return Err(format!("encoded start key empty (version {FORMAT})"));
         };
-        Ok(Self { version: Version(version), after: (namespace.to_owned(), name.to_owned()) })
+        let shown = value["shown"].as_u64().unwrap_or_default();
+        let after = (namespace.to_owned(), name.to_owned());
+        Ok(Self { version: Version(version), after, shown })
     }
 }
 
@@ -75,14 +79,15 @@ mod tests {
     #[test]
     fn a_token_comes_back() {
         for (namespace, name) in [("", "pi-3"), ("default", "web-0")] {
-            let token = Token { version: Version(7 << 20), after: (namespace.into(), name.into()) };
+            let after = (namespace.into(), name.into());
+            let token = Token { version: Version(7 << 20), after, shown: 3 };
             assert_eq!(Token::decode(&token.encode()), Ok(token));
         }
     }
 
     #[test]
     fn damaged_tokens_are_refused_or_read_never_worse() {
-        let token = Token { version: Version(7 << 20), after: ("ns".into(), "web-0".into()) };
+        let token = Token { version: Version(7 << 20), after: ("ns".into(), "web-0".into()), shown: 9 };
         let good = token.encode();
         let mut refused = 0;
         for at in 0..good.len() {

@@ -365,7 +365,7 @@ fn pods_change_little() {
         ),
         "{moved:?}"
     );
-    assert!(moved[0].contains("- \"nodeName\": \"m\"\n+ \"nodeName\": \"n\""), "{moved:?}");
+    assert!(moved[0].contains("- \"nodeName\": \"n\"\n+ \"nodeName\": \"m\""), "{moved:?}");
     let more = json!([{"name": "c", "image": "a:1"}, {"name": "d", "image": "a:1"}]);
     assert_eq!(
         change(json!({"spec": {"containers": more}})),

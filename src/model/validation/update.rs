@@ -217,7 +217,7 @@ fn munged(new: &Value, old: &Value) -> Value {
     spec
 }
 
-/// The fields that differ, one line each: `-` what was asked for, `+` what is stored, as the real
+/// The fields that differ, one line each: `-` what is stored, `+` what was asked for, as the real
 /// server's difference does (which prints Go structs).
 fn changes(new: &Value, old: &Value) -> Vec<String> {
     let empty = Map::new();
@@ -227,7 +227,7 @@ fn changes(new: &Value, old: &Value) -> Vec<String> {
     for name in names {
         let (after, before) = (new.get(name), old.get(name));
         if after != before {
-            for (sign, value) in [('-', after), ('+', before)] {
+            for (sign, value) in [('-', before), ('+', after)] {
                 let value = value.map_or("null".to_owned(), Value::to_string);
                 lines.push(format!("{sign} \"{name}\": {value}"));
             }

@@ -36,6 +36,8 @@ async fn pages_cover_everything_once_and_keep_the_first_version() {
         let page = bed.registry.list(&query).expect("a page");
         assert_eq!(page.version, first.version);
         seen.extend(names(&page));
+        let left = 6 - seen.len() as u64;
+        assert_eq!(page.remaining, (left > 0).then_some(left));
         query.continue_token = page.continue_token;
     }
     assert_eq!(seen, ["a", "b", "bb", "c", "d", "e"]);

@@ -52,6 +52,9 @@ pub(super) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
     let ended = runtime.block_on(board(&dirs, &config, identity, began));
     // Threads that wait for a slow disk or client must not hold up the end.
     runtime.shutdown_timeout(Duration::from_secs(5));
+    if ended.is_ok() {
+        tracing::info!("stopped");
+    }
     ended.map(|()| Ending::Done)
 }
 
@@ -112,12 +115,7 @@ async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant)
         epoch: master.leader.epoch,
         term: master.leader.term,
     };
-    let listener = control::bind(&dirs.socket()).context("cannot make the control socket")?;
-    let control_stop = stop.clone();
-    loops.spawn(async move {
-        let served = control::serve(listener, Arc::new(control), control_stop).await;
-        ("control socket", served.map_err(Into::into))
-    });
+    serve_control(dirs, control, &mut loops, &stop)?;
 
     let keeper = Keeper::connect_or_spawn(paths.clone()).await?;
     let options = node::NodeOptions {
@@ -130,6 +128,7 @@ async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant)
         clock,
         version: version::git_version(),
         address: address.to_string(),
+        is_master: true,
     };
     let agent_stop = stop.clone();
     loops.spawn(async move { ("agent", node::run(options, agent_stop).await.map_err(Into::into)) });
@@ -146,6 +145,21 @@ async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant)
         stop_pods(paths).await?;
     }
     ended
+}
+
+fn serve_control(
+    dirs: &Dirs,
+    control: Control,
+    loops: &mut Loops,
+    stop: &watch::Receiver<bool>,
+) -> Result<()> {
+    let listener = control::bind(&dirs.socket()).context("cannot make the control socket")?;
+    let stop = stop.clone();
+    loops.spawn(async move {
+        let served = control::serve(listener, Arc::new(control), stop).await;
+        ("control socket", served.map_err(Into::into))
+    });
+    Ok(())
 }
 
 /// Waits for a signal, or for a loop that ends although nobody asked it to.

@@ -182,6 +182,8 @@ pub const DESIRED_RECORD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub const NODE_ANSWERS_MAX: usize = 256;
 /// Pod events that wait to be sent to the master; the oldest are dropped.
 pub const NODE_EVENTS_MAX: usize = 256;
+/// Happenings whose Event object the master finds again to count it up.
+pub const EVENT_NAMES_MAX: usize = 1_024;
 /// Pods in one status message.
 pub const STATUS_PODS_MAX: usize = 64;
 /// Log streams that one board serves at once.

@@ -21,6 +21,7 @@ pub(crate) struct Board {
     pub(crate) name: String,
     /// Its address; empty for none.
     pub(crate) address: String,
+    is_master: bool,
     cpus: u32,
     memory_bytes: i64,
     disk_bytes: u64,
@@ -34,10 +35,16 @@ impl Board {
         Self {
             name: name.to_owned(),
             address: address.to_owned(),
+            is_master: false,
             cpus: u32::try_from(cpus).unwrap_or(1),
             memory_bytes: meminfo(&memory, "MemTotal").unwrap_or(0),
             disk_bytes: disk(data_dir).map_or(0, |(total, _)| total),
         }
+    }
+
+    /// Says whether it is a master too.
+    pub(crate) fn with_role(self, is_master: bool) -> Self {
+        Self { is_master, ..self }
     }
 
     /// What pods can learn of it.
@@ -70,19 +77,21 @@ impl Board {
         if !self.address.is_empty() {
             addresses.insert(0, json!({"type": "InternalIP", "address": self.address}));
         }
+        let mut labels = json!({
+            "kubernetes.io/hostname": hostname,
+            "kubernetes.io/os": "linux",
+            "kubernetes.io/arch": architecture,
+            "beta.kubernetes.io/os": "linux",
+            "beta.kubernetes.io/arch": architecture,
+        });
+        if self.is_master {
+            // The ROLES column of `kubectl get nodes`; pods are welcome here, so there is no taint.
+            labels["node-role.kubernetes.io/control-plane"] = "".into();
+        }
         json!({
             "apiVersion": "v1",
             "kind": "Node",
-            "metadata": {
-                "name": self.name,
-                "labels": {
-                    "kubernetes.io/hostname": hostname,
-                    "kubernetes.io/os": "linux",
-                    "kubernetes.io/arch": architecture,
-                    "beta.kubernetes.io/os": "linux",
-                    "beta.kubernetes.io/arch": architecture,
-                },
-            },
+            "metadata": { "name": self.name, "labels": labels },
             "spec": {},
             "status": {
                 "capacity": resources(&memory, disk_ki),
@@ -198,7 +207,12 @@ mod tests {
     #[test]
     fn the_node_has_what_clients_read() {
         let board = Board::look("pi-1", "10.0.0.1", Path::new("/"));
-        let node = board.node("v1.36.2+kumquat.1", false, Timestamp::from_seconds(1_790_000_000));
+        let now = Timestamp::from_seconds(1_790_000_000);
+        let node = board.node("v1.36.2+kumquat.1", false, now);
+        let role = "node-role.kubernetes.io/control-plane";
+        assert!(node["metadata"]["labels"].get(role).is_none());
+        let master = board.clone().with_role(true).node("v1.36.2+kumquat.1", false, now);
+        assert_eq!(master["metadata"]["labels"][role], "");
         assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "pi-1");
         assert_eq!(node["status"]["addresses"][0]["address"], "10.0.0.1");
         assert_eq!(node["status"]["conditions"][3]["type"], "Ready");

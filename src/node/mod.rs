@@ -33,6 +33,8 @@ pub struct NodeOptions {
     pub name: String,
     /// The board's address (`InternalIP`, `hostIP`); empty for none.
     pub address: String,
+    /// Whether this board is a master too, which its Node says as a role.
+    pub is_master: bool,
     /// `kubeletVersion`: `v1.36.2+kumquat.X`.
     pub version: String,
     /// What survives a reboot.

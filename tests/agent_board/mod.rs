@@ -80,6 +80,7 @@ impl Board {
             NodeOptions {
                 name: "pi-1".to_owned(),
                 address: "10.1.2.3".to_owned(),
+                is_master: false,
                 version: "v1.36.2+kumquat.test".to_owned(),
                 data_dir: self.paths.data_dir.clone(),
                 run_dir: self.paths.run_dir.clone(),

@@ -1,7 +1,7 @@
 //! Events: what happened to which object, as `kubectl describe` shows it.
 //!
-//! An event that repeats (same object, reason, message and component) keeps its name, so that the
-//! writer counts it up instead of adding another one.
+//! An event that repeats (same object, reason, message and component) is the same happening: the
+//! writer counts its Event object up instead of adding another one.
 
 use model::ids::Uid;
 use model::timestamp::Timestamp;
@@ -38,18 +38,15 @@ pub struct Event {
 }
 
 impl Event {
-    /// Name of the Event object: the same for the same happening.
-    pub fn object_name(&self) -> String {
+    /// Identifies the happening: the same for every occurrence of it.
+    pub fn happening(&self) -> u64 {
         let parts = [self.reason.as_bytes(), self.message.as_bytes(), self.component.as_bytes()];
-        let mut hash = fnv(FNV_START, &self.about.uid.0);
-        for part in parts {
-            hash = fnv(fnv(hash, part), &[0]);
-        }
-        named(&self.about.name, hash)
+        let about = fnv(FNV_START, &self.about.uid.0);
+        parts.into_iter().fold(about, |hash, part| fnv(fnv(hash, part), &[0]))
     }
 
-    /// Name of an Event object that a board wrote: the same for the same happening.
-    pub fn name_of(object: &Value) -> String {
+    /// [`Self::happening`] of an Event object that a board wrote.
+    pub fn happening_of(object: &Value) -> u64 {
         let involved = &object["involvedObject"];
         let parts = [
             &involved["uid"],
@@ -58,10 +55,20 @@ impl Event {
             &object["message"],
             &object["source"]["component"],
         ];
-        let text = |part: &Value| part.as_str().unwrap_or_default().to_owned();
-        let texts: Vec<String> = parts.into_iter().map(text).collect();
-        let hash = texts.iter().fold(FNV_START, |hash, it| fnv(fnv(hash, it.as_bytes()), &[0]));
-        named(involved["name"].as_str().unwrap_or_default(), hash)
+        let texts = parts.into_iter().map(|part| part.as_str().unwrap_or_default());
+        texts.fold(FNV_START, |hash, text| fnv(fnv(hash, text.as_bytes()), &[0]))
+    }
+
+    /// Name of an Event object about `name`: shortened if it must be, and the `stamp` of the
+    /// happening (client-go: nanoseconds of the first occurrence).
+    pub fn object_name(name: &str, stamp: u64) -> String {
+        let mut name = name;
+        while name.len() + 17 > model::limits::NAME_BYTES_MAX {
+            let mut chars = name.chars();
+            chars.next_back();
+            name = chars.as_str();
+        }
+        format!("{name}.{stamp:016x}")
     }
 
     /// Namespace of the Event object: that of the object, `default` for cluster-scoped ones.
@@ -69,8 +76,9 @@ impl Event {
         if self.about.namespace.is_empty() { "default" } else { &self.about.namespace }
     }
 
-    /// The Event object (core/v1) of a first occurrence at `now`.
-    pub fn to_object(&self, now: Timestamp) -> Value {
+    /// The Event object (core/v1) of a first occurrence at `now`, under a name of
+    /// [`Self::object_name`].
+    pub fn to_object(&self, name: &str, now: Timestamp) -> Value {
         let about = &self.about;
         let mut involved = json!({
             "apiVersion": about.api_version, "kind": about.kind, "name": about.name,
@@ -81,7 +89,7 @@ impl Event {
         }
         json!({
             "apiVersion": "v1", "kind": "Event",
-            "metadata": { "name": self.object_name(), "namespace": self.namespace() },
+            "metadata": { "name": name, "namespace": self.namespace() },
             "involvedObject": involved,
             "reason": self.reason, "message": self.message,
             "type": if self.warning { "Warning" } else { "Normal" },
@@ -101,17 +109,6 @@ impl Event {
 }
 
 const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
-
-/// An event's name: that of its object, shortened if it must be, and a hash.
-fn named(name: &str, hash: u64) -> String {
-    let mut name = name;
-    while name.len() + 17 > model::limits::NAME_BYTES_MAX {
-        let mut chars = name.chars();
-        chars.next_back();
-        name = chars.as_str();
-    }
-    format!("{name}.{hash:016x}")
-}
 
 /// FNV-1a, 64 bit.
 fn fnv(start: u64, bytes: &[u8]) -> u64 {
@@ -139,15 +136,16 @@ mod tests {
     }
 
     #[test]
-    fn the_same_happening_keeps_its_name() {
-        assert_eq!(event("web", "a").object_name(), event("web", "a").object_name());
-        assert_ne!(event("web", "a").object_name(), event("web", "b").object_name());
-        assert!(event(&"x".repeat(253), "a").object_name().len() <= 253);
+    fn the_same_happening_is_known_again() {
+        assert_eq!(event("web", "a").happening(), event("web", "a").happening());
+        assert_ne!(event("web", "a").happening(), event("web", "b").happening());
+        assert_eq!(Event::object_name("web", 255), "web.00000000000000ff");
+        assert_eq!(Event::object_name(&"x".repeat(253), 0).len(), 253);
     }
 
     #[test]
     fn a_repetition_is_counted() {
-        let mut object = event("web", "a").to_object(Timestamp::from_seconds(10));
+        let mut object = event("web", "a").to_object("web.1", Timestamp::from_seconds(10));
         Event::count_up(&mut object, Timestamp::from_seconds(20));
         assert_eq!(object["count"], 2);
         assert_eq!(object["firstTimestamp"], "1970-01-01T00:00:10Z");

@@ -98,7 +98,8 @@ pub(super) async fn record_event(registry: &Registry, body: &[u8]) {
     let events = resource::by_kind_key("/events").expect("events are in the table");
     let involved = &event["involvedObject"];
     let namespace = involved["namespace"].as_str().unwrap_or("default").to_owned();
-    let name = Event::name_of(&event);
+    let about = involved["name"].as_str().unwrap_or_default();
+    let name = registry.event_name(about, Event::happening_of(&event));
     event["metadata"]["name"] = name.as_str().into();
     event["metadata"]["namespace"] = namespace.as_str().into();
     let target = Target::new(events, namespace, name);

@@ -298,7 +298,8 @@ async fn events_of_a_board_are_counted() {
     for _ in 0..2 {
         board.report(Vec::new(), vec![event.to_string().into()]).await;
     }
-    let name = logic::controller::Event::name_of(&event);
+    let happening = logic::controller::Event::happening_of(&event);
+    let name = master.registry.event_name("web", happening);
     master
         .until("counted", |it| it.get("/events", &name).is_some_and(|event| event["count"] == 2))
         .await;

@@ -227,7 +227,8 @@ impl Registry {
 
     async fn try_record_event(&self, event: &Event) -> Result<(), ApiError> {
         let resource = resource::by_kind_key("/events").expect("events are in the table");
-        let target = Target::new(resource, event.namespace(), event.object_name());
+        let name = self.event_name(&event.about.name, event.happening());
+        let target = Target::new(resource, event.namespace(), name);
         let now = self.inner.clock.now();
         let prepared = match self.find(&target)? {
             Some(record) => {
@@ -245,7 +246,7 @@ impl Registry {
             }
             None => {
                 self.admit_into_namespace(&target)?;
-                self.prepare_create(&target, event.to_object(now), None)?
+                self.prepare_create(&target, event.to_object(&target.name, now), None)?
             }
         };
         self.commit_one(&target, &prepared, false, None).await.map(drop)

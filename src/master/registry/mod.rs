@@ -20,6 +20,7 @@ mod body;
 mod commit;
 mod delete;
 mod errors;
+mod event_names;
 mod metadata;
 mod object;
 mod patch;
@@ -38,8 +39,9 @@ mod write;
 mod tests;
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
+use logic::controller::Event;
 use tokio::sync::{Mutex, RwLock};
 
 use crate::io::clock::Clock;
@@ -83,6 +85,7 @@ struct Inner {
     /// Read-held across the propose of every create in a namespace, write-held while a namespace
     /// begins to terminate: after that no create can slip in.
     namespaces: RwLock<()>,
+    event_names: SyncMutex<event_names::EventNames>,
 }
 
 impl Registry {
@@ -102,6 +105,7 @@ impl Registry {
             options,
             services: Arc::new(Mutex::new(allocator)),
             namespaces: RwLock::new(()),
+            event_names: SyncMutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -114,6 +118,14 @@ impl Registry {
     /// The clock that stamps objects.
     pub fn clock(&self) -> &Clock {
         &self.inner.clock
+    }
+
+    /// Name of the Event object of a happening about the object `name`: the same again while it is
+    /// remembered.
+    pub fn event_name(&self, name: &str, happening: u64) -> String {
+        let names = self.inner.event_names.lock();
+        let mut names = names.unwrap_or_else(PoisonError::into_inner);
+        Event::object_name(name, names.stamp(happening, self.inner.clock.now()))
     }
 
     /// What was fixed at genesis.

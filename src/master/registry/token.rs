@@ -26,7 +26,8 @@ impl Token {
     pub(super) fn encode(&self) -> String {
         let (namespace, name) = &self.after;
         let start = format!("{namespace}/{name}\0");
-        let json = json!({ "v": FORMAT, "rv": self.version.0, "start": start, "shown": self.shown });
+        let json =
+            json!({ "v": FORMAT, "rv": self.version.0, "start": start, "shown": self.shown });
         URL_SAFE_NO_PAD.encode(json.to_string())
     }
 
@@ -87,7 +88,8 @@ mod tests {
 
     #[test]
     fn damaged_tokens_are_refused_or_read_never_worse() {
-        let token = Token { version: Version(7 << 20), after: ("ns".into(), "web-0".into()), shown: 9 };
+        let token =
+            Token { version: Version(7 << 20), after: ("ns".into(), "web-0".into()), shown: 9 };
         let good = token.encode();
         let mut refused = 0;
         for at in 0..good.len() {

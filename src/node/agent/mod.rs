@@ -65,7 +65,8 @@ pub(super) async fn run(
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), NodeError> {
     let places = Places { data_dir: options.data_dir.clone(), run_dir: options.run_dir.clone() };
-    let board = Board::look(&options.name, &options.address, &options.data_dir);
+    let board = Board::look(&options.name, &options.address, &options.data_dir)
+        .with_role(options.is_master);
     let driver = Arc::new(Driver {
         keeper: options.keeper.clone(),
         images: options.images.clone(),

@@ -170,7 +170,7 @@ impl Driver {
                 let ready = Event::ImageReady { container: container.to_owned(), image: image_ref };
                 let how = match spec.image_pull_policy {
                     PullPolicy::Always => "is used as it is on this board: no registry to ask",
-                    _ => "already present on machine",
+                    _ => "already present on machine and can be accessed by the pod",
                 };
                 let text = format!("Container image {image:?} {how}");
                 return Answer::of(job, Some(ready))

@@ -1,0 +1,6 @@
+//! See `targets::messages`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    kumquat_fuzz::messages(bytes);
+});

@@ -1,0 +1,161 @@
+//! What is fuzzed: every decoder that reads bytes from outside.
+//!
+//! Each function feeds one decoder, asserts what must hold for whatever it accepts, and says
+//! whether it accepted. The fuzzer (`fuzz/fuzz_targets`) calls them with what it finds, `cargo test`
+//! with the corpus and with mutations of it (`tests/corpus.rs`).
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use kumquat::io::image::{ImageStore, Platform};
+use kumquat::io::store::{Options, Store};
+use model::wire::{self, Header, MessageKind};
+use model::{patch, protobuf, resource, schema};
+use serde_json::Value;
+
+/// A decoder under test; true when it accepted the bytes.
+pub type Target = fn(&[u8]) -> bool;
+
+/// All of them, by the name of their corpus folder.
+pub const TARGETS: [(&str, Target); 6] = [
+    ("image", image),
+    ("json", json),
+    ("log", log),
+    ("patch", patches),
+    ("protobuf", kubernetes_protobuf),
+    ("wire", messages),
+];
+
+/// A request body in the protobuf of Kubernetes.
+pub fn kubernetes_protobuf(bytes: &[u8]) -> bool {
+    let Ok(object) = protobuf::decode(bytes) else { return false };
+    assert!(object.is_object(), "a decoded body is an object");
+    checked(object).is_some()
+}
+
+/// A request body in JSON.
+pub fn json(bytes: &[u8]) -> bool {
+    let Ok((object, _)) = schema::decode_json(bytes) else { return false };
+    checked(object).is_some()
+}
+
+/// An object, and a patch of it, one per line.
+pub fn patches(bytes: &[u8]) -> bool {
+    let Some(line) = bytes.iter().position(|byte| *byte == b'\n') else { return false };
+    let read = |part: &[u8]| schema::decode_json(part).ok().map(|(value, _)| value);
+    let (Some(object), Some(change)) = (read(&bytes[..line]), read(&bytes[line + 1..])) else {
+        return false;
+    };
+    let Some(found) = kind_of(&object) else { return false };
+    let (mut first, mut second, mut third) = (object.clone(), object.clone(), object);
+    let strategic = patch::strategic(found, &mut first, change.clone()).is_ok();
+    let merge = patch::merge(&mut second, change.clone()).is_ok();
+    let json = patch::json(&mut third, change).is_ok();
+    for patched in [first, second, third] {
+        checked(patched);
+    }
+    strategic || merge || json
+}
+
+/// A message between a master and a board.
+pub fn messages(bytes: &[u8]) -> bool {
+    let Ok((header, body)) = Header::split(bytes) else { return false };
+    let kind = header.kind;
+    match kind {
+        MessageKind::Hello => wire::decode::<wire::HelloV1>(kind, body).is_ok(),
+        MessageKind::BeatUp => wire::decode::<wire::BeatUpV1>(kind, body).is_ok(),
+        MessageKind::Status => wire::decode::<wire::StatusV1>(kind, body).is_ok(),
+        MessageKind::Desired => wire::decode::<wire::DesiredV1>(kind, body).is_ok(),
+        MessageKind::Command => wire::decode::<wire::CommandV1>(kind, body).is_ok(),
+        MessageKind::BeatDown => wire::decode::<wire::BeatDownV1>(kind, body).is_ok(),
+        MessageKind::Stream => wire::decode::<wire::StreamRequestV1>(kind, body).is_ok(),
+    }
+}
+
+/// The first segment of a store's log; what is accepted opens a second time with the same version
+/// or a later one.
+pub fn log(bytes: &[u8]) -> bool {
+    let folder = Folder::new("log");
+    let dir = folder.0.join("store");
+    std::fs::create_dir_all(dir.join("log")).expect("folder of a log");
+    std::fs::write(dir.join("log").join(SEGMENT), bytes).expect("segment of a log");
+    let Some(before) = open_and_close(&dir) else { return false };
+    let after = open_and_close(&dir);
+    assert!(after.is_some_and(|after| after >= before), "{before} before, {after:?} after");
+    true
+}
+
+/// File name of a log's first segment.
+pub const SEGMENT: &str = "0000000000000001.log";
+
+fn open_and_close(dir: &Path) -> Option<u64> {
+    struct Nobody;
+    impl kumquat::io::store::Applied for Nobody {
+        fn applied(&mut self, _: &kumquat::io::store::Change) {}
+    }
+    let store = Store::open(Options::new(dir), Box::new(Nobody)).ok()?;
+    let version = store.version().0;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+    runtime.block_on(store.close());
+    Some(version)
+}
+
+/// Machine whose images the corpus holds, so that it means the same everywhere.
+pub const ARCHIVE_MACHINE: &str = "x86_64";
+
+/// An image archive; what is imported can be resolved, and a failed import leaves no image.
+pub fn image(bytes: &[u8]) -> bool {
+    let folder = Folder::new("image");
+    let platform = Platform::of_machine(ARCHIVE_MACHINE);
+    let store = ImageStore::open_for(&folder.0, platform).expect("a new image store");
+    match store.import(bytes, None) {
+        Ok(names) => {
+            for name in &names {
+                store.resolve(name.as_str()).expect("an imported image resolves");
+            }
+            !names.is_empty()
+        }
+        Err(_) => {
+            assert!(store.list().is_empty(), "a failed import leaves no image");
+            false
+        }
+    }
+}
+
+fn kind_of(object: &Value) -> Option<&'static resource::Resource> {
+    let (version, kind) = (object["apiVersion"].as_str()?, object["kind"].as_str()?);
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    resource::by_kind(group, version, kind)
+}
+
+/// The object after its schema check, which a second check must not change.
+fn checked(mut object: Value) -> Option<Value> {
+    let kind = kind_of(&object)?;
+    schema::check(kind, &mut object).ok()?;
+    let mut again = object.clone();
+    assert_eq!(schema::check(kind, &mut again), Ok(Vec::new()), "a second check finds nothing");
+    assert_eq!(again, object, "a second check changes nothing");
+    Some(object)
+}
+
+/// A folder of this call, in memory where there is such a place; removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let memory = PathBuf::from("/dev/shm");
+        let parent = if memory.is_dir() { memory } else { std::env::temp_dir() };
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = parent.join(format!("kumquat-fuzz-{name}-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("folder for one input");
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A folder that stays behind is no reason to fail.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

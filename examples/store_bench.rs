@@ -5,7 +5,6 @@
 //! root; with a directory as argument it uses that instead of a loop device and skips device bytes.
 
 #[path = "../tests/harness/disk.rs"]
-#[allow(dead_code, unreachable_pub, reason = "the tests use more of it")]
 mod disk;
 
 use std::{

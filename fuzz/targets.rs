@@ -4,6 +4,8 @@
 //! whether it accepted. The fuzzer (`fuzz/fuzz_targets`) calls them with what it finds, `cargo test`
 //! with the corpus and with mutations of it (`tests/corpus.rs`).
 
+#![allow(unreachable_pub, reason = "a library for the fuzzer, a module for the tests")]
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 

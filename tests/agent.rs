@@ -3,7 +3,6 @@
 //! Needs root and busybox-static; prints that it skips otherwise.
 
 #[path = "harness/busybox.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 mod busybox;
 
 mod agent_board;
@@ -27,7 +26,7 @@ fn a_pod_runs_logs_and_goes() {
         assert_eq!(node["metadata"]["labels"]["kubernetes.io/os"], "linux");
         let begun = Instant::now();
         let pod = pod(1, FOREVER, |_| ());
-        master.desire(&[pod.clone()], &[], &[]).await;
+        master.desire(std::slice::from_ref(&pod), &[], &[]).await;
         master.await_status(uid(1), "/phase", "Running").await;
         println!("desired to Running: {} ms", begun.elapsed().as_millis());
         master.await_ready(uid(1)).await;
@@ -275,7 +274,7 @@ fn a_program_that_ignores_the_signal_is_killed_in_time() {
         board.import(&images);
         let mut master = board.agent(&images).await;
         let stubborn = pod(11, "trap '' TERM; echo up; while :; do usleep 50000; done", |_| ());
-        master.desire(&[stubborn.clone()], &[], &[]).await;
+        master.desire(std::slice::from_ref(&stubborn), &[], &[]).await;
         master.await_log_ready(uid(11)).await;
         let begun = Instant::now();
         master.desire(&[deleted(stubborn, 2)], &[], &[]).await;

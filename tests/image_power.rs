@@ -5,10 +5,8 @@
 //! skips otherwise.
 
 #[path = "harness/busybox.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 mod busybox;
 #[path = "harness/disk.rs"]
-#[allow(dead_code, reason = "each theme uses its part of the harness")]
 mod disk;
 
 use std::fs::{self, File};

@@ -6,7 +6,6 @@
 //! `cargo xtask soak power`. Needs root, loop devices, mkfs.ext4; says so and skips otherwise.
 
 #[path = "harness/disk.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 mod disk;
 
 use std::{

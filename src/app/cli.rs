@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     arg_required_else_help = true,
     after_help = "Start here:\n  kumquat up                            make this board a cluster\n  kumquat kubeconfig > ~/.kube/config   then use kubectl\n  kumquat demo                          see it work, and leave nothing behind"
 )]
-pub struct Cli {
+pub(super) struct Cli {
     /// Where this board keeps its state.
     #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/kumquat")]
     pub data_dir: PathBuf,
@@ -29,7 +29,7 @@ pub struct Cli {
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Run this board: found a cluster, or come back to the one it belongs to.
     Up(Box<UpArgs>),
     /// Wait until the cluster has what you ask for; exit 3 when it takes too long.
@@ -54,7 +54,7 @@ pub enum Command {
 
 /// `kumquat up`.
 #[derive(Args, Debug)]
-pub struct UpArgs {
+pub(super) struct UpArgs {
     /// Name of this board [default: the host name].
     #[arg(long)]
     pub name: Option<String>,
@@ -84,7 +84,7 @@ pub struct UpArgs {
 /// The role that a board may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
+pub(super) enum Role {
     /// Master when the cluster needs one, worker always.
     Auto,
     /// Master and worker.
@@ -95,7 +95,7 @@ pub enum Role {
 
 /// `kumquat wait`.
 #[derive(Args, Debug)]
-pub struct WaitArgs {
+pub(super) struct WaitArgs {
     /// Boards that must be ready.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub boards: usize,
@@ -109,7 +109,7 @@ pub struct WaitArgs {
 
 /// `kumquat status`.
 #[derive(Args, Debug)]
-pub struct StatusArgs {
+pub(super) struct StatusArgs {
     /// How to print.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -120,7 +120,7 @@ pub struct StatusArgs {
 
 /// `-o`.
 #[derive(Args, Debug)]
-pub struct OutputArgs {
+pub(super) struct OutputArgs {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
@@ -137,7 +137,7 @@ pub enum Output {
 
 /// `kumquat kubeconfig`.
 #[derive(Args, Debug)]
-pub struct KubeconfigArgs {
+pub(super) struct KubeconfigArgs {
     /// URL of the API server [default: this board's address].
     #[arg(long, value_name = "URL")]
     pub server: Option<String>,
@@ -145,7 +145,7 @@ pub struct KubeconfigArgs {
 
 /// `kumquat image`.
 #[derive(Debug, Subcommand)]
-pub enum ImageCommand {
+pub(super) enum ImageCommand {
     /// Load an OCI or Docker archive (from `docker save`, `podman save`, `skopeo copy`).
     Import {
         /// The archive; `-` reads standard input.
@@ -169,7 +169,7 @@ pub enum ImageCommand {
 
 /// `kumquat demo`.
 #[derive(Args, Debug)]
-pub struct DemoArgs {
+pub(super) struct DemoArgs {
     /// Boards to show.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=1))]
     pub boards: u8,
@@ -180,7 +180,7 @@ pub struct DemoArgs {
 
 /// `kumquat repair`.
 #[derive(Args, Debug)]
-pub struct RepairArgs {
+pub(super) struct RepairArgs {
     /// Give up everything written after this resource version.
     #[arg(long, value_name = "VERSION")]
     pub accept_loss_after: u64,

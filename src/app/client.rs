@@ -23,7 +23,7 @@ const PIECES_MAX: usize = 4;
 
 /// What a command ended with; see the exit codes in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub(super) enum Ending {
     /// Exit code 0.
     Done,
     /// Exit code 3: the time that the user gave has passed.
@@ -165,7 +165,9 @@ async fn import(client: &Client, file: &Path) -> Result<()> {
             });
             let last = !matches!(&read, Ok(piece) if !piece.is_empty());
             progress.add(read.as_ref().map_or(0, Bytes::len));
-            if (last && read.is_ok()) || sender.send(read).await.is_err() || last {
+            // An empty piece means the end of the file, which the end of the stream says.
+            let end = last && read.is_ok();
+            if end || sender.send(read).await.is_err() || last {
                 break;
             }
         }

@@ -22,7 +22,7 @@ struct File {
 
 /// What a board runs with.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub(super) struct Config {
     /// Board name, when the user gives one.
     pub name: Option<String>,
     /// Cluster name, when the user gives one.
@@ -41,7 +41,7 @@ pub struct Config {
 
 /// An IPv4 range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Range {
+pub(super) struct Range {
     /// First address.
     pub base: Ipv4Addr,
     /// Prefix length.
@@ -58,7 +58,7 @@ impl std::fmt::Display for Range {
 ///
 /// # Errors
 /// The file cannot be read or has a field that does not exist; a range is not a network.
-pub fn load(flags: &UpArgs) -> Result<Config> {
+pub(super) fn load(flags: &UpArgs) -> Result<Config> {
     let file = read(&flags.config)?;
     let or = |flag: &Option<String>, file: Option<String>| flag.clone().or(file);
     let range =

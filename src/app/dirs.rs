@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// The two folders of a board.
 #[derive(Clone, Debug)]
-pub struct Dirs {
+pub(super) struct Dirs {
     /// Survives a reboot.
     pub data: PathBuf,
     /// Is empty after a reboot.
@@ -13,27 +13,22 @@ pub struct Dirs {
 
 impl Dirs {
     /// With both folders as given.
-    pub fn new(data: &Path, run: &Path) -> Self {
+    pub(super) fn new(data: &Path, run: &Path) -> Self {
         Self { data: data.to_owned(), run: run.to_owned() }
     }
 
     /// The control socket.
-    pub fn socket(&self) -> PathBuf {
+    pub(super) fn socket(&self) -> PathBuf {
         self.run.join("kumquat.sock")
     }
 
     /// The store of the master role.
-    pub fn store(&self) -> PathBuf {
+    pub(super) fn store(&self) -> PathBuf {
         self.data.join("store")
     }
 
-    /// Certificates and keys.
-    pub fn pki(&self) -> PathBuf {
-        self.data.join("pki")
-    }
-
     /// What this board is: its name and cluster.
-    pub fn board(&self) -> PathBuf {
+    pub(super) fn board(&self) -> PathBuf {
         self.data.join("board.json")
     }
 }

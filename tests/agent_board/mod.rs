@@ -1,7 +1,6 @@
 //! A board whose master is the test: real agent, real keeper, real images, the in-memory link.
 
-// Each binary that shares this harness uses a part of it.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

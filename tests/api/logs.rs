@@ -22,11 +22,12 @@ async fn server_with_board() -> (Server, Arc<Mutex<Vec<LogsRequestV1>>>) {
     let seen = asked.clone();
     tokio::spawn(async move {
         while let Some(open) = board.streams.recv().await {
-            let (header, body) = Header::split(&open.request).unwrap();
-            let StreamRequestV1::Logs(request) = wire::decode(header.kind, body).unwrap();
+            let (header, body) = Header::split(&open.request).expect("a message");
+            let StreamRequestV1::Logs(request) =
+                wire::decode(header.kind, body).expect("a request");
             let follow = request.follow;
             let broken = request.container == "broken";
-            seen.lock().unwrap().push(request);
+            seen.lock().expect("no test panics with it").push(request);
             tokio::spawn(async move {
                 if broken {
                     let _gone = open.answer.send(Err("the log is gone".into())).await;

@@ -188,7 +188,7 @@ fn compare_bodies(
         return Vec::new();
     }
     let text = |all: &[Value]| {
-        let texts: Vec<_> = all.iter().map(|v| serde_json::to_string_pretty(v).unwrap()).collect();
+        let texts: Vec<_> = all.iter().map(|v| format!("{v:#}")).collect();
         texts.join("\n")
     };
     vec![format!("body\n{}\nis not\n{}", text(&ours), text(&theirs))]

@@ -1,6 +1,6 @@
 //! A real API server for tests: the real store in a folder of its own, real TLS on a free port.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part of the harness")]
+#![allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -3,6 +3,8 @@
 //! The board is asked over its public API with the admin's certificate, and over its command line.
 //! Dropping it removes every trace. A test that finds a leak compares [`Traces`] before and after.
 
+#![allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! A test image made on the spot: Debian's static busybox with a `/bin/sh`.
 
+#![allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,7 @@
 //! A disk of its own for a board: ext4 on a loop device, whose written bytes can be counted.
 
+#![allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;

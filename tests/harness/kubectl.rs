@@ -3,7 +3,7 @@
 //! Versions are called by path (`kubectl.1.NN` beside the resolved `kubectl`); those that are not
 //! here are named and passed over. Set `KUMQUAT_UPDATE_SNAPSHOTS=1` to write transcripts anew.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part of the harness")]
+#![allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -1,7 +1,6 @@
 //! A board for tests of the keeper: run-dir, data-dir and an image of busybox, removed at the end.
 
-// Each binary that shares this harness uses a part of it.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 
 use std::collections::BTreeSet;
 use std::fs;

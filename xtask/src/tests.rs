@@ -174,8 +174,8 @@ fn note(line: &str, quiet: &mut bool, outcome: &mut Outcome) {
         outcome.passed += count(result, "passed");
         outcome.failed += count(result, "failed");
     }
-    if line.starts_with(NOT_RUN) {
-        outcome.not_run.insert(line[NOT_RUN.len()..].to_owned());
+    if let Some(why) = line.strip_prefix(NOT_RUN) {
+        outcome.not_run.insert(why.to_owned());
     }
     if !*quiet && !line.is_empty() {
         println!("{line}");
@@ -215,7 +215,7 @@ fn seconds(since: Instant) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+mod reading {
     use super::*;
 
     #[test]

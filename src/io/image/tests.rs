@@ -58,7 +58,9 @@ impl Tar {
         header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
         header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
         header.set_mode(mode);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(1_000)).0;
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1_000);
         if matches!(kind, EntryType::Char | EntryType::Block) {
             header.set_device_major(1).expect("gnu header");
             header.set_device_minor(3).expect("gnu header");

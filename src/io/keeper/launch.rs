@@ -145,7 +145,7 @@ fn redirect_output(layout: &Layout) -> io::Result<()> {
 
 /// Goes on after execve with the same children, listener and lock, and answers the client who asked.
 fn resume(site: Site, data_dir: PathBuf, kept: &[OsString]) -> io::Result<()> {
-    let mut kept = kept.iter().map(|number| inherited(number));
+    let mut kept = kept.iter().map(inherited);
     let mut next = || kept.next().unwrap_or_else(|| Err(io::Error::other("descriptors missing")));
     let (listener, lock, client) = (next()?, next()?, next()?);
     let lock = match ProcessLock::acquire_open(File::from(lock))? {

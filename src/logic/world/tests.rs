@@ -63,7 +63,7 @@ fn step(random: &mut Random, world: &mut World, oracle: &mut Oracle, number: u64
         return;
     }
     // Now and then the object was replaced by another of the same name in one step.
-    let known = oracle.get(&key).filter(|_| random.0 % 5 != 0);
+    let known = oracle.get(&key).filter(|_| !random.0.is_multiple_of(5));
     let uid = known.map_or(uid(number), |known| known.uid);
     let body = random_body(random, kind);
     world.apply(&key, version, uid, Some(body.to_string().as_bytes())).expect("a good shape");

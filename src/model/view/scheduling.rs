@@ -121,8 +121,11 @@ struct RawPreferred {
     preference: NodeTerm,
 }
 
+/// A preference and its weight.
+pub(super) type Preferred = (i64, NodeTerm);
+
 impl RawAffinity {
-    pub(super) fn split(self) -> (Option<Box<[NodeTerm]>>, Box<[(i64, NodeTerm)]>) {
+    pub(super) fn split(self) -> (Option<Box<[NodeTerm]>>, Box<[Preferred]>) {
         let node = self.node_affinity.unwrap_or_default();
         let required = node.required.map(|terms| terms.node_selector_terms.into());
         let preferred = node.preferred.into_iter().map(|term| (term.weight, term.preference));

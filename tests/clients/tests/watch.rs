@@ -102,7 +102,7 @@ fn write_some(
         let counter = (round * 100 + step) as u64;
         let name = format!("key-{}", (round * 5 + step * 3) % KEYS);
         let path = format!("{CONFIG_MAPS}/{name}");
-        let selected = (round + step) % 3 != 0;
+        let selected = !(round + step).is_multiple_of(3);
         let label = if selected { "yes" } else { "no" };
         let body = json!({"metadata": {"labels": {"watch": label}}, "data": {"counter": counter.to_string()}});
         match state.get(&name).copied() {

@@ -23,9 +23,8 @@ pub(in crate::io::keeper) fn run_create(
     sandbox: &SandboxV1,
     mut stream: UnixStream,
 ) -> u8 {
-    let made = create(site, sandbox).map_err(|failure| {
+    let made = create(site, sandbox).inspect_err(|_| {
         let _ = unpin(&site.layout.sandbox(&sandbox.uid));
-        failure
     });
     answer(&mut stream, made.map(|()| ResponseV1::Done))
 }

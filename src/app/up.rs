@@ -134,17 +134,22 @@ async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant)
     loops.spawn(async move { ("agent", node::run(options, agent_stop).await.map_err(Into::into)) });
 
     let ended = supervise(&mut loops).await;
+    stop_loops(&mut loops, &stopper).await;
+    master.store.close().await;
+    if config.stop_pods {
+        stop_pods(paths).await?;
+    }
+    ended
+}
+
+/// Asks every loop to end, and waits until they have.
+async fn stop_loops(loops: &mut Loops, stopper: &watch::Sender<bool>) {
     stopper.send_replace(true);
     while let Some(joined) = loops.join_next().await {
         if let Ok((name, Err(error))) = joined {
             tracing::warn!(name, error = format!("{error:#}"), "did not stop cleanly");
         }
     }
-    master.store.close().await;
-    if config.stop_pods {
-        stop_pods(paths).await?;
-    }
-    ended
 }
 
 fn serve_control(

@@ -1,6 +1,6 @@
 //! The client commands: `status`, `wait`, `kubeconfig`, `image`.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -38,10 +38,9 @@ pub(super) async fn status(dirs: &Dirs, arguments: &StatusArgs) -> Result<Ending
         let now = client.get_json("/v1/status").await?;
         if now != last {
             match arguments.output.output {
-                Output::Json => println!("{now}"),
-                Output::Text => print!("{}", status_text(&now)),
+                Output::Json => say!("{now}"),
+                Output::Text => super::say::raw(&status_text(&now)),
             }
-            std::io::stdout().flush()?;
             last = now;
         }
         if !arguments.watch {
@@ -121,7 +120,7 @@ pub(super) async fn kubeconfig(dirs: &Dirs, arguments: &KubeconfigArgs) -> Resul
     let answer =
         Client::new(&dirs.socket()).send(Method::GET, &uri, bytes_body(Bytes::new())).await?;
     let text = answer.into_body().collect().await?.to_bytes();
-    std::io::stdout().write_all(&text)?;
+    super::say::raw(&String::from_utf8_lossy(&text));
     Ok(Ending::Done)
 }
 
@@ -133,8 +132,8 @@ pub(super) async fn image(dirs: &Dirs, command: &ImageCommand) -> Result<Ending>
         ImageCommand::List(output) => {
             let images = client.get_json("/v1/images").await?;
             match output.output {
-                Output::Json => println!("{images}"),
-                Output::Text => print!("{}", image_table(&images)),
+                Output::Json => say!("{images}"),
+                Output::Text => super::say::raw(&image_table(&images)),
             }
         }
         ImageCommand::Export { image, file } => export(&client, image, file).await?,
@@ -178,7 +177,7 @@ async fn import(client: &Client, file: &Path) -> Result<()> {
     let names: Vec<String> =
         serde_json::from_slice(&answer.into_body().collect().await?.to_bytes())?;
     for name in names {
-        println!("{name}");
+        say!("{name}");
     }
     Ok(())
 }

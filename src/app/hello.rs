@@ -30,7 +30,7 @@ pub(super) async fn run() -> Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = every.tick() => println!("{line}"),
+            _ = every.tick() => say!("{line}"),
             accepted = listener.accept() => {
                 let Ok((stream, _)) = accepted else { continue };
                 let answer = line.clone();
@@ -40,7 +40,7 @@ pub(super) async fn run() -> Result<()> {
             }
         }
     }
-    println!("goodbye");
+    say!("goodbye");
     Ok(())
 }
 

@@ -1,5 +1,8 @@
 //! Configuration, roles and their supervision, command line.
 
+#[macro_use]
+mod say;
+
 pub mod api_client;
 mod cli;
 mod client;

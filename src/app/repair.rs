@@ -13,6 +13,6 @@ pub(super) fn run(dirs: &Dirs, arguments: &RepairArgs) -> Result<()> {
     let _lock = up::lock(&dirs.data)?;
     let version = Version(arguments.accept_loss_after);
     let kept = Store::repair(&dirs.store(), version).context("cannot repair the log")?;
-    println!("the log now ends at version {kept}; start the board again with `kumquat up`");
+    say!("the log now ends at version {kept}; start the board again with `kumquat up`");
     Ok(())
 }

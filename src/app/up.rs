@@ -139,6 +139,7 @@ async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant)
     if config.stop_pods {
         stop_pods(paths).await?;
     }
+    tracing::info!("stopped");
     ended
 }
 

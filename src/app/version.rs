@@ -18,8 +18,8 @@ pub fn git_version() -> String {
 /// Prints the version.
 pub fn print(output: Output) {
     match output {
-        Output::Text => println!("kumquat {TEXT} (Kubernetes {KUBERNETES})"),
-        Output::Json => println!(
+        Output::Text => say!("kumquat {TEXT} (Kubernetes {KUBERNETES})"),
+        Output::Json => say!(
             "{}",
             json!({
                 "version": TEXT, "kubernetes": KUBERNETES, "gitVersion": git_version(),

@@ -8,7 +8,7 @@ use crate::shell::{cargo, root, run};
 /// Builds the static release binary and measures one board; `minutes` of idling may be given.
 pub(crate) fn bench(words: &[String]) -> Result<()> {
     setup::for_tests()?;
-    let binary = setup::build_static()?;
+    let binary = setup::build_static("release")?;
     let minutes = words.first().map_or("10", String::as_str);
     run(cargo()
         .current_dir(root())

@@ -29,25 +29,20 @@ const TEST_TOOLS: &[Tool] = &[
 
 /// Builds the release binary and runs its demo.
 pub(crate) fn demo(arguments: &[String]) -> Result<()> {
-    install(BUILD_TOOLS)?;
-    let target = static_target();
-    run(cargo()
-        .args(["build", "--release", "--bin", "kumquat", "--target", &target])
-        .envs(static_environment(&target)))?;
-    let binary = root().join("target").join(&target).join("release/kumquat");
+    let binary = build_static("release")?;
     let mut command = if is_root() { Command::new(&binary) } else { sudo(&binary)? };
     run(command.arg("demo").args(arguments))
 }
 
-/// Builds the static release binary of this machine's architecture; gives its path.
-pub(crate) fn build_static() -> Result<PathBuf> {
+/// Builds the static binary of this machine's architecture in a profile; gives its path.
+pub(crate) fn build_static(profile: &str) -> Result<PathBuf> {
     install(BUILD_TOOLS)?;
     let target = static_target();
     let environment = static_environment(&target);
     run(cargo()
-        .args(["build", "--release", "--bin", "kumquat", "--target", &target])
+        .args(["build", "--profile", profile, "--bin", "kumquat", "--target", &target])
         .envs(environment))?;
-    Ok(root().join("target").join(&target).join("release/kumquat"))
+    Ok(root().join("target").join(&target).join(profile).join("kumquat"))
 }
 
 /// Installs what the tests use; what cannot be had is named and its tests say that they did not run.

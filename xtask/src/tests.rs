@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -49,10 +49,12 @@ pub(crate) fn run_tests(filter: &[String]) -> Result<()> {
     setup::for_tests()?;
     let start = Instant::now();
     let binaries = build()?;
+    // The demo's tests run the binary as an image, so it must be static.
+    let demo = setup::build_static("fast")?;
     eprintln!("xtask: {} test binaries built in {:.0} s", binaries.len(), seconds(start));
     let mut outcomes = Vec::new();
     for binary in &binaries {
-        outcomes.push(binary.run(filter)?);
+        outcomes.push(binary.run(filter, &demo)?);
     }
     summary(&outcomes);
     let failed = |outcome: &&Outcome| outcome.failed > 0 || outcome.broken.is_some();
@@ -100,7 +102,7 @@ fn binary(message: &Value) -> Option<Binary> {
 }
 
 impl Binary {
-    fn run(&self, filter: &[String]) -> Result<Outcome> {
+    fn run(&self, filter: &[String], demo: &Path) -> Result<Outcome> {
         println!("\n== {}", self.name);
         let start = Instant::now();
         let mut child = Command::new(&self.program)
@@ -108,6 +110,7 @@ impl Binary {
             .args(filter)
             .current_dir(&self.folder)
             .env("CARGO_MANIFEST_DIR", &self.folder)
+            .env("KUMQUAT_STATIC", demo)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

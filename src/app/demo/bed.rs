@@ -35,7 +35,7 @@ impl Bed {
         let dirs = Dirs::new(&folder.join("data"), &folder.join("run"));
         let mut bed = Self { slot, dirs, up: None };
         if bed.slot.folder().exists() {
-            println!("cleaning up after a demo that was killed ...");
+            say!("cleaning up after a demo that was killed ...");
             bed.clear().context("cannot clean up after a demo that was killed")?;
         }
         fs::create_dir_all(&bed.dirs.data)?;
@@ -147,7 +147,8 @@ impl Bed {
                 child.kill().await?;
             }
         }
-        self.clear()
+        self.clear()?;
+        self.slot.give_back()
     }
 
     /// Removes what lies in the slot, whoever left it there.
@@ -162,7 +163,7 @@ impl Bed {
         .context("cannot remove the board's containers")?;
         net::Links::open()?.delete(&self.slot.host_link())?;
         net::remove(&self.slot.namespace())?;
-        self.slot.remove()
+        self.slot.empty()
     }
 
     /// Kills the `up` process that the slot's pid file names, if it is still that one.

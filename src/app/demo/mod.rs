@@ -44,7 +44,7 @@ pub(super) async fn run(arguments: &DemoArgs) -> Result<Ending> {
         _ = terminate.recv() => Err(anyhow::anyhow!("told to stop")),
     };
     if shown.is_ok() && !arguments.once {
-        println!("\nCtrl-C ends the demo and removes all of it.");
+        say!("\nCtrl-C ends the demo and removes all of it.");
         tokio::select! {
             _ = interrupt.recv() => (),
             _ = terminate.recv() => (),
@@ -53,25 +53,25 @@ pub(super) async fn run(arguments: &DemoArgs) -> Result<Ending> {
     if shown.is_err() {
         bed.explain();
     }
-    println!("cleaning up ...");
+    say!("cleaning up ...");
     bed.remove().await.context("the demo left something behind: run it again to clean up")?;
-    println!("nothing is left");
+    say!("nothing is left");
     shown.map(|()| Ending::Done)
 }
 
 async fn show(bed: &mut Bed, arguments: &DemoArgs, started: Instant) -> Result<()> {
-    println!("starting {} board in a network namespace ...", arguments.boards);
+    say!("starting {} board in a network namespace ...", arguments.boards);
     bed.start_board().await?;
-    println!("  API ready after {:.2} s at {}", started.elapsed().as_secs_f64(), bed.server());
+    say!("  API ready after {:.2} s at {}", started.elapsed().as_secs_f64(), bed.server());
     image::import(bed).await?;
     let client = workload::Client::new(bed).await?;
     workload::apply(&client).await?;
-    println!("  applied examples/hello.yaml: a ConfigMap and a Deployment of 3 replicas");
+    say!("  applied examples/hello.yaml: a ConfigMap and a Deployment of 3 replicas");
     let pods = workload::follow(&client, started).await?;
     for pod in &pods {
-        println!("  log of {pod}: {}", workload::first_log_line(&client, pod).await?);
+        say!("  log of {pod}: {}", workload::first_log_line(&client, pod).await?);
     }
-    println!("\ndemo ready in {:.1} s", started.elapsed().as_secs_f64());
-    println!("\ntry:\n  kubectl --kubeconfig {} get pods -o wide", bed.kubeconfig().display());
+    say!("\ndemo ready in {:.1} s", started.elapsed().as_secs_f64());
+    say!("\ntry:\n  kubectl --kubeconfig {} get pods -o wide", bed.kubeconfig().display());
     Ok(())
 }

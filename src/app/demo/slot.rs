@@ -30,7 +30,10 @@ impl Slot {
             let path = parent.join(format!("{number}.lock"));
             let file =
                 File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-            if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // A demo that ends removes its lock: one taken on a file without a name is no lock.
+            if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+                && same_file(&lock, &path)
+            {
                 return Ok(Self { number, folder, _lock: lock });
             }
         }
@@ -67,23 +70,36 @@ impl Slot {
         Ipv4Addr::new(198, 18, self.number, 1)
     }
 
-    /// Removes the slot's folder and lock file.
+    /// Removes what lies in the slot; the slot stays taken.
     ///
     /// # Errors
     /// Something in it cannot be removed.
-    pub(super) fn remove(&self) -> Result<()> {
+    pub(super) fn empty(&self) -> Result<()> {
         match fs::remove_dir_all(&self.folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove {}", self.folder.display()))
             }
-            _ => {
-                let lock = self.folder.with_extension("lock");
-                fs::remove_file(&lock)
-                    .with_context(|| format!("cannot remove {}", lock.display()))?;
-                // The parent goes with the last demo; another one may still be in it.
-                let _not_empty = fs::remove_dir("/run/kumquat-demo");
-                Ok(())
-            }
+            _ => Ok(()),
         }
+    }
+
+    /// Gives the slot back.
+    ///
+    /// # Errors
+    /// The lock file cannot be removed.
+    pub(super) fn give_back(&self) -> Result<()> {
+        let lock = self.folder.with_extension("lock");
+        fs::remove_file(&lock).with_context(|| format!("cannot remove {}", lock.display()))?;
+        // The parent goes with the last demo; another one may still be in it.
+        let _not_empty = fs::remove_dir("/run/kumquat-demo");
+        Ok(())
+    }
+}
+
+fn same_file(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(ours), Ok(named)) => ours.ino() == named.ino(),
+        _ => false,
     }
 }

@@ -80,7 +80,7 @@ fn note(steps: &mut BTreeMap<String, String>, event: &Value, started: Instant) {
     }
     let step = step_of(pod);
     if steps.get(&name) != Some(&step) {
-        println!("  {:6.2} s  {name}  {step}", started.elapsed().as_secs_f64());
+        say!("  {:6.2} s  {name}  {step}", started.elapsed().as_secs_f64());
         steps.insert(name, step);
     }
 }

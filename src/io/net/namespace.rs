@@ -41,7 +41,7 @@ pub fn inside<T: Send>(path: &Path, work: impl FnOnce() -> io::Result<T> + Send)
     })
 }
 
-/// Unpins the namespace; it vanishes with its last process. One that is gone already is fine.
+/// Unpins the namespace, and removes its folder when it is the last; it vanishes with its last process. One that is gone already is fine.
 ///
 /// # Errors
 /// The system refuses.
@@ -51,9 +51,14 @@ pub fn remove(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error.into()),
     }
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => (),
     }
+    if let Some(folder) = path.parent() {
+        // The folder goes with its last namespace; others may still be in it.
+        let _not_empty = fs::remove_dir(folder);
+    }
+    Ok(())
 }
 
 /// Namespaces belong to threads: a thread of its own leaves everybody else where they are.

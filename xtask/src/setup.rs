@@ -58,11 +58,14 @@ pub(crate) fn for_tests() -> Result<()> {
 }
 
 /// A target whose binaries are static: musl when its standard library can be had, else static glibc.
+/// `KUMQUAT_STATIC=glibc` asks for the latter.
 fn static_target() -> String {
     let arch = std::env::consts::ARCH;
     let musl = format!("{arch}-unknown-linux-musl");
+    let wanted = std::env::var("KUMQUAT_STATIC").is_ok_and(|libc| libc == "glibc");
     let mut add = Command::new("rustup");
-    if has("musl-gcc") && succeeds(add.args(["target", "add", &musl]).current_dir(root())) {
+    add.args(["target", "add", &musl]).current_dir(root());
+    if !wanted && has("musl-gcc") && succeeds(&mut add) {
         return musl;
     }
     eprintln!("xtask: no musl target here: building a static glibc binary instead");

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 mod bench;
+mod cross;
 mod generate;
 mod setup;
 mod shell;
@@ -20,6 +21,7 @@ cargo xtask TASK
   verify          check format, lints and generated files; writes nothing
   fix             format, apply lint suggestions
   generate        make the tables of src/model from the recorded reference data
+  cross           build for 64-bit boards, check for 32-bit ones, without a container engine
   bench           measure the budgets of SPEC.md on this machine
   soak [NAME]     the long trials: power, restarts, ...
   cluster N       run N boards in network namespaces until Ctrl-C
@@ -43,6 +45,7 @@ fn run(words: &[String]) -> Result<()> {
         "test" => tests::run_tests(rest),
         "bench" => bench::bench(rest),
         "soak" => soak::soak(rest),
+        "cross" => cross::cross(),
         "verify" => verify::verify(),
         "fix" => verify::fix(),
         "generate" => generate::generate(rest),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -78,6 +78,7 @@ pub(super) fn lock(data: &Path) -> Result<Flock<File>> {
 }
 
 async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant) -> Result<()> {
+    let mut signals = Signals::catch()?;
     let (stopper, stop) = watch::channel(false);
     let mut loops = Loops::new();
     let clock = Clock::starting_at(Default::default());
@@ -133,7 +134,7 @@ async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant)
     let agent_stop = stop.clone();
     loops.spawn(async move { ("agent", node::run(options, agent_stop).await.map_err(Into::into)) });
 
-    let ended = supervise(&mut loops).await;
+    let ended = supervise(&mut loops, &mut signals).await;
     stop_loops(&mut loops, &stopper).await;
     master.store.close().await;
     if config.stop_pods {
@@ -168,14 +169,25 @@ fn serve_control(
     Ok(())
 }
 
+/// The signals that end the process cleanly, caught from its first moment.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+}
+
 /// Waits for a signal, or for a loop that ends although nobody asked it to.
-async fn supervise(loops: &mut Loops) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn supervise(loops: &mut Loops, signals: &mut Signals) -> Result<()> {
     // Cancel safety: all three lose nothing when dropped.
     tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        _ = signals.terminate.recv() => Ok(()),
+        _ = signals.interrupt.recv() => Ok(()),
         ended = loops.join_next() => match ended {
             Some(Ok((name, result))) => {
                 result.with_context(|| format!("{name} failed"))?;

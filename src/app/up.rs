@@ -214,7 +214,11 @@ async fn stop_pods(paths: KeeperPaths) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    tokio::task::spawn_blocking(move || keeper::cleanup(&paths)).await??;
+    tokio::task::spawn_blocking(move || {
+        keeper::cleanup(&paths)?;
+        node::forget_boot(&paths.run_dir)
+    })
+    .await??;
     Ok(())
 }
 

@@ -1,19 +1,21 @@
 //! The Node object of this board, as kubelet registers it: capacity, system facts, conditions.
 
-use std::fs;
 use std::path::Path;
 
 use model::timestamp::Timestamp;
 use serde_json::{Value, json};
 
 use super::container::field::BoardFacts;
+use crate::io::host::{DiskSpace, HostFacts};
 
 /// Pods that a board takes, kubelet's default.
 const PODS_MAX: u32 = 110;
 /// Kept back for the system: kumquat itself and a margin.
 const MEMORY_RESERVED_BYTES: i64 = 64 * 1024 * 1024;
-/// Below this share of the file system (in percent) a board reports disk pressure.
+/// Below these shares of the file system (in percent) a board reports disk pressure: kubelet's
+/// `nodefs.available` and `nodefs.inodesFree`. Blocks that are reserved for root count as used.
 const DISK_FREE_PERCENT_MIN: u64 = 10;
+const INODES_FREE_PERCENT_MIN: u64 = 5;
 
 /// What the board has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,23 +24,19 @@ pub(crate) struct Board {
     /// Its address; empty for none.
     pub(crate) address: String,
     is_master: bool,
-    cpus: u32,
-    memory_bytes: i64,
+    host: HostFacts,
     disk_bytes: u64,
 }
 
 impl Board {
     /// Looks at the machine.
     pub(crate) fn look(name: &str, address: &str, data_dir: &Path) -> Self {
-        let cpus = std::thread::available_parallelism().map_or(1, |count| count.get());
-        let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         Self {
             name: name.to_owned(),
             address: address.to_owned(),
             is_master: false,
-            cpus: u32::try_from(cpus).unwrap_or(1),
-            memory_bytes: meminfo(&memory, "MemTotal").unwrap_or(0),
-            disk_bytes: disk(data_dir).map_or(0, |(total, _)| total),
+            host: HostFacts::read(),
+            disk_bytes: DiskSpace::of(data_dir).map_or(0, |space| space.total_bytes),
         }
     }
 
@@ -47,26 +45,30 @@ impl Board {
         Self { is_master, ..self }
     }
 
+    fn memory_bytes(&self) -> i64 {
+        i64::try_from(self.host.memory_bytes).unwrap_or(i64::MAX)
+    }
+
     /// What pods can learn of it.
     pub(crate) fn facts(&self) -> BoardFacts {
         BoardFacts {
             name: self.name.clone(),
             address: self.address.clone(),
-            cpu_millis: i64::from(self.cpus) * 1_000,
-            memory_bytes: self.memory_bytes - MEMORY_RESERVED_BYTES.min(self.memory_bytes / 4),
+            cpu_millis: i64::from(self.host.cpus) * 1_000,
+            memory_bytes: self.memory_bytes() - MEMORY_RESERVED_BYTES.min(self.memory_bytes() / 4),
         }
     }
 
     /// The Node object.
     pub(crate) fn node(&self, version: &str, disk_pressure: bool, now: Timestamp) -> Value {
-        let (architecture, hostname) = (architecture(), self.name.as_str());
+        let (architecture, hostname) = (self.host.architecture, self.name.as_str());
         let ki = |bytes: i64| format!("{}Ki", bytes / 1_024);
         let disk_ki = format!("{}Ki", self.disk_bytes / 1_024);
         let disk_free = self.disk_bytes / 100 * (100 - DISK_FREE_PERCENT_MIN);
-        let (memory, allocatable) = (ki(self.memory_bytes), ki(self.facts().memory_bytes));
+        let (memory, allocatable) = (ki(self.memory_bytes()), ki(self.facts().memory_bytes));
         let resources = |memory: &str, disk: String| {
             json!({
-                "cpu": self.cpus.to_string(),
+                "cpu": self.host.cpus.to_string(),
                 "memory": memory,
                 "pods": PODS_MAX.to_string(),
                 "ephemeral-storage": disk,
@@ -97,98 +99,85 @@ impl Board {
                 "capacity": resources(&memory, disk_ki),
                 "allocatable": resources(&allocatable, disk_free.to_string()),
                 "addresses": addresses,
-                "conditions": conditions(disk_pressure, now),
+                "conditions": self.conditions(disk_pressure, now),
                 "daemonEndpoints": {"kubeletEndpoint": {"Port": 10_250}},
-                "nodeInfo": node_info(version, architecture),
+                "nodeInfo": self.node_info(version),
             },
         })
     }
-}
 
-/// The four conditions that kubelet keeps.
-pub(crate) fn conditions(disk_pressure: bool, now: Timestamp) -> Value {
-    let condition = |kind: &str, status: bool, reason: &str, message: &str| {
+    /// The four conditions that kubelet keeps, and one for what this board lacks. The message of a
+    /// condition that is not as it should be says what a person can do about it.
+    pub(crate) fn conditions(&self, disk_pressure: bool, now: Timestamp) -> Value {
+        let condition = |kind: &str, status: bool, reason: &str, message: &str| {
+            json!({
+                "type": kind,
+                "status": if status { "True" } else { "False" },
+                "lastHeartbeatTime": now.to_string(),
+                "lastTransitionTime": now.to_string(),
+                "reason": reason,
+                "message": message,
+            })
+        };
+        let nearly_full = format!(
+            "the disk of board {} is nearly full (less than {DISK_FREE_PERCENT_MIN} % of space or \
+             {INODES_FREE_PERCENT_MIN} % of files left): remove images with `kumquat image rm`, \
+             delete pods, or free space on the file system of the data-dir",
+            self.name
+        );
+        let disk = match disk_pressure {
+            true => ("KubeletHasDiskPressure", nearly_full.as_str()),
+            false => ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        };
+        let mut conditions = vec![
+            condition(
+                "MemoryPressure",
+                false,
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+            ),
+            condition("DiskPressure", disk_pressure, disk.0, disk.1),
+            condition(
+                "PIDPressure",
+                false,
+                "KubeletHasSufficientPID",
+                "kubelet has sufficient PID available",
+            ),
+            condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
+        ];
+        if let Some(remedy) = self.host.cgroup.memory_remedy() {
+            let text = format!("board {} has no memory cgroup, so {remedy}", self.name);
+            conditions.push(condition("MemoryLimitsMissing", true, "NoMemoryCgroup", &text));
+        }
+        conditions.into()
+    }
+
+    fn node_info(&self, version: &str) -> Value {
+        let host = &self.host;
         json!({
-            "type": kind,
-            "status": if status { "True" } else { "False" },
-            "lastHeartbeatTime": now.to_string(),
-            "lastTransitionTime": now.to_string(),
-            "reason": reason,
-            "message": message,
+            "machineID": host.machine_id,
+            "systemUUID": host.machine_id,
+            "bootID": host.boot_id,
+            "kernelVersion": host.kernel_version,
+            "osImage": host.os_image,
+            "containerRuntimeVersion": format!("kumquat://{}", env!("CARGO_PKG_VERSION")),
+            "kubeletVersion": version,
+            "kubeProxyVersion": "",
+            "operatingSystem": "linux",
+            "architecture": host.architecture,
         })
-    };
-    let disk = match disk_pressure {
-        true => ("KubeletHasDiskPressure", "kubelet has disk pressure"),
-        false => ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-    };
-    json!([
-        condition(
-            "MemoryPressure",
-            false,
-            "KubeletHasSufficientMemory",
-            "kubelet has sufficient memory available"
-        ),
-        condition("DiskPressure", disk_pressure, disk.0, disk.1),
-        condition(
-            "PIDPressure",
-            false,
-            "KubeletHasSufficientPID",
-            "kubelet has sufficient PID available"
-        ),
-        condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
-    ])
+    }
 }
 
 /// Whether the file system of the data-dir is nearly full.
 pub(crate) fn has_disk_pressure(data_dir: &Path) -> bool {
-    disk(data_dir).is_some_and(|(total, free)| free < total / 100 * DISK_FREE_PERCENT_MIN)
+    DiskSpace::of(data_dir).is_ok_and(|space| is_nearly_full(&space))
 }
 
-#[allow(clippy::useless_conversion, reason = "the widths differ on 32-bit boards")]
-fn disk(dir: &Path) -> Option<(u64, u64)> {
-    let stat = nix::sys::statvfs::statvfs(dir).ok()?;
-    let block = u64::try_from(stat.fragment_size()).ok()?;
-    let bytes = |blocks: u64| blocks.saturating_mul(block);
-    Some((bytes(u64::from(stat.blocks())), bytes(u64::from(stat.blocks_available()))))
-}
-
-fn node_info(version: &str, architecture: &str) -> Value {
-    let first_line = |path: &str| {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        text.lines().next().unwrap_or_default().trim().to_owned()
-    };
-    let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let os_image = os_release
-        .lines()
-        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
-        .map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned());
-    json!({
-        "machineID": first_line("/etc/machine-id"),
-        "systemUUID": first_line("/etc/machine-id"),
-        "bootID": first_line("/proc/sys/kernel/random/boot_id"),
-        "kernelVersion": first_line("/proc/sys/kernel/osrelease"),
-        "osImage": os_image,
-        "containerRuntimeVersion": format!("kumquat://{}", env!("CARGO_PKG_VERSION")),
-        "kubeletVersion": version,
-        "kubeProxyVersion": "",
-        "operatingSystem": "linux",
-        "architecture": architecture,
-    })
-}
-
-/// The binary's own architecture in Go's words.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        other => other,
-    }
-}
-
-fn meminfo(text: &str, name: &str) -> Option<i64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<i64>().ok()? * 1_024)
+fn is_nearly_full(space: &DiskSpace) -> bool {
+    let below = |left: u64, total: u64, percent: u64| left < total / 100 * percent;
+    below(space.available_bytes, space.total_bytes, DISK_FREE_PERCENT_MIN)
+        || below(space.inodes_available, space.inodes_total, INODES_FREE_PERCENT_MIN)
 }
 
 #[cfg(test)]
@@ -196,12 +185,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_read() {
-        assert_eq!(
-            meminfo("MemTotal:        1000 kB\nMemFree: 1 kB\n", "MemTotal"),
-            Some(1_024_000)
-        );
-        assert_eq!(meminfo("", "MemTotal"), None);
+    fn a_full_disk_is_one_without_room_or_without_inodes() {
+        let check = |available_bytes, inodes_available, expected| {
+            let (total_bytes, inodes_total) = (16_000_000_000, 1_000_000);
+            let space = DiskSpace { total_bytes, available_bytes, inodes_available, inodes_total };
+            assert_eq!(is_nearly_full(&space), expected, "{space:?}");
+        };
+        check(8_000_000_000, 500_000, false);
+        check(1_600_000_000, 50_000, false);
+        check(1_599_999_999, 500_000, true);
+        check(8_000_000_000, 49_999, true);
+        // btrfs and others bound no files.
+        let unbounded = DiskSpace { total_bytes: 100, available_bytes: 50, ..Default::default() };
+        assert!(!is_nearly_full(&unbounded));
+    }
+
+    #[test]
+    fn what_is_wrong_says_what_to_do() {
+        let mut board = Board::look("pi-1", "", Path::new("/"));
+        board.host.cgroup = Default::default();
+        let bad = board.conditions(true, Timestamp::from_seconds(1_790_000_000));
+        let message = |kind: &str| {
+            let all = bad.as_array().expect("list");
+            let found = all.iter().find(|c| c["type"] == kind).expect("there");
+            assert_eq!(found["status"], "True");
+            found["message"].as_str().expect("text").to_owned()
+        };
+        assert!(message("DiskPressure").contains("`kumquat image rm`"));
+        assert!(message("MemoryLimitsMissing").contains("/boot/firmware/cmdline.txt"));
+        board.host.cgroup.controllers.push("memory".to_owned());
+        let good = board.conditions(false, Timestamp::from_seconds(1_790_000_000));
+        assert_eq!(good.as_array().expect("list").len(), 4);
     }
 
     #[test]

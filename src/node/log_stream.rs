@@ -79,16 +79,16 @@ fn try_stream(
     loop {
         // Looked at before reading: what was written before the end is then read too.
         let alive = lives();
-        match &mut current {
-            Some(reader) => {
+        if current.is_none() {
+            current = Reader::open(path)?;
+        }
+        if let Some(reader) = &mut current {
+            while reader.read_lines(&mut output, answer)? {}
+            if reader.was_replaced() {
                 while reader.read_lines(&mut output, answer)? {}
-                if reader.was_replaced() {
-                    while reader.read_lines(&mut output, answer)? {}
-                    current = Reader::open(path)?;
-                    continue;
-                }
+                current = Reader::open(path)?;
+                continue;
             }
-            None => current = Reader::open(path)?,
         }
         output.flush(answer)?;
         if !request.follow || !alive || output.bytes_left == 0 || answer.is_closed() {
@@ -282,6 +282,28 @@ mod tests {
             request.since_micros = Timestamp::parse("2026-11-22T07:16:02Z").map(|time| time.0);
         };
         assert_eq!(ask(since), "two\nthree\n\n");
+        fs::remove_dir_all(path.parent().expect("dir")).expect("removable");
+    }
+
+    #[test]
+    fn a_log_that_begins_while_it_is_followed_is_read_to_its_end() {
+        let path = log("late");
+        let (sender, mut receiver) = mpsc::channel(1_000);
+        let request = LogsRequestV1 { follow: true, ..LogsRequestV1::default() };
+        let alive = std::cell::Cell::new(true);
+        // The container says its only words just before it is seen to have ended.
+        let lives = || {
+            let answer = alive.get();
+            if !answer {
+                fs::write(&path, "2026-11-22T07:16:01.0Z stdout F bye\n").expect("written");
+            }
+            alive.set(false);
+            answer
+        };
+        stream(&path, &request, lives, &sender);
+        drop(sender);
+        let chunk = receiver.blocking_recv().expect("a chunk").expect("no error");
+        assert_eq!(chunk, "bye\n");
         fs::remove_dir_all(path.parent().expect("dir")).expect("removable");
     }
 

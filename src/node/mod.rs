@@ -17,7 +17,7 @@ mod prober;
 mod report;
 mod volume;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
 
@@ -68,6 +68,19 @@ pub enum NodeError {
 impl From<desired::DesiredError> for NodeError {
     fn from(error: desired::DesiredError) -> Self {
         Self::Desired(Box::new(error))
+    }
+}
+
+/// After everything that ran was removed: the next agent takes its pods up as after a reboot.
+///
+/// # Errors
+/// What lies in the run-dir cannot be removed.
+pub fn forget_boot(run_dir: &Path) -> std::io::Result<()> {
+    let places = place::Places { data_dir: PathBuf::new(), run_dir: run_dir.to_owned() };
+    place::remove_dir(&run_dir.join("pods"))?;
+    match std::fs::remove_file(places.boot()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

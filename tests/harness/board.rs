@@ -5,8 +5,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -281,14 +281,35 @@ impl Board {
         crate::busybox::archive(&self.folder)
     }
 
-    /// The pid of the keeper's holder.
+    /// The pid of the keeper's process that has a lock (`holder.lock`, `pump.lock`), if one has.
+    ///
+    /// Looks only: nothing is started by it.
+    pub fn lock_owner(&self, lock: &str) -> Option<i32> {
+        let inode = fs::metadata(self.run_dir().join("keeper").join(lock)).ok()?.ino();
+        // proc_locks(5): `1: POSIX  ADVISORY  WRITE 4321 00:19:77 0 EOF`.
+        let locks = fs::read_to_string("/proc/locks").expect("locks");
+        locks.lines().find_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [_, "POSIX", _, "WRITE", pid, file, ..] = words[..] else { return None };
+            (file.rsplit(':').next()? == inode.to_string()).then(|| pid.parse().ok()).flatten()
+        })
+    }
+
+    /// The pid of the keeper's holder, once there is one.
     pub fn keeper_pid(&self) -> i32 {
-        let paths = self.keeper_paths();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let info = runtime
-            .expect("runtime")
-            .block_on(async { keeper::Keeper::connect_or_spawn(paths).await?.info().await });
-        info.expect("keeper answers").pid.cast_signed()
+        self.wait_lock_owner("holder.lock", 0)
+    }
+
+    /// The owner of a lock, once it is another process than `before`.
+    pub fn wait_lock_owner(&self, lock: &str, before: i32) -> i32 {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match self.lock_owner(lock) {
+                Some(pid) if pid != before => return pid,
+                owner => assert!(Instant::now() < deadline, "{lock}: owner is {owner:?}"),
+            }
+            std::thread::sleep(POLL_EVERY);
+        }
     }
 
     /// GET.
@@ -354,71 +375,4 @@ pub fn text(output: &Output) -> String {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     )
-}
-
-/// What a board can leave on its host.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Traces {
-    mounts: BTreeSet<String>,
-    cgroups: BTreeSet<PathBuf>,
-    namespaces: BTreeSet<PathBuf>,
-    processes: BTreeSet<String>,
-}
-
-impl Traces {
-    /// Of everything whose name holds `mark`.
-    pub fn of(mark: &str) -> Self {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
-        let has_mark = |path: &Path| path.to_string_lossy().contains(mark);
-        Self {
-            mounts: mounts
-                .lines()
-                .filter(|line| line.contains(mark))
-                .map(|line| line.split(' ').nth(4).unwrap_or_default().to_owned())
-                .collect(),
-            cgroups: folders(Path::new("/sys/fs/cgroup"), 6).filter(|p| has_mark(p)).collect(),
-            namespaces: fs::read_dir("/run/netns")
-                .into_iter()
-                .flatten()
-                .flatten()
-                .map(|entry| entry.path())
-                .filter(|path| has_mark(path))
-                .collect(),
-            processes: processes(mark),
-        }
-    }
-
-    /// How many processes.
-    pub fn process_count(&self) -> usize {
-        self.processes.len()
-    }
-}
-
-fn folders(at: &Path, depth: usize) -> Box<dyn Iterator<Item = PathBuf>> {
-    let entries = fs::read_dir(at).into_iter().flatten().flatten();
-    let inner =
-        entries.map(|entry| entry.path()).filter(|path| path.is_dir() && !path.is_symlink());
-    if depth == 0 {
-        return Box::new(inner);
-    }
-    Box::new(
-        inner.flat_map(move |path| std::iter::once(path.clone()).chain(folders(&path, depth - 1))),
-    )
-}
-
-fn processes(mark: &str) -> BTreeSet<String> {
-    let entries = fs::read_dir("/proc").expect("proc").flatten();
-    let own = std::process::id().to_string();
-    entries
-        .filter_map(|entry| {
-            let pid = entry.file_name().into_string().ok()?;
-            pid.bytes().all(|byte| byte.is_ascii_digit()).then_some(())?;
-            let file = |name: &str| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
-            let line = file("cmdline").replace('\0', " ");
-            let marked = line.contains(mark) || file("cgroup").contains(mark);
-            // A zombie waits for the init of this machine, which may take its time.
-            let ended = file("status").lines().any(|line| line.starts_with("State:\tZ"));
-            (marked && !ended && pid != own).then(|| format!("{pid} {line}"))
-        })
-        .collect()
 }

@@ -15,7 +15,8 @@ struct Trial {
 
 const TRIALS: &[Trial] = &[
     Trial { name: "power", binary: "power", filter: "", rounds: 200 },
-    Trial { name: "restarts", binary: "cluster", filter: "a_", rounds: 50 },
+    Trial { name: "images", binary: "image_power", filter: "", rounds: 200 },
+    Trial { name: "restarts", binary: "cluster", filter: "survival::", rounds: 50 },
 ];
 
 /// Runs one trial, or all of them.

@@ -33,6 +33,8 @@ pub struct Remains {
     pub logged: Vec<(String, u32)>,
     /// The board has booted since: no process, no sandbox and no tick of then is worth anything.
     pub rebooted: bool,
+    /// The keeper has no sandbox of this pod, whatever the state says.
+    pub sandbox_lost: bool,
 }
 
 impl PodMachine {
@@ -51,11 +53,20 @@ impl PodMachine {
             let keeps = *step == Step::Done && !remains.rebooted;
             *step = if keeps { Step::Done } else { Step::Todo };
         }
+        if remains.sandbox_lost {
+            state.sandbox = Step::Todo;
+        }
         // Volumes are filled again: what they are made from may have changed meanwhile.
         state.volumes = Step::Todo;
         state.stop = if remains.rebooted { stop } else { state.stop.or(stop) };
+        let stops = state.stop.is_some();
         for container in &mut state.containers {
             restore_container(container, &remains, now);
+            if stops {
+                // Hook and signal may have been lost with the agent: the pod's stop begins them anew
+                // within the same time.
+                container.stop = None;
+            }
             let spec = machine.pod.container(&container.name);
             if let (true, Some(spec)) = (container.is_running(), spec) {
                 if container.probes.is_empty() {
@@ -102,7 +113,9 @@ fn restore_container(container: &mut ContainerState, remains: &Remains, now: Mom
         None => forget_asked(container, now),
     }
     let logged = remains.logged.iter().filter(|(name, _)| *name == container.name);
-    let logged = logged.map(|(_, attempt)| *attempt).max();
+    // Within a boot the state says more: a log may belong to a start that was never asked for.
+    let counts = remains.rebooted || remains.state.is_none();
+    let logged = logged.map(|(_, attempt)| *attempt).max().filter(|_| counts);
     let is_new = container.stage == Stage::Idle && container.ended.is_none();
     if let (true, Some(attempt)) = (is_new && newest.is_none(), logged)
         && attempt >= container.attempt

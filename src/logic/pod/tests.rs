@@ -188,6 +188,7 @@ impl Board {
             instances: self.running.iter().map(instance).collect(),
             logged: Vec::new(),
             rebooted,
+            sandbox_lost: !self.sandbox,
         };
         if rebooted {
             self.running.clear();

@@ -111,7 +111,7 @@ impl Agent {
         let pressure = blocking(move || board::has_disk_pressure(&dir)).await;
         if let Some(pressure) = pressure.filter(|pressure| *pressure != self.disk_pressure) {
             self.disk_pressure = pressure;
-            let conditions = board::conditions(pressure, self.clock.now());
+            let conditions = self.driver.board.conditions(pressure, self.clock.now());
             let patch = json!({ "conditions": conditions });
             self.outbox.node_status(Bytes::from(patch.to_string()), super::ticks());
         }

@@ -18,6 +18,14 @@ use crate::node::desired::DesiredLog;
 use crate::node::driver::{blocking, exit_of, remove_leftovers, sweep_keeper};
 use crate::node::place::{Places, PodPlaces, replace};
 
+/// What the board still has of earlier pods.
+struct Known {
+    states: Vec<ContainerStateV1>,
+    /// Pods that have one; unknown when the keeper cannot be asked.
+    sandboxes: Option<Vec<String>>,
+    rebooted: bool,
+}
+
 impl Agent {
     /// Reads the desired set, takes up its pods where they were left, and clears away the rest.
     pub(super) async fn recover(started: Started) -> Result<Self, NodeError> {
@@ -31,13 +39,17 @@ impl Agent {
         if let Some(Err(error)) = cleared {
             tracing::warn!(%error, "files of earlier pods are not removed");
         }
-        let states = driver.keeper.list().await.unwrap_or_default();
+        let known = Known {
+            states: driver.keeper.list().await.unwrap_or_default(),
+            sandboxes: driver.keeper.sandboxes().await.ok(),
+            rebooted,
+        };
         let mut agent = Self::new(started, desired, boot);
         let pods: Vec<(Uid, bytes::Bytes)> =
             agent.desired.set().pods.iter().map(|(uid, pod)| (*uid, pod.pod.clone())).collect();
         for (uid, json) in pods {
             match Pod::parse(&json) {
-                Ok(pod) => agent.take_up(uid, Arc::new(pod), &states, rebooted),
+                Ok(pod) => agent.take_up(uid, Arc::new(pod), &known),
                 Err(error) => tracing::error!(pod = %uid, %error, "pod is not taken up"),
             }
         }
@@ -50,14 +62,18 @@ impl Agent {
         Ok(agent)
     }
 
-    fn take_up(&mut self, uid: Uid, pod: Arc<Pod>, states: &[ContainerStateV1], rebooted: bool) {
+    fn take_up(&mut self, uid: Uid, pod: Arc<Pod>, known: &Known) {
         let places = self.driver.places.pod(&pod);
         let now = Moment { wall: self.clock.now(), ticks: ticks() };
         let remains = Remains {
             state: saved_state(&places),
-            instances: instances(&uid, &pod, &places, states),
+            instances: instances(&uid, &pod, &places, &known.states),
             logged: places.logged_attempts().unwrap_or_default(),
-            rebooted,
+            rebooted: known.rebooted,
+            sandbox_lost: known
+                .sandboxes
+                .as_ref()
+                .is_some_and(|all| !all.contains(&uid.to_string())),
         };
         let machine = PodMachine::restore(pod, remains, now);
         let mut entry = PodEntry::new(machine, places);

@@ -1,6 +1,6 @@
 //! Starting one container: image, environment, user, mounts, spec, keeper.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -186,6 +186,8 @@ impl Preparation {
         let logs = log_path.parent().expect("a log lies in its container's directory");
         fs::create_dir_all(logs).map_err(fault)?;
         drop_old_logs(logs, self.attempt).map_err(fault)?;
+        // Also a container that says nothing has started: restarts are counted by it after a reboot.
+        File::options().create(true).append(true).open(&log_path).map_err(fault)?;
         let writable_dir = places.writable(&id);
         if let Some(parent) = writable_dir.parent() {
             fs::create_dir_all(parent).map_err(fault)?;

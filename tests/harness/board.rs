@@ -39,6 +39,7 @@ pub struct Board {
     name: String,
     folder: PathBuf,
     namespace: PathBuf,
+    environment: Vec<(String, String)>,
     up: Option<Child>,
 }
 
@@ -53,7 +54,7 @@ impl Board {
         let name = format!("{test}-{}", std::process::id());
         let folder = parent.join(format!("kumquat-test-{name}"));
         let namespace = PathBuf::from(format!("/run/netns/kumquat-test-{name}"));
-        let board = Self { name, folder, namespace, up: None };
+        let board = Self { name, folder, namespace, environment: Vec::new(), up: None };
         fs::create_dir_all(board.data_dir()).expect("folder for the board");
         fs::create_dir_all(board.run_dir()).expect("folder for the board");
         net::create(&board.namespace).expect("network namespace");
@@ -113,11 +114,48 @@ impl Board {
             .arg(self.data_dir())
             .arg("--run-dir")
             .arg(self.run_dir())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log file"))
             .stderr(log);
         let child = net::inside(&self.namespace, || command.spawn());
         self.up = Some(child.expect("kumquat up starts"));
+    }
+
+    /// Sets what every later `kumquat up` finds in its environment.
+    pub fn environment(&mut self, variables: &[(&str, &str)]) {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.environment = variables.iter().map(owned).collect();
+    }
+
+    /// The next request asks the board for its kubeconfig again.
+    pub fn forget_kubeconfig(&self) {
+        let _none = fs::remove_file(self.folder.join("kubeconfig"));
+    }
+
+    /// Runs `kumquat up`, which must end by itself; gives what it said.
+    pub fn up_refused(&self, arguments: &[&str]) -> Output {
+        let mut command = self.binary();
+        command.args(["up", "--cluster", &self.name]).args(arguments);
+        for (flag, value) in [("--name", "board"), ("--config", "/dev/null")] {
+            if !arguments.contains(&flag) {
+                command.args([flag, value]);
+            }
+        }
+        command.arg("--data-dir").arg(self.data_dir()).arg("--run-dir").arg(self.run_dir());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = net::inside(&self.namespace, || command.spawn());
+        let mut child = child.expect("kumquat up starts");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while child.try_wait().expect("wait").is_none() {
+            if Instant::now() > deadline {
+                child.kill().expect("kill");
+                let output = child.wait_with_output().expect("wait");
+                panic!("kumquat up {arguments:?} was not refused: {}", text(&output));
+            }
+            std::thread::sleep(POLL_EVERY);
+        }
+        child.wait_with_output().expect("output")
     }
 
     /// The pid of `kumquat up`.

@@ -16,8 +16,15 @@ pub struct Disk {
 impl Disk {
     /// Makes a disk of `megabytes`.
     pub fn new(name: &str, megabytes: u64) -> Self {
-        let base = std::env::temp_dir().join(format!("kumquat-disk-{name}-{}", std::process::id()));
-        let image = base.with_extension("img");
+        let unique = format!("kumquat-disk-{name}-{}", std::process::id());
+        Self::at(&std::env::temp_dir().join(unique), name, megabytes)
+    }
+
+    /// Makes a disk of `megabytes` and mounts it at `folder`.
+    pub fn at(folder: &Path, name: &str, megabytes: u64) -> Self {
+        let base = folder.to_owned();
+        let unique = format!("kumquat-disk-{name}-{}.img", std::process::id());
+        let image = std::env::temp_dir().join(unique);
         let file = File::create(&image).expect("disk image");
         file.set_len(megabytes << 20).expect("disk image size");
         run(

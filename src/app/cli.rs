@@ -31,21 +31,45 @@ pub(super) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run this board: found a cluster, or come back to the one it belongs to.
+    #[command(
+        after_help = "Examples:\n  sudo kumquat up                                  found a cluster, or come back to it\n  sudo kumquat up --name pi-1 --cluster lab        with names of your own (kept for life)\n  sudo kumquat up --data-dir /mnt/ssd/kumquat      with its state on another disk\n\nPods go on when the process stops; --stop-pods stops them with it."
+    )]
     Up(Box<UpArgs>),
     /// Wait until the cluster has what you ask for; exit 3 when it takes too long.
+    #[command(
+        after_help = "Examples:\n  kumquat wait                          until this board is ready, 60 s at most\n  kumquat wait --boards 3 --timeout 5m  until three boards are ready"
+    )]
     Wait(WaitArgs),
     /// Show the cluster as this board sees it.
+    #[command(
+        after_help = "Examples:\n  kumquat status              boards, and warnings with their remedies\n  kumquat status --watch      again at every change\n  kumquat status -o json      for programs: {cluster, epoch, term, leader, boards, voters, warnings}"
+    )]
     Status(StatusArgs),
     /// Print the admin kubeconfig (needs root on a master board).
+    #[command(
+        after_help = "Examples:\n  sudo kumquat kubeconfig > ~/.kube/config\n  sudo kumquat kubeconfig --server https://pi-1.local:6443     by another name of this board"
+    )]
     Kubeconfig(KubeconfigArgs),
     /// Import, list, export and remove container images on this board.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  docker save my-app:v1 | sudo kumquat image import -\n  sudo kumquat image list\n  sudo kumquat image rm my-app:v1"
+    )]
     Image(ImageCommand),
     /// Show a cluster with a real workload on this machine, then remove all of it.
+    #[command(
+        after_help = "Examples:\n  sudo kumquat demo           look around with kubectl, then Ctrl-C\n  sudo kumquat demo --once    verify, clean up, exit 0 when all went well"
+    )]
     Demo(DemoArgs),
     /// Continue with a damaged log by giving up what was written after a version.
+    #[command(
+        after_help = "Example:\n  sudo kumquat repair --accept-loss-after 29360128\n\nThe error of `kumquat up` names the last good version. Stop the board first; versions are never\ngiven out twice."
+    )]
     Repair(RepairArgs),
     /// Print the version.
+    #[command(
+        after_help = "Examples:\n  kumquat version\n  kumquat version -o json     {version, kubernetes, gitVersion, arch}"
+    )]
     Version(OutputArgs),
     /// The workload of the demo: prints a greeting now and then.
     #[command(hide = true)]
@@ -73,9 +97,9 @@ pub(super) struct UpArgs {
     /// Addresses of services; fixed when the cluster is founded [default: 10.43.0.0/16].
     #[arg(long, value_name = "CIDR")]
     pub service_range: Option<String>,
-    /// Configuration file; flags win over it.
-    #[arg(long, value_name = "FILE", default_value = "/etc/kumquat/config.toml")]
-    pub config: PathBuf,
+    /// Configuration file; flags win over it [default: /etc/kumquat/config.toml, when it is there].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Stop all pods of this board when the process is told to stop.
     #[arg(long)]
     pub stop_pods: bool,
@@ -147,20 +171,30 @@ pub(super) struct KubeconfigArgs {
 #[derive(Debug, Subcommand)]
 pub(super) enum ImageCommand {
     /// Load an OCI or Docker archive (from `docker save`, `podman save`, `skopeo copy`).
+    #[command(
+        after_help = "Examples:\n  sudo kumquat image import my-app.tar\n  docker save my-app:v1 | sudo kumquat image import -\n  docker save my-app:v1 | ssh pi-1 sudo kumquat image import -"
+    )]
     Import {
         /// The archive; `-` reads standard input.
         file: PathBuf,
     },
     /// List the images on this board.
+    #[command(
+        after_help = "Examples:\n  sudo kumquat image list\n  sudo kumquat image list -o json     [{name, digest, id, size, platform}]"
+    )]
     List(OutputArgs),
     /// Write an image as an OCI archive.
+    #[command(
+        after_help = "Examples:\n  sudo kumquat image export my-app:v1 my-app.tar\n  sudo kumquat image export my-app:v1 - | ssh pi-2 sudo kumquat image import -"
+    )]
     Export {
         /// Image name.
         image: String,
         /// Where to; `-` writes to standard output.
         file: PathBuf,
     },
-    /// Remove an image that no container uses.
+    /// Remove an image; its bytes go once no container uses it.
+    #[command(after_help = "Example:\n  sudo kumquat image rm my-app:v1")]
     Rm {
         /// Image name.
         image: String,

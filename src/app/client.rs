@@ -20,6 +20,8 @@ const POLL_EVERY: Duration = Duration::from_millis(50);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 const PIECE_BYTES: usize = 64 * 1024;
 const PIECES_MAX: usize = 4;
+/// How long a reader may take to say that it has failed.
+const READ_ERROR_WITHIN: Duration = Duration::from_millis(100);
 
 /// What a command ended with; see the exit codes in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +115,9 @@ pub(super) async fn wait(dirs: &Dirs, arguments: &WaitArgs) -> Result<Ending> {
 /// `kumquat kubeconfig`.
 pub(super) async fn kubeconfig(dirs: &Dirs, arguments: &KubeconfigArgs) -> Result<Ending> {
     let uri = match &arguments.server {
-        Some(server) if server.starts_with("https://") => format!("/v1/kubeconfig?server={server}"),
+        Some(server) if server.starts_with("https://") => {
+            format!("/v1/kubeconfig?server={}", query_escape(server))
+        }
         Some(server) => bail!("--server {server} is not a URL: write https://ADDRESS:6443"),
         None => "/v1/kubeconfig".into(),
     };
@@ -162,18 +166,35 @@ async fn import(client: &Client, file: &Path) -> Result<()> {
                 piece.truncate(count);
                 Bytes::from(piece)
             });
-            let last = !matches!(&read, Ok(piece) if !piece.is_empty());
-            progress.add(read.as_ref().map_or(0, Bytes::len));
-            // An empty piece means the end of the file, which the end of the stream says.
-            let end = last && read.is_ok();
-            if end || sender.send(read).await.is_err() || last {
+            let piece = match read {
+                Ok(piece) if piece.is_empty() => break,
+                Ok(piece) => piece,
+                Err(error) => {
+                    // The board must not take what came so far for the whole archive.
+                    let _gone = sender.send(Err(error.kind().into())).await;
+                    return Err(error);
+                }
+            };
+            progress.add(piece.len());
+            if sender.send(Ok(piece)).await.is_err() {
                 break;
             }
         }
         progress.end();
+        Ok(())
     });
-    let answer = client.send(Method::POST, "/v1/images", stream_body(pieces)).await?;
-    reading.await?;
+    let answer = client.send(Method::POST, "/v1/images", stream_body(pieces)).await;
+    let read = match &answer {
+        Ok(_) => reading.await?,
+        // A refusal comes at once, however much of the file is left; a file that cannot be read is
+        // the cause of a broken conversation.
+        Err(_) => match tokio::time::timeout(READ_ERROR_WITHIN, reading).await {
+            Ok(read) => read?,
+            Err(_) => Ok(()),
+        },
+    };
+    read.with_context(|| format!("cannot read {}", file.display()))?;
+    let answer = answer?;
     let names: Vec<String> =
         serde_json::from_slice(&answer.into_body().collect().await?.to_bytes())?;
     for name in names {

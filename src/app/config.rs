@@ -1,5 +1,6 @@
 //! The configuration of a board: flags over `config.toml` over defaults.
 
+use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
 use std::path::Path;
 
@@ -54,12 +55,22 @@ impl std::fmt::Display for Range {
     }
 }
 
+/// Read when the user names no other.
+const DEFAULT_FILE: &str = "/etc/kumquat/config.toml";
+
 /// Merges flags, file and defaults.
 ///
 /// # Errors
-/// The file cannot be read or has a field that does not exist; a range is not a network.
+/// The file cannot be read (only the default one may be missing) or has a field that does not exist;
+/// a range is not a network.
 pub(super) fn load(flags: &UpArgs) -> Result<Config> {
-    let file = read(&flags.config)?;
+    let file = match &flags.config {
+        Some(path) => parse(path, read(path))?,
+        None => match read(Path::new(DEFAULT_FILE)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => File::default(),
+            text => parse(Path::new(DEFAULT_FILE), text)?,
+        },
+    };
     let or = |flag: &Option<String>, file: Option<String>| flag.clone().or(file);
     let range =
         |text: Option<String>, default: &str| parse_range(text.as_deref().unwrap_or(default));
@@ -81,12 +92,12 @@ pub(super) fn load(flags: &UpArgs) -> Result<Config> {
     Ok(config)
 }
 
-fn read(path: &Path) -> Result<File> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(File::default()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
+fn read(path: &Path) -> io::Result<String> {
+    std::fs::read_to_string(path)
+}
+
+fn parse(path: &Path, text: io::Result<String>) -> Result<File> {
+    let text = text.with_context(|| format!("cannot read {}", path.display()))?;
     toml::from_str(&text)
         .with_context(|| format!("{} is not a valid configuration", path.display()))
 }

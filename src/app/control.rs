@@ -99,6 +99,10 @@ impl Control {
     fn kubeconfig(&self, request: &Request<Incoming>) -> Response<Body> {
         let own = format!("https://{}:{}", self.address, self.api_port);
         let server = query(request, "server").unwrap_or(own);
+        if !is_server_url(&server) {
+            let text = "that is no URL of an API server: write https://ADDRESS:6443";
+            return refusal(StatusCode::BAD_REQUEST, text);
+        }
         let text = self.pki.admin_kubeconfig(&self.identity.cluster, &server);
         Response::new(bytes_body(text))
     }
@@ -162,6 +166,15 @@ impl Control {
     }
 }
 
+/// A URL that may stand in a kubeconfig as it is.
+fn is_server_url(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/[]%".contains(&byte);
+    text.bytes().all(plain)
+        && text.parse::<http::Uri>().is_ok_and(|uri| {
+            uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty())
+        })
+}
+
 fn is_ready(node: &Value) -> bool {
     let conditions = node["status"]["conditions"].as_array();
     conditions.is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
@@ -210,4 +223,21 @@ fn query(request: &Request<Incoming>, name: &str) -> Option<String> {
         }
     }
     String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_urls() {
+        for fine in ["https://10.0.0.1:6443", "https://pi-1.local", "https://[fd00::1]:6443/a"] {
+            assert!(is_server_url(fine), "{fine}");
+        }
+        for bad in
+            ["", "http://a", "https://", "https://a b", "https://a\nusers: []", "\"evil", "a:1"]
+        {
+            assert!(!is_server_url(bad), "{bad}");
+        }
+    }
 }

@@ -8,12 +8,14 @@ mod cli;
 mod client;
 mod config;
 mod control;
+mod crash;
 mod demo;
 mod dirs;
 mod hello;
 mod identity;
 mod logging;
 mod master;
+mod remedy;
 mod repair;
 mod up;
 pub mod version;
@@ -39,7 +41,7 @@ pub fn main() -> ExitCode {
         Ok(Ending::Done) => ExitCode::SUCCESS,
         Ok(Ending::TimedOut) => ExitCode::from(TIMED_OUT),
         Err(error) => {
-            eprintln!("kumquat: {error:#}");
+            eprintln!("kumquat: {error:#}{}", remedy::of(&error));
             ExitCode::from(FAILED)
         }
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -20,6 +20,7 @@ use super::cli::UpArgs;
 use super::client::Ending;
 use super::config::{self, Config};
 use super::control::Control;
+use super::crash;
 use super::dirs::Dirs;
 use super::identity::Identity;
 use super::master::{self, MasterOptions};
@@ -28,12 +29,17 @@ use crate::io::clock::Clock;
 use crate::io::image::ImageStore;
 use crate::io::keeper::{self, Keeper, KeeperPaths};
 use crate::io::{control, host, link};
+use crate::master::dispatcher::DispatchError;
 use crate::node;
 
 /// Threads of the runtime: waiting is most of the work, and each thread costs memory.
 const RUNTIME_THREADS: usize = 2;
 /// How long pods may take to stop with `--stop-pods`.
 const STOP_PODS_WITHIN: Duration = Duration::from_secs(10);
+/// How long the loops may take to stop; the API lets requests under way finish within this.
+const STOP_WITHIN: Duration = Duration::from_secs(20);
+/// How long loops that fail because another one has failed may take to say so.
+const CAUSE_WITHIN: Duration = Duration::from_millis(500);
 
 /// The loops of this process, by name; each ends with a result.
 pub(super) type Loops = JoinSet<(&'static str, Result<()>)>;
@@ -41,7 +47,11 @@ pub(super) type Loops = JoinSet<(&'static str, Result<()>)>;
 /// Runs until told to stop.
 pub(super) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
     let began = Instant::now();
+    crash::on_panic();
     let config = config::load(arguments)?;
+    if !nix::unistd::geteuid().is_root() {
+        bail!("`kumquat up` makes containers and networks, which needs root: run it with sudo");
+    }
     let dirs = prepare(dirs)?;
     let _lock = lock(&dirs.data)?;
     let identity = Identity::load_or_found(&dirs, &config)?;
@@ -61,8 +71,7 @@ pub(super) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
 /// Makes both folders and gives their absolute paths.
 fn prepare(dirs: &Dirs) -> Result<Dirs> {
     for folder in [&dirs.data, &dirs.run] {
-        fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make {} (run as root?)", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     Ok(Dirs::new(&dirs.data.canonicalize()?, &dirs.run.canonicalize()?))
 }
@@ -147,10 +156,11 @@ async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant)
 /// Asks every loop to end, and waits until they have.
 async fn stop_loops(loops: &mut Loops, stopper: &watch::Sender<bool>) {
     stopper.send_replace(true);
-    while let Some(joined) = loops.join_next().await {
-        if let Ok((name, Err(error))) = joined {
-            tracing::warn!(name, error = format!("{error:#}"), "did not stop cleanly");
-        }
+    if tokio::time::timeout(STOP_WITHIN, async { while loops.join_next().await.is_some() {} })
+        .await
+        .is_err()
+    {
+        tracing::warn!(within = ?STOP_WITHIN, "parts of the board did not stop in time");
     }
 }
 
@@ -188,15 +198,32 @@ async fn supervise(loops: &mut Loops, signals: &mut Signals) -> Result<()> {
     tokio::select! {
         _ = signals.terminate.recv() => Ok(()),
         _ = signals.interrupt.recv() => Ok(()),
-        ended = loops.join_next() => match ended {
-            Some(Ok((name, result))) => {
-                result.with_context(|| format!("{name} failed"))?;
-                bail!("{name} ended by itself")
+        ended = loops.join_next() => {
+            let first = failure(ended);
+            if !is_consequence(&first) {
+                return Err(first);
             }
-            Some(Err(error)) => Err(error).context("a part of the board crashed"),
-            None => bail!("nothing runs"),
-        },
+            // Cancel safety: what `join_next` would have given stays in the set.
+            let cause = tokio::time::timeout(CAUSE_WITHIN, loops.join_next()).await;
+            Err(cause.ok().map(failure).unwrap_or(first))
+        }
     }
+}
+
+/// What a loop that ended unasked ended with.
+fn failure(ended: Option<Result<(&'static str, Result<()>), tokio::task::JoinError>>) -> Error {
+    match ended {
+        Some(Ok((name, Err(error)))) => error.context(format!("{name} failed")),
+        Some(Ok((name, Ok(())))) => anyhow!("{name} ended by itself"),
+        Some(Err(error)) => Error::from(error).context("a part of the board crashed"),
+        None => anyhow!("nothing runs"),
+    }
+}
+
+/// Whether a loop only failed because the one at the other end of its link did.
+fn is_consequence(error: &Error) -> bool {
+    matches!(error.downcast_ref(), Some(node::NodeError::LinkClosed))
+        || matches!(error.downcast_ref(), Some(DispatchError::LinkClosed))
 }
 
 /// Asks every container to stop, then removes all of them.

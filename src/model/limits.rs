@@ -114,6 +114,8 @@ const _: () = assert!(OBJECT_BYTES_MAX <= REQUEST_BODY_BYTES_MAX);
 pub const CONTROL_CONNECTIONS_MAX: usize = 32;
 /// Seconds that a client of the control socket may take for its request's head.
 pub const CONTROL_HEADER_SECONDS_MAX: u64 = 10;
+/// Seconds without a byte after which the body of a control request counts as cut off.
+pub const CONTROL_BODY_IDLE_SECONDS_MAX: u64 = 120;
 /// Largest answer that a control client reads into memory.
 pub const CONTROL_ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Largest image manifest, index or configuration (the distribution spec asks registries for 4 MiB).

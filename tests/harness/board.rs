@@ -138,7 +138,7 @@ impl Board {
         let mut command = self.binary();
         command.args(["up", "--cluster", &self.name]).args(arguments);
         for (flag, value) in [("--name", "board"), ("--config", "/dev/null")] {
-            if !arguments.contains(&flag) {
+            if !arguments.iter().any(|given| given.starts_with(flag)) {
                 command.args([flag, value]);
             }
         }

@@ -69,10 +69,10 @@ impl Drop for Small {
 
 /// Writes until one is refused for want of space; gives the server's words. The log has room set
 /// aside, so that the first few writes still fit.
-fn refusal(board: &Board) -> String {
+fn refusal(board: &Board, prefix: &str) -> String {
     let value = "v".repeat(200_000);
     for number in 0..400 {
-        let name = format!("big-{number}");
+        let name = format!("{prefix}-{number}");
         if let Err(error) = board.api("POST", CONFIG_MAPS, Some(&config_map(&name, &value))) {
             return error;
         }
@@ -106,7 +106,7 @@ fn a_full_disk_refuses_writes_and_recovers_without_a_restart() {
 
     small.fill();
     let board = small.board();
-    let said = refusal(board);
+    let said = refusal(board, "big");
     println!("the refusal: {said}");
     assert!(said.starts_with("500"), "{said}");
     for word in ["no space is left", "free some space", "kumquat image rm"] {
@@ -136,7 +136,7 @@ fn a_full_disk_refuses_writes_and_recovers_without_a_restart() {
     board.wait_for("reads after a restart", &format!("{CONFIG_MAPS}/kept"), SOON, |map| {
         map["data"]["value"] == "kept"
     });
-    let said = refusal(board);
+    let said = refusal(board, "more");
     assert!(said.contains("free some space"), "{said}");
     let pid = board.pid();
 

@@ -1,12 +1,14 @@
 //! Between bodies that come in pieces and code that reads or writes without async (archives).
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use model::limits::CONTROL_PIECES_MAX;
+use model::limits::{CONTROL_BODY_IDLE_SECONDS_MAX, CONTROL_PIECES_MAX};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 /// Writes into the body of a request or answer; blocks while the other side is slow.
 pub struct PieceWriter(mpsc::Sender<io::Result<Bytes>>);
@@ -45,16 +47,25 @@ pub struct PieceReader {
 }
 
 impl PieceReader {
-    /// Starts to read `body`; at most a few pieces wait in memory.
+    /// Starts to read `body`; at most a few pieces wait in memory. A body that falls silent ends with
+    /// an error, so that whoever reads it lets go of what it holds.
     pub fn new(mut body: Incoming) -> Self {
         let (sender, pieces) = mpsc::channel(CONTROL_PIECES_MAX);
         tokio::spawn(async move {
-            while let Some(frame) = body.frame().await {
-                let piece = match frame {
-                    Ok(frame) => frame.into_data().map(Ok).unwrap_or_else(|_| Ok(Bytes::new())),
-                    Err(error) => Err(io::Error::other(error)),
+            let idle = Duration::from_secs(CONTROL_BODY_IDLE_SECONDS_MAX);
+            loop {
+                // Cancel safety: after a timeout nobody asks for another frame.
+                let piece = match timeout(idle, body.frame()).await {
+                    Ok(None) => break,
+                    Ok(Some(Ok(frame))) => Ok(frame.into_data().unwrap_or_default()),
+                    Ok(Some(Err(error))) => Err(io::Error::other(error)),
+                    Err(silence) => Err(silence.into()),
                 };
-                if sender.send(piece).await.is_err() {
+                let broken = piece.is_err();
+                // When nobody reads any more the rest is taken off the wire all the same: a client
+                // that still writes would find the connection closed before it sees the answer.
+                let _unread = sender.send(piece).await;
+                if broken {
                     break;
                 }
             }

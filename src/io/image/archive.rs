@@ -104,7 +104,7 @@ impl Staged {
 fn not_an_archive(error: io::Error) -> ImageError {
     let is_ours = error.raw_os_error().is_some();
     if is_ours {
-        return ImageError::Io { attempt: "unpacking the image archive".to_owned(), source: error };
+        return ImageError::io("unpacking the image archive")(error);
     }
     ImageError::NotAnArchive(error.to_string())
 }

@@ -27,6 +27,26 @@ pub enum ImageError {
         #[source]
         source: io::Error,
     },
+    /// The list of images is damaged; it is left as it is, since pods may use what it names.
+    #[error(
+        "image record {path} is damaged ({why}): restore it from a backup, or move it away, start \
+         again and import the images again"
+    )]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No space is left for it.
+    #[error(
+        "{attempt}: No space left on device: free some space on the file system of --data-dir (remove \
+         unused images with `kumquat image rm`) and import again"
+    )]
+    NoSpace {
+        /// What was attempted, on which object.
+        attempt: String,
+    },
     /// The bytes are not an image archive.
     #[error("not an image archive: {0}")]
     NotAnArchive(String),
@@ -68,11 +88,13 @@ impl ImageError {
         let attempt = attempt.into();
         move |source| match source.get_ref().and_then(|inner| inner.downcast_ref::<TarFault>()) {
             Some(fault) => Self::Damaged(format!("{attempt}: {fault}")),
+            None if is_no_space(&source) => Self::NoSpace { attempt },
             None => Self::Io { attempt, source },
         }
     }
 
-    /// The whole chain of causes in one line, for a client.
+    /// The whole chain of causes in one line, for a client; bytes of an archive that would steer a
+    /// terminal are left out.
     pub fn text(&self) -> String {
         use std::error::Error;
         let mut text = self.to_string();
@@ -82,8 +104,12 @@ impl ImageError {
             text.push_str(&error.to_string());
             cause = error.source();
         }
-        text
+        text.replace(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER, "?")
     }
+}
+
+fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// A tar stream that we refuse; travels inside an `io::Error` through readers.

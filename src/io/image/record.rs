@@ -11,6 +11,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
+use super::error::ImageError;
 
 const FORMAT: u32 = 1;
 const FILE: &str = "index.json";
@@ -64,16 +65,18 @@ pub(super) struct Record {
 
 impl Record {
     /// Reads the record; a missing one is empty.
-    pub(super) fn load(dir: &Path) -> io::Result<Self> {
-        let bytes = match fs::read(dir.join(FILE)) {
+    pub(super) fn load(dir: &Path) -> Result<Self, ImageError> {
+        let path = dir.join(FILE);
+        let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(error),
+            Err(source) => return Err(ImageError::Open { path, source }),
         };
-        let record: Self = serde_json::from_slice(&bytes)?;
+        let record: Self = serde_json::from_slice(&bytes)
+            .map_err(|error| ImageError::Record { path: path.clone(), why: error.to_string() })?;
         if record.format != FORMAT {
-            let text = format!("{FILE} has format {}, this build reads {FORMAT}", record.format);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            let why = format!("it has format {}, this build reads {FORMAT}", record.format);
+            return Err(ImageError::Record { path, why });
         }
         Ok(record)
     }

@@ -123,7 +123,7 @@ impl ImageStore {
         let lock = File::create(dir.join("lock")).map_err(fault)?;
         let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock)
             .map_err(|_| ImageError::InUse(dir.clone()))?;
-        let record = Record::load(&dir).map_err(fault)?;
+        let record = Record::load(&dir)?;
         let store = Self {
             shared: Arc::new(Shared {
                 platform,

@@ -21,10 +21,11 @@ pub(super) fn make_folder(path: &Path) -> Result<(), TlsError> {
         .map_err(|source| TlsError::Write { path: path.into(), source })
 }
 
-/// The file's text, `None` when there is no such file.
+/// The file's text, `None` when there is no such file. Bytes that are no text do not fail here: what
+/// they were is for the caller to judge, who knows whether it can be made again.
 pub(super) fn read(path: &Path) -> Result<Option<String>, TlsError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(TlsError::Read { path: path.into(), source }),
     }

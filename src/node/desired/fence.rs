@@ -19,9 +19,12 @@ impl Fence {
     /// Reads the fence in `dir`; none yet lets everybody pass.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         let path = dir.join("fence");
-        let highest = match fs::read_to_string(&path) {
-            Ok(text) => parse(&text).ok_or_else(|| {
-                let text = format!("{} cannot be read: remove it", path.display());
+        let highest = match fs::read(&path) {
+            Ok(bytes) => parse(&String::from_utf8_lossy(&bytes)).ok_or_else(|| {
+                let text = format!(
+                    "{} is damaged: remove it if this board has followed its latest leader",
+                    path.display()
+                );
                 io::Error::new(io::ErrorKind::InvalidData, text)
             })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => (0, 0),

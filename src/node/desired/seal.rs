@@ -4,7 +4,7 @@
 //! protect a stolen card that carries both.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -22,12 +22,18 @@ impl std::fmt::Debug for Seal {
 }
 
 impl Seal {
-    /// Reads the key, or makes it, durably, before anything is sealed with it.
+    /// Reads the key, or makes it, durably, before anything is sealed with it. A damaged key opens
+    /// nothing any more, so another one takes its place.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let mut key = [0; KEY_BYTES];
-        match File::open(path) {
-            Ok(mut file) => file.read_exact(&mut key)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        match fs::read(path) {
+            Ok(bytes) if bytes.len() == KEY_BYTES => key.copy_from_slice(&bytes),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            found => {
+                if found.is_ok() {
+                    let path = path.display();
+                    tracing::error!(%path, "key is damaged: the master sends the desired set again");
+                }
                 random(&mut key)?;
                 let new = path.with_extension("new");
                 let mut options = OpenOptions::new();
@@ -40,7 +46,6 @@ impl Seal {
                     File::open(parent)?.sync_all()?;
                 }
             }
-            Err(error) => return Err(error),
         }
         let key = UnboundKey::new(&CHACHA20_POLY1305, &key).map_err(|_| opaque("key"))?;
         Ok(Self(LessSafeKey::new(key)))

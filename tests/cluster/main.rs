@@ -7,6 +7,8 @@
 mod board;
 #[path = "../harness/busybox.rs"]
 mod busybox;
+#[path = "../harness/disk.rs"]
+mod disk;
 mod interrupted;
 mod pods;
 mod survival;

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::board::Board;
+use kumquat::io::host::DiskSpace;
+
+use crate::board::{Board, possible, text};
+use crate::disk::Disk;
 use crate::traces::{Footprint, Traces};
 use crate::{
     PODS, condition, container_pids, delete, logs, new_board, pod, restarts, wait_no_pods,
@@ -191,4 +194,36 @@ fn two_boards_on_one_machine_leave_each_other_alone() {
     let pod: Value = wait_ready(&two, "same");
     assert_eq!(restarts(&pod), 0);
     footprint.assert_same(&two, "after the other board");
+}
+
+#[test]
+fn a_full_disk_is_a_condition_that_says_what_to_do() {
+    if !possible("full") || std::process::Command::new("mkfs.ext4").arg("-V").output().is_err() {
+        println!("not run: needs root and mkfs.ext4");
+        return;
+    }
+    let disk = Disk::new("pressure", 2048);
+    let mut board = Board::on("full", disk.folder());
+    board.up(&[]);
+    let status = || text(&board.command(&["status"]));
+    assert!(!status().contains("warning"), "{}", status());
+    // The blocks that ext4 reserves for root are not free: 9 % of the rest is pressure.
+    let space = DiskSpace::of(disk.folder()).expect("space");
+    let filler = std::fs::File::create(disk.folder().join("filler")).expect("file");
+    let bytes = space.available_bytes - space.total_bytes / 100 * 9;
+    let bytes = i64::try_from(bytes).expect("a small disk");
+    nix::fcntl::fallocate(
+        std::os::fd::AsRawFd::as_raw_fd(&filler),
+        nix::fcntl::FallocateFlags::empty(),
+        0,
+        bytes,
+    )
+    .expect("room");
+    wait_until("the warning", Duration::from_secs(12), || status().contains("remedy"));
+    let shown = status();
+    assert!(shown.contains("KubeletHasDiskPressure"), "{shown}");
+    assert!(shown.contains("kumquat image rm"), "{shown}");
+    filler.set_len(0).expect("room again");
+    wait_until("no warning", Duration::from_secs(12), || !status().contains("warning"));
+    drop(board);
 }

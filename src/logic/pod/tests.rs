@@ -387,6 +387,51 @@ fn logs_tell_the_restart_count_when_the_state_is_lost() {
     assert_eq!(board.status()["containerStatuses"][0]["restartCount"], 5);
 }
 
+#[test]
+fn within_a_boot_a_log_is_no_start() {
+    let mut board = Board::new(one(json!({"name": "c", "image": "i"})));
+    let state = Some(board.machine.state().clone());
+    // The agent was killed between making the log and asking the keeper.
+    let logged = vec![("c".to_owned(), 0)];
+    let remains = Remains { state, logged, ..Remains::default() };
+    board.pending.clear();
+    board.machine = PodMachine::restore(board.machine.pod.clone(), remains, board.now);
+    board.feed(Event::Timer);
+    board.settle();
+    assert_eq!(board.status()["containerStatuses"][0]["restartCount"], 0);
+}
+
+#[test]
+fn a_sandbox_that_the_keeper_lost_is_made_again() {
+    let mut board = Board::new(one(json!({"name": "c", "image": "i"})));
+    board.settle();
+    board.running.clear();
+    board.sandbox = false;
+    board.restart_agent(false);
+    assert!(board.pending.contains(&Effect::CreateSandbox), "{:?}", board.pending);
+    board.settle();
+    assert_eq!(board.status()["phase"], "Running");
+}
+
+#[test]
+fn a_stop_goes_on_after_the_agent_was_killed() {
+    let mut board = Board::new(one(json!({"name": "c", "image": "i"})));
+    board.settle();
+    board.feed(Event::Desired(deleted(board.machine.pod(), 30)));
+    let begun = board.now.ticks;
+    board.advance(2_000);
+    // The signal is lost with the agent that was to send it.
+    board.restart_agent(false);
+    let term =
+        |effect: &Effect| matches!(effect, Effect::Signal { signal, .. } if signal == "SIGTERM");
+    assert!(board.pending.iter().any(term), "{:?}", board.pending);
+    board.pending.clear();
+    board.wake();
+    assert_eq!(board.now.ticks - begun, 30_000, "the grace is the same one");
+    board.settle();
+    assert!(board.machine.is_removable());
+}
+
 /// A small generator (Marsaglia's xorshift): the seed alone decides the walk.
 struct Dice(u64);
 

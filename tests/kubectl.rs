@@ -1,15 +1,21 @@
 //! kubectl 1.27 to 1.33 against the API server: one transcript, equal for all but where it says.
 //!
-//! What needs controllers and boards is told in other tests; `scenario` can be run on any server.
+//! Twice: on an API server alone, and on a real board whose containers run.
 
 #[path = "harness/api.rs"]
 mod api;
+#[path = "harness/board.rs"]
+mod board;
+#[path = "harness/busybox.rs"]
+mod busybox;
 #[path = "harness/kubectl.rs"]
 mod kubectl;
+mod kubectl_board;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use api::Server;
+use board::{Board, possible, text};
 use kubectl::{Kubectl, Transcript};
 
 const CONFIG_MAP: &str = "apiVersion: v1
@@ -232,4 +238,42 @@ async fn versions_are_told() {
         assert!(text.contains("Server Version"), "{text}");
         assert!(text.contains("v1.36.2+kumquat."), "{text}");
     }
+}
+
+#[test]
+fn transcript_of_every_version_on_a_board() {
+    if !possible("kubectl on a board") || !busybox::present("kubectl on a board") {
+        return;
+    }
+    let programs = kubectl::programs();
+    let all = programs.len() == kubectl::MINORS.len();
+    let told = programs
+        .into_iter()
+        .map(|(minor, program)| std::thread::spawn(move || (minor, on_a_board(minor, program))));
+    let threads: Vec<_> = told.collect();
+    let transcripts: Vec<_> = threads.into_iter().map(|it| it.join().expect("scenario")).collect();
+    if !all {
+        println!("not run: the transcript is compared only where all versions are");
+        return;
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/kubectl/board.txt");
+    kubectl::compare(&path, &kubectl::merge(&transcripts));
+}
+
+fn on_a_board(minor: u8, program: PathBuf) -> Transcript {
+    let mut board = Board::new(&format!("kubectl{minor}"));
+    board.up(&[]);
+    let folder = board.data_dir().parent().expect("the board's folder").to_owned();
+    for name in [busybox::IMAGE, kubectl_board::IMAGE_2] {
+        let archive = busybox::archive_as(&folder, name);
+        let imported = board.command(&["image", "import", archive.to_str().expect("path")]);
+        assert!(imported.status.success(), "{}", text(&imported));
+    }
+    let kubectl = Kubectl::new(minor, program, &board.kubeconfig(), &folder);
+    let told = kubectl_board::scenario(&kubectl.inside(board.namespace()));
+    board.stop();
+    let log = board.log();
+    assert!(log.trim_end().ends_with("stopped"), "{log}");
+    assert!(!log.contains("did not stop cleanly"), "{log}");
+    told
 }

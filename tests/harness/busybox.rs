@@ -23,9 +23,14 @@ pub fn present(test: &str) -> bool {
 
 /// Writes an OCI archive into `folder`; its `/bin/busybox` answers to a few usual names.
 pub fn archive(folder: &Path) -> PathBuf {
+    archive_as(folder, IMAGE)
+}
+
+/// The same image under another name.
+pub fn archive_as(folder: &Path, name: &str) -> PathBuf {
     let path = folder.join("busybox.tar");
     let file = SingleFile {
-        name: IMAGE,
+        name,
         program: Path::new(PROGRAM),
         path: "bin/busybox",
         links: &["bin/sh", "bin/sleep", "bin/echo", "bin/usleep", "bin/cat", "bin/true"],

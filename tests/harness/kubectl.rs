@@ -10,10 +10,13 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The minor versions that the project promises to serve.
 pub const MINORS: [u8; 7] = [27, 28, 29, 30, 31, 32, 33];
+
+/// How long [`Transcript::until`] waits.
+const UNTIL: Duration = Duration::from_secs(40);
 
 /// One kubectl with a configuration and caches of its own.
 pub struct Kubectl {
@@ -22,6 +25,8 @@ pub struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
     folder: PathBuf,
+    /// Network namespace in which it runs; its own when absent.
+    namespace: Option<PathBuf>,
 }
 
 /// The kubectl binaries that this machine has.
@@ -51,45 +56,49 @@ impl Kubectl {
     pub fn new(minor: u8, program: PathBuf, kubeconfig: &Path, folder: &Path) -> Self {
         let folder = folder.join(format!("kubectl-{minor}"));
         std::fs::create_dir_all(&folder).expect("folder for kubectl");
-        Self { minor, program, kubeconfig: kubeconfig.into(), folder }
+        Self { minor, program, kubeconfig: kubeconfig.into(), folder, namespace: None }
+    }
+
+    /// The same, run in a network namespace.
+    pub fn inside(self, namespace: &Path) -> Self {
+        Self { namespace: Some(namespace.into()), ..self }
+    }
+
+    fn spawn(&self, mut command: Command) -> Child {
+        let child = match &self.namespace {
+            Some(namespace) => kumquat::io::net::inside(namespace, || command.spawn()),
+            None => command.spawn(),
+        };
+        child.expect("kubectl runs")
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command
+            .arg("--cache-dir")
+            .arg(self.folder.join("cache"))
             .args(arguments)
             .env_clear()
             .env("KUBECONFIG", &self.kubeconfig)
             .env("HOME", &self.folder)
             .env("KUBECACHEDIR", self.folder.join("cache"))
-            .arg("--cache-dir")
-            .arg(self.folder.join("cache"))
             .stdin(Stdio::null());
         command
     }
 
     /// Runs to the end; gives what was printed, errors and the exit code behind the output.
     pub fn run(&self, arguments: &[&str]) -> String {
-        let output = self.command(arguments).output().expect("kubectl runs");
-        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.push_str(&String::from_utf8_lossy(&output.stderr));
-        if !output.status.success() {
-            let _ = writeln!(text, "exit code {}", output.status.code().unwrap_or(-1));
-        }
-        text
+        self.run_with(arguments, "")
     }
 
     /// Runs with `input` on standard input.
     pub fn run_with(&self, arguments: &[&str], input: &str) -> String {
-        let mut child = self
-            .command(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("kubectl runs");
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.spawn(command);
         let mut stdin = child.stdin.take().expect("piped");
-        stdin.write_all(input.as_bytes()).expect("input is taken");
+        // A command that fails early does not read its input.
+        let _unread = stdin.write_all(input.as_bytes());
         drop(stdin);
         let output = child.wait_with_output().expect("kubectl ends");
         let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -102,8 +111,9 @@ impl Kubectl {
 
     /// Starts a command that goes on (`get -w`, `logs -f`).
     pub fn follow(&self, arguments: &[&str]) -> Followed {
-        let mut child =
-            self.command(arguments).stdout(Stdio::piped()).spawn().expect("kubectl runs");
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::piped());
+        let mut child = self.spawn(command);
         let stdout = child.stdout.take().expect("piped");
         let (sender, lines) = mpsc::sync_channel(64);
         std::thread::spawn(move || {
@@ -155,6 +165,19 @@ impl Transcript {
         self.note(command, &kubectl.run_with(&arguments, input));
     }
 
+    /// Runs a command again and again until it prints `wanted`, and notes that output.
+    pub fn until(&mut self, kubectl: &Kubectl, command: &str, wanted: &str) {
+        let arguments = words(command);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let deadline = Instant::now() + UNTIL;
+        let mut output = kubectl.run(&arguments);
+        while !output.contains(wanted) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(100));
+            output = kubectl.run(&arguments);
+        }
+        self.note(command, &output);
+    }
+
     /// Notes an output got in another way.
     pub fn note(&mut self, command: &str, output: &str) {
         self.0.push((command.to_owned(), normalize(output)));
@@ -162,7 +185,7 @@ impl Transcript {
 }
 
 /// Splits at spaces outside single quotes.
-fn words(command: &str) -> Vec<String> {
+pub fn words(command: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut quoted = false;
     for letter in command.chars() {
@@ -214,7 +237,7 @@ pub fn compare(path: &Path, text: &str) {
     }
     let mut different = stored.lines().zip(text.lines()).enumerate();
     let first = different.find(|(_, (stored, found))| stored != found);
-    let fresh = std::env::temp_dir().join("kumquat-transcript.txt");
+    let fresh = std::env::temp_dir().join(path.file_name().expect("a file"));
     std::fs::write(&fresh, text).expect("transcript");
     panic!(
         "{} differs, first at {first:?}; the new one is {}; KUMQUAT_UPDATE_SNAPSHOTS=1 accepts it",
@@ -223,28 +246,44 @@ pub fn compare(path: &Path, text: &str) {
     );
 }
 
-/// Replaces ages, uids, times, versions and addresses, and makes column gaps two spaces wide.
+/// Replaces ages, uids, times, versions, addresses and generated names, and makes column gaps two
+/// spaces wide.
 fn normalize(output: &str) -> String {
     let mut text = String::new();
     for line in output.lines() {
+        let line = without_dates(line);
         let mut words = Vec::new();
         let indent = line.len() - line.trim_start().len();
         for column in line.trim().split("  ").map(str::trim).filter(|column| !column.is_empty()) {
             let parts: Vec<_> = column.split(' ').map(normalize_word).collect();
-            words.push(parts.join(" "));
+            words.push(without_repeats(&parts.join(" ")));
         }
         let line = format!("{}{}", " ".repeat(indent), words.join("  "));
-        let line = match line.split_once("CreationTimestamp:") {
-            Some((before, _)) => format!("{before}CreationTimestamp:  TIME"),
-            None => line,
-        };
         let _ = writeln!(text, "{}", line.trim_end());
     }
     text
 }
 
+/// `Sun, 22 Nov 2026 14:51:19 +0000`, as `kubectl describe` prints times.
+fn without_dates(line: &str) -> String {
+    const BYTES: usize = "Sun, 22 Nov 2026 14:51:19 +0000".len();
+    let mut line = line.to_owned();
+    while let Some(end) = line.find(" +0000").map(|at| at + " +0000".len()) {
+        let Some(start) = end.checked_sub(BYTES) else { break };
+        line.replace_range(start..end, "TIME");
+    }
+    line
+}
+
+/// `AGE (x3 over AGE)`: how often something happened by then depends on the machine.
+fn without_repeats(column: &str) -> String {
+    let repeats = column.strip_prefix("AGE (x").is_some_and(|rest| rest.ends_with(" over AGE)"));
+    if repeats { "AGE".to_owned() } else { column.to_owned() }
+}
+
 fn normalize_word(word: &str) -> String {
-    let bare = word.trim_matches(['"', ',', '\'', ':']);
+    let word = generated(word);
+    let bare = word.trim_matches(['"', ',', '\'', ':', '(', ')']);
     let volatile = if is_age(bare) {
         "AGE"
     } else if is_uid(bare) {
@@ -255,10 +294,57 @@ fn normalize_word(word: &str) -> String {
         "CLUSTER-IP"
     } else if bare.len() >= 6 && bare.bytes().all(|byte| byte.is_ascii_digit()) {
         "NUMBER"
+    } else if word.starts_with('(')
+        && bare.strip_suffix('%').is_some_and(|share| share.parse::<u32>().is_ok())
+    {
+        "SHARE"
     } else {
-        return word.to_owned();
+        return word;
     };
     word.replace(bare, volatile)
+}
+
+/// Replaces the generated parts of names within a word: `web-7cc5f5477d-2mzbq`, digests, uids and
+/// this build's version.
+fn generated(word: &str) -> String {
+    let mut text = String::new();
+    let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
+    let mut rest = word;
+    while !rest.is_empty() {
+        let length = rest.find(|letter| !is_name(letter)).unwrap_or(rest.len());
+        let (name, after) = rest.split_at(length);
+        text.push_str(&generated_name(name));
+        let other = after.find(is_name).unwrap_or(after.len());
+        text.push_str(&after[..other]);
+        rest = &after[other..];
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    text.replace(&format!("kumquat.{version}"), "kumquat.VERSION")
+        .replace(&format!("kumquat://{version}"), "kumquat://VERSION")
+}
+
+fn generated_name(name: &str) -> String {
+    // The letters of `k8s.io/apimachinery/pkg/util/rand`.
+    let random =
+        |part: &str| part.bytes().all(|byte| b"bcdfghjklmnpqrstvwxz2456789".contains(&byte));
+    let is_hash = |part: &str| (8..=10).contains(&part.len()) && random(part);
+    let is_suffix = |part: &str| part.len() == 5 && random(part);
+    if name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return "DIGEST".into();
+    }
+    if is_uid(name) {
+        return "UID".into();
+    }
+    let parts: Vec<&str> = name.split('-').collect();
+    let last = parts.len() - 1;
+    let part = |(index, part): (usize, &&str)| match index {
+        1.. if is_hash(part) => "HASH".to_owned(),
+        0 if is_hash(part) && last == 0 => "HASH".to_owned(),
+        2.. if index == last && is_suffix(part) && is_hash(parts[index - 1]) => "POD".to_owned(),
+        _ => (*part).to_owned(),
+    };
+    let parts: Vec<String> = parts.iter().enumerate().map(part).collect();
+    parts.join("-")
 }
 
 /// `12s`, `2m3s`, `7h59m`, `6y325d`: how kubectl and the Table write ages.

@@ -165,11 +165,12 @@ fn new_set(world: &World, family: &Family<'_>) -> Vec<Op> {
     Vec::new()
 }
 
+/// Through the status, as the real controller: the note is no new generation.
 fn note_revision(deployment: &DeploymentView, revision: &str) -> Op {
     Op::Patch {
         key: deployment.meta.key(kind::DEPLOYMENTS),
         base: deployment.meta.version,
-        subresource: None,
+        subresource: Some("status"),
         merge: json!({ "metadata": { "annotations": { REVISION: revision } } }),
     }
 }

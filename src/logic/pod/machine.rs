@@ -314,7 +314,7 @@ impl PodMachine {
                 let container = &mut self.state.containers[index];
                 if container.is_starting() {
                     container.started(spec, at, now);
-                    self.report(out, false, "Started", "Container started".to_owned(), Some(&name));
+                    self.report_start(&name, out);
                     self.post_start(index, out);
                 }
             }
@@ -327,6 +327,10 @@ impl PodMachine {
                 }
             }
             Event::Exited { exit, .. } => {
+                if self.state.containers[index].is_starting() {
+                    // What ended at once may say so before the answer to its start arrives.
+                    self.report_start(&name, out);
+                }
                 let container = &mut self.state.containers[index];
                 if container.is_running() || container.is_starting() {
                     container.exited(&exit, now);
@@ -336,6 +340,15 @@ impl PodMachine {
             Event::Probed { kind, result, .. } => self.probed(index, kind, result, now, out),
             Event::Hooked { kind, result, .. } => self.hooked(index, kind, result, now, out),
             _ => {}
+        }
+    }
+
+    /// One start makes and starts a container; kubelet tells of both.
+    fn report_start(&self, name: &str, out: &mut Vec<Effect>) {
+        for (reason, message) in
+            [("Created", "Container created"), ("Started", "Container started")]
+        {
+            self.report(out, false, reason, message.to_owned(), Some(name));
         }
     }
 

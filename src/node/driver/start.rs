@@ -51,12 +51,11 @@ impl Driver {
                 return Answer::of(job, Some(event));
             }
         };
-        let created = Report::normal("Created", "Container created".to_owned(), container);
         match self.start_or_adopt(start).await {
             Ok(started) => {
                 let at = self.clock.now();
                 let event = Event::Started { container: name, attempt, at };
-                let mut answer = Answer::of(job, Some(event)).reporting(created);
+                let mut answer = Answer::of(job, Some(event));
                 answer.reports.extend(shortcomings(&started, &job.pod, spec));
                 answer.hold = Some((container.to_owned(), hold));
                 answer

@@ -159,7 +159,7 @@ impl Agent {
 
     async fn take_exits(&mut self, event: Result<KeeperEvent, KeeperError>) {
         match event {
-            Ok(KeeperEvent::States(states)) => self.take_states(&states),
+            Ok(KeeperEvent::States(states)) => self.take_states(&states).await,
             Ok(KeeperEvent::Exited(state)) => self.take_state(&state),
             Err(error) => {
                 tracing::warn!(%error, "the keeper's events cannot be read");

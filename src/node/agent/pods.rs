@@ -243,28 +243,39 @@ impl Agent {
         running.extend(ids.map(|c| container_id(&uid.to_string(), &c.name, c.attempt)));
     }
 
-    /// Everything that the keeper knows, at first and after it was replaced.
-    pub(super) fn take_states(&mut self, states: &[ContainerStateV1]) {
+    /// Everything that the keeper knew when its events began, or began again after it was replaced.
+    pub(super) async fn take_states(&mut self, states: &[ContainerStateV1]) {
         for state in states {
             self.take_state(state);
         }
+        if self.unknown_to(states).is_empty() {
+            return;
+        }
+        // The start of a container may have been answered after those states were sent: only a list
+        // that is made now tells that one is lost. Without an answer, events will begin once more.
+        let Ok(states) = self.driver.keeper.list().await else { return };
+        for state in &states {
+            self.take_state(state);
+        }
+        for (uid, container) in self.unknown_to(&states) {
+            let exit = ExitV1 { at_micros: self.clock.now().0, ..ExitV1::default() };
+            self.take_exit(uid, &container, &exit);
+        }
+    }
+
+    /// Containers that run, as far as their pods know, and that are not among these states.
+    fn unknown_to(&self, states: &[ContainerStateV1]) -> Vec<(Uid, ContainerState)> {
         let known: BTreeSet<&str> = states.iter().map(|state| state.id.as_str()).collect();
-        let mut lost = Vec::new();
+        let mut unknown = Vec::new();
         for (uid, entry) in &self.pods {
             for container in entry.machine.state().containers.iter().filter(|c| c.is_running()) {
                 let id = container_id(&uid.to_string(), &container.name, container.attempt);
                 if !known.contains(id.as_str()) {
-                    lost.push((*uid, container.clone()));
+                    unknown.push((*uid, container.clone()));
                 }
             }
         }
-        for (uid, container) in lost {
-            self.take_exit(
-                uid,
-                &container,
-                &ExitV1 { at_micros: self.clock.now().0, ..ExitV1::default() },
-            );
-        }
+        unknown
     }
 
     /// One container that the keeper knows.

@@ -24,6 +24,11 @@ const DEADLINE: Duration = Duration::from_secs(15 * 60);
 /// How long the last lines of an ended test binary may take to arrive. A process that it left behind
 /// may hold the pipe for ever.
 const LAST_LINES: Duration = Duration::from_secs(2);
+/// Test binaries, beside the unit tests, whose folders lie in memory: they show what the code does,
+/// not what a disk does, and a busy disk makes them a hundred times slower.
+const IN_MEMORY: [&str; 4] = ["api", "corpus", "kubectl", "watch"];
+/// Memory that Linux offers as a folder.
+const MEMORY: &str = "/dev/shm";
 
 /// One binary with tests.
 struct Binary {
@@ -102,15 +107,20 @@ fn binary(message: &Value) -> Option<Binary> {
 }
 
 impl Binary {
+    fn in_memory(&self) -> bool {
+        self.name.ends_with("(unit)") || IN_MEMORY.contains(&self.name.as_str())
+    }
+
     fn run(&self, filter: &[String], demo: &Path) -> Result<Outcome> {
         println!("\n== {}", self.name);
         let start = Instant::now();
-        let mut child = Command::new(&self.program)
-            .arg("--show-output")
-            .args(filter)
-            .current_dir(&self.folder)
-            .env("CARGO_MANIFEST_DIR", &self.folder)
-            .env("KUMQUAT_STATIC", demo)
+        let mut command = Command::new(&self.program);
+        command.arg("--show-output").args(filter).current_dir(&self.folder);
+        command.env("CARGO_MANIFEST_DIR", &self.folder).env("KUMQUAT_STATIC", demo);
+        if self.in_memory() && Path::new(MEMORY).is_dir() {
+            command.env("TMPDIR", MEMORY);
+        }
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

@@ -221,10 +221,24 @@ fn ends(kubectl: &Kubectl, transcript: &mut Transcript) {
     run("logs crash --previous");
     run("describe pod once");
     run("describe pod fails");
-    run("describe pod crash");
-    run("describe pod absent");
     run("logs absent");
-    run("delete pod once fails crash absent --now");
+    describe_repeating(kubectl, transcript, "crash");
+    describe_repeating(kubectl, transcript, "absent");
+    transcript.run(kubectl, "delete pod once fails crash absent --now");
+}
+
+/// Which of the events that repeat came last depends on the second; they are noted by reason.
+fn describe_repeating(kubectl: &Kubectl, transcript: &mut Transcript, pod: &str) {
+    let text = kubectl.run(&["describe", "pod", pod]);
+    let (object, events) = text.split_once("Events:").unwrap_or((&text, ""));
+    let mut events: Vec<&str> = events.lines().skip(3).collect();
+    let key = |line: &&str| {
+        let mut words = line.split_whitespace();
+        (words.nth(1).map(str::to_owned), words.next_back().map(str::to_owned))
+    };
+    events.sort_by_key(key);
+    transcript
+        .note(&format!("describe pod {pod}"), &format!("{object}Events:\n{}", events.join("\n")));
 }
 
 fn schedule(kubectl: &Kubectl, transcript: &mut Transcript) {

@@ -325,3 +325,65 @@ fn init_containers_and_finished_pods() {
         master.end().await;
     });
 }
+
+#[test]
+fn damage_of_the_desired_set_touches_no_pod() {
+    run("damage", async |board| {
+        let images = board.images();
+        board.import(&images);
+        let mut master = board.agent(&images).await;
+        let pods = [pod(20, FOREVER, |_| ()), pod(21, FOREVER, |_| ())];
+        master.desire(&pods, &[], &[]).await;
+        master.await_ready(uid(20)).await;
+        master.await_ready(uid(21)).await;
+        let before = master.pids().await;
+        let layers = entries(board, "data/pods");
+        master.end().await;
+        let path = board.paths.data_dir.join("node/desired");
+        let mut bytes = std::fs::read(&path).expect("there");
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).expect("rotten");
+        let mut master = board.agent(&images).await;
+        assert_eq!(master.revision, 0, "asks for the whole set");
+        assert_eq!(master.pids().await, before, "nothing was swept");
+        assert_eq!(entries(board, "data/pods"), layers);
+        // The whole set: one pod is still wanted, one is not.
+        master.desire(&pods[..1], &[], &[]).await;
+        master.await_ready(uid(20)).await;
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            before.into_iter().partition(|(id, _)| id.starts_with(&uid(20).to_string()));
+        assert_eq!(master.pids().await, kept, "{gone:?} goes, the other is the same process");
+        assert_eq!(entries(board, "data/pods"), [uid(20).to_string()]);
+        master.desire(&[], &[], &[uid(20)]).await;
+        master.end().await;
+    });
+}
+
+#[test]
+fn what_a_board_refuses_fails_with_a_reason_and_goes() {
+    run("refused", async |board| {
+        let images = board.images();
+        board.import(&images);
+        let mut master = board.agent(&images).await;
+        let sysctl = pod(22, FOREVER, |pod| {
+            let sysctls = json!([{"name": "kernel.core_pattern", "value": "|/x"}]);
+            pod["spec"]["securityContext"] = json!({"sysctls": sysctls});
+        });
+        let unreadable = pod(23, FOREVER, |pod| pod["spec"]["hostNetwork"] = json!("perhaps"));
+        let late = pod(24, FOREVER, |pod| pod["spec"]["activeDeadlineSeconds"] = json!(1));
+        master.desire(&[sysctl.clone(), unreadable.clone(), late], &[], &[]).await;
+        master.await_status(uid(22), "/reason", "SysctlForbidden").await;
+        master.await_status(uid(23), "/reason", "UnreadablePod").await;
+        master.await_status(uid(24), "/reason", "DeadlineExceeded").await;
+        for number in 22..=24 {
+            assert_eq!(master.status(uid(number))["phase"], "Failed");
+        }
+        master.desire(&[deleted(sysctl, 0), deleted(unreadable, 0)], &[], &[]).await;
+        for number in 22..=23 {
+            master.until("removable", |m| m.statuses.get(&uid(number)).is_some_and(|s| s.1)).await;
+        }
+        master.desire(&[], &[], &[uid(22), uid(23), uid(24)]).await;
+        master.end().await;
+    });
+}

@@ -82,7 +82,7 @@ pub(super) async fn start(
 
     let leader = store.leadership();
     let Leadership { epoch, term } = leader;
-    let logs = LinkLogs { node: identity.name.clone(), streams: link.streams.clone() };
+    let logs = LinkLogs { node: identity.name.clone(), epoch, term, streams: link.streams.clone() };
     let failed = store.clone();
     let serving = api::serve(
         ApiOptions {

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::io::clock::Clock;
 use crate::io::image::ImageStore;
-use crate::io::keeper::Keeper;
+use crate::io::keeper::{Keeper, KeeperError};
 use crate::io::link::BoardEnd;
 
 /// What a board is made of.
@@ -60,6 +60,9 @@ pub enum NodeError {
     /// The run-dir cannot be used.
     #[error("the run-dir cannot be written")]
     RunDir(#[source] std::io::Error),
+    /// What runs on this board cannot be learnt.
+    #[error("the keeper does not say which containers run")]
+    Keeper(#[source] KeeperError),
     /// The master's end of the link is gone.
     #[error("the link to the master is closed")]
     LinkClosed,

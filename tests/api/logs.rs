@@ -43,7 +43,7 @@ async fn server_with_board() -> (Server, Arc<Mutex<Vec<LogsRequestV1>>>) {
             });
         }
     });
-    let logs = LinkLogs { node: "board-1".into(), streams: master.streams };
+    let logs = LinkLogs { node: "board-1".into(), epoch: 1, term: 2, streams: master.streams };
     (Server::with_logs(Arc::new(logs)).await, asked)
 }
 

@@ -1,5 +1,6 @@
 //! What a pod does next, from its state alone: level-triggered, the same answer after any event.
 
+use super::admission::{Failure, refusal};
 use super::container::{ContainerState, Role, Stage, Waiting};
 use super::event::{Effect, HookKind, Moment, ProbeKind};
 use super::machine::{PodMachine, Step};
@@ -11,6 +12,9 @@ const KILL_AGAIN_MILLIS: u64 = 10_000;
 impl PodMachine {
     /// Nothing will start any more: the pod has succeeded or failed.
     pub fn is_terminal(&self) -> bool {
+        if self.state.failure.is_some() {
+            return true;
+        }
         let policy = self.pod.spec.restart_policy;
         let over = |container: &ContainerState| {
             matches!(container.stage, Stage::Ended { .. }) && !container.wants_restart(policy)
@@ -24,6 +28,8 @@ impl PodMachine {
 
     /// Asks for whatever is missing.
     pub(super) fn advance(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        self.admit(out);
+        self.advance_deadline(now, out);
         self.settle_images(now, out);
         if self.state.stop.is_some() || self.is_terminal() {
             self.advance_stop(now, out);
@@ -40,6 +46,44 @@ impl PodMachine {
         self.advance_kills(now, out);
         if self.is_set_up() {
             self.advance_containers(now, out);
+        }
+    }
+
+    /// Asks once whether this board takes the pod.
+    fn admit(&mut self, out: &mut Vec<Effect>) {
+        if std::mem::replace(&mut self.state.admitted, true) || self.state.stop.is_some() {
+            return;
+        }
+        if let Some((reason, message)) = refusal(&self.pod) {
+            self.report(out, true, reason, message.clone(), None);
+            self.fail(reason, format!("Pod was rejected: {message}"));
+        }
+    }
+
+    /// kubelet's `active_deadline.go`.
+    fn advance_deadline(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let Some(seconds) = self.pod.spec.active_deadline_seconds else { return };
+        if self.state.stop.is_some() || self.is_terminal() {
+            return;
+        }
+        let micros = now.wall.0.saturating_sub(self.state.start_time.0).max(0);
+        let active_millis = u64::try_from(micros / 1_000).unwrap_or(0);
+        let allowed_millis = u64::try_from(seconds.max(0)).unwrap_or(0).saturating_mul(1_000);
+        let left_millis = allowed_millis.saturating_sub(active_millis);
+        let due = *self.state.deadline_ticks.get_or_insert(now.ticks.saturating_add(left_millis));
+        if due <= now.ticks {
+            let text = "Pod was active on the node longer than the specified deadline";
+            self.report(out, false, "DeadlineExceeded", text.to_owned(), None);
+            self.fail("DeadlineExceeded", text.to_owned());
+        }
+    }
+
+    /// The pod has failed as a whole: nothing of it waits for anything any more.
+    fn fail(&mut self, reason: &str, message: String) {
+        self.state.failure = Some(Failure { reason: reason.to_owned(), message });
+        for container in &mut self.state.containers {
+            container.waiting = None;
+            container.settle_ticks = None;
         }
     }
 

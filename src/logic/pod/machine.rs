@@ -5,6 +5,7 @@ use std::sync::Arc;
 use model::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::admission::Failure;
 use super::container::{ContainerState, Role, Stage, Waiting};
 use super::event::{Effect, Event, HookKind, Moment, ProbeKind};
 use super::probe;
@@ -83,6 +84,15 @@ pub struct PodState {
     pub teardown: Step,
     /// A stop under way.
     pub stop: Option<PodStop>,
+    /// The pod has failed as a whole, whatever its containers say.
+    #[serde(default)]
+    pub failure: Option<Failure>,
+    /// It was asked once whether this board takes the pod.
+    #[serde(default)]
+    pub(super) admitted: bool,
+    /// When `activeDeadlineSeconds` are over.
+    #[serde(default)]
+    pub(super) deadline_ticks: Option<u64>,
     /// `startTime`.
     pub start_time: Timestamp,
     /// All init containers have been through once.
@@ -107,13 +117,17 @@ impl PodMachine {
         };
         let init = pod.spec.init_containers.iter().map(|c| ContainerState::new(&c.name, role(c)));
         let main = pod.spec.containers.iter().map(|c| ContainerState::new(&c.name, Role::Main));
+        let seeded = pod.status.start_time.as_ref().and_then(|time| Timestamp::parse(time));
         let state = PodState {
             containers: init.chain(main).collect(),
             sandbox: Step::Todo,
             volumes: Step::Todo,
             teardown: Step::Todo,
             stop: None,
-            start_time: now.wall,
+            failure: None,
+            admitted: false,
+            deadline_ticks: None,
+            start_time: seeded.unwrap_or(now.wall),
             initialized: false,
             conditions: Conditions::default(),
             delays: [0; 3],
@@ -163,6 +177,9 @@ impl PodMachine {
         for container in &state.containers {
             wakes.extend(container.settle_ticks);
             wakes.extend(container.stop.map(|stop| stop.kill_ticks));
+        }
+        if !ending {
+            wakes.extend(state.deadline_ticks);
         }
         if !ending && self.is_set_up() {
             for container in self.active().map(|index| &state.containers[index]) {
@@ -259,6 +276,7 @@ impl PodMachine {
 
     fn take_pod(&mut self, pod: Arc<Pod>, now: Moment, out: &mut Vec<Effect>) {
         let before = std::mem::replace(&mut self.pod, pod);
+        self.state.deadline_ticks = None;
         self.note_deletion(now);
         for index in 0..self.state.containers.len() {
             let name = self.state.containers[index].name.clone();

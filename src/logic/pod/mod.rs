@@ -17,8 +17,9 @@
 //! Invariants: a container is never started while a start of it runs; never more than one request of
 //! a kind is out; after a stop nothing starts; `Teardown` only when nothing runs. Deliberately absent:
 //! which programs, files and sockets make an effect true (the node's driver), resizing in place,
-//! ephemeral containers, `activeDeadlineSeconds`.
+//! ephemeral containers.
 
+mod admission;
 mod advance;
 mod backoff;
 mod container;
@@ -32,6 +33,7 @@ mod status;
 mod tests;
 mod verdict;
 
+pub use admission::{Failure, dotted};
 pub use container::{ContainerState, Ended, Role, Stage, Waiting};
 pub use event::{Effect, Event, Exit, HookKind, ImageRef, Moment, ProbeKind};
 pub use machine::{PodMachine, PodState, PodStop, Step};

@@ -58,6 +58,9 @@ impl PodMachine {
         }
         // Volumes are filled again: what they are made from may have changed meanwhile.
         state.volumes = Step::Todo;
+        if remains.rebooted {
+            state.deadline_ticks = None;
+        }
         state.stop = if remains.rebooted { stop } else { state.stop.or(stop) };
         let stops = state.stop.is_some();
         for container in &mut state.containers {

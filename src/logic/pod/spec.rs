@@ -24,6 +24,9 @@ pub struct Pod {
     /// What the control plane wrote before the board took over.
     #[serde(default)]
     pub status: PodSeed,
+    /// Why spec and status could not be read, and are empty.
+    #[serde(skip)]
+    pub unreadable: Option<String>,
 }
 
 impl Pod {
@@ -35,6 +38,21 @@ impl Pod {
         let mut value: Value = serde_json::from_slice(json).map_err(PodError)?;
         drop_nulls(&mut value);
         serde_json::from_value(value).map_err(PodError)
+    }
+
+    /// What can be said of a pod that [`Self::parse`] refuses: its name, and whether it is to go.
+    pub fn unreadable(json: &[u8], uid: Uid, cause: String) -> Self {
+        let value: Value = serde_json::from_slice(json).unwrap_or_default();
+        let text = |name: &str| value["metadata"][name].as_str().map(str::to_owned);
+        let metadata = Metadata {
+            name: text("name").unwrap_or_default(),
+            namespace: text("namespace").unwrap_or_default(),
+            uid: uid.to_string(),
+            deletion_timestamp: text("deletionTimestamp"),
+            ..Metadata::default()
+        };
+        let (spec, status) = Default::default();
+        Self { metadata, spec, status, unreadable: Some(cause) }
     }
 
     /// The uid; all zero when the API gave none.
@@ -98,7 +116,9 @@ api_type! {
 }
 api_type! {
     /// What of PodStatus the board takes over.
-    PodSeed { qos_class: Option<String>, conditions: Vec<ConditionSeed>, }
+    PodSeed {
+        qos_class: Option<String>, conditions: Vec<ConditionSeed>, start_time: Option<String>,
+    }
 }
 api_type! {
     /// A condition that somebody else wrote.
@@ -111,8 +131,10 @@ api_type! {
         restart_policy: RestartPolicy, termination_grace_period_seconds: Option<i64>,
         node_name: String, hostname: Option<String>, subdomain: Option<String>,
         service_account_name: Option<String>,
-        host_network: bool, host_pid: bool, host_ipc: bool,
-        #[serde(rename = "shareProcessNamespace")] share_process_namespace: bool,
+        host_network: bool, share_process_namespace: bool, host_users: Option<bool>,
+        #[serde(rename = "hostPID")] host_pid: bool,
+        #[serde(rename = "hostIPC")] host_ipc: bool,
+        runtime_class_name: Option<String>,
         security_context: PodSecurityContext, host_aliases: Vec<HostAlias>,
         dns_config: DnsConfig, active_deadline_seconds: Option<i64>,
     }
@@ -131,10 +153,11 @@ api_type! {
     PodSecurityContext {
         run_as_user: Option<u32>, run_as_group: Option<u32>, run_as_non_root: Option<bool>,
         supplemental_groups: Vec<u32>, fs_group: Option<u32>, sysctls: Vec<Sysctl>,
-        seccomp_profile: Option<SeccompProfile>,
+        seccomp_profile: Option<SeccompProfile>, app_armor_profile: Option<SeccompProfile>,
+        se_linux_options: Option<Value>,
     }
 }
-api_type! { /// SeccompProfile.
+api_type! { /// SeccompProfile and AppArmorProfile.
     SeccompProfile { r#type: String, }
 }
 api_type! { /// Sysctl.
@@ -148,14 +171,14 @@ api_type! {
         env: Vec<EnvVar>, env_from: Vec<EnvFrom>, ports: Vec<ContainerPort>,
         resources: Resources, volume_mounts: Vec<VolumeMount>,
         liveness_probe: Option<Probe>, readiness_probe: Option<Probe>, startup_probe: Option<Probe>,
-        lifecycle: Lifecycle, security_context: SecurityContext,
+        lifecycle: Lifecycle, security_context: SecurityContext, volume_devices: Vec<Value>,
         restart_policy: Option<RestartPolicy>,
         termination_message_path: Option<String>, termination_message_policy: Option<String>,
         tty: bool, stdin: bool,
     }
 }
 api_type! { /// ContainerPort.
-    ContainerPort { name: String, container_port: u16, }
+    ContainerPort { name: String, container_port: u16, host_port: u16, }
 }
 api_type! { /// ResourceRequirements.
     Resources { limits: BTreeMap<String, Amount>, requests: BTreeMap<String, Amount>, }
@@ -166,6 +189,8 @@ api_type! {
         run_as_user: Option<u32>, run_as_group: Option<u32>, run_as_non_root: Option<bool>,
         privileged: bool, read_only_root_filesystem: bool, allow_privilege_escalation: Option<bool>,
         capabilities: Capabilities, seccomp_profile: Option<SeccompProfile>,
+        app_armor_profile: Option<SeccompProfile>, se_linux_options: Option<Value>,
+        proc_mount: Option<String>,
     }
 }
 api_type! { /// Capabilities.
@@ -235,7 +260,10 @@ api_type! {
     }
 }
 api_type! { /// LifecycleHandler.
-    Handler { exec: Option<ExecAction>, http_get: Option<HttpGet>, sleep: Option<Sleep>, }
+    Handler {
+        exec: Option<ExecAction>, http_get: Option<HttpGet>, tcp_socket: Option<TcpSocket>,
+        sleep: Option<Sleep>,
+    }
 }
 api_type! { /// SleepAction.
     Sleep { seconds: u32, }

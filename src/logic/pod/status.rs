@@ -53,6 +53,10 @@ impl PodMachine {
         let mut status = Map::new();
         let mut put = |key: &str, value: Value| drop(status.insert(key.to_owned(), value));
         put("phase", json!(phase));
+        if let Some(failure) = &self.state.failure {
+            put("reason", json!(failure.reason));
+            put("message", json!(failure.message));
+        }
         put("conditions", conditions);
         if !host.address.is_empty() {
             put("hostIP", json!(host.address));
@@ -65,7 +69,18 @@ impl PodMachine {
         }
         let statuses = |main: bool| -> Vec<Value> {
             let of_kind = |c: &&ContainerState| (c.role == Role::Main) == main;
-            self.state.containers.iter().filter(of_kind).map(|c| self.container_status(c)).collect()
+            // A container that was never made does not wait in a pod that has failed.
+            let failed = self.state.failure.is_some();
+            let said = |c: &&ContainerState| {
+                !failed || c.is_running() || c.ended.is_some() || c.last.is_some()
+            };
+            self.state
+                .containers
+                .iter()
+                .filter(of_kind)
+                .filter(said)
+                .map(|c| self.container_status(c))
+                .collect()
         };
         let init = statuses(false);
         if !init.is_empty() {
@@ -77,6 +92,9 @@ impl PodMachine {
 
     /// `phase`, by the rules of kubelet's `getPhase`.
     pub fn phase(&self) -> &'static str {
+        if self.state.failure.is_some() {
+            return "Failed";
+        }
         let policy = self.pod.spec.restart_policy;
         let containers = &self.state.containers;
         let init_failed = |c: &ContainerState| {

@@ -531,3 +531,74 @@ fn random_walks_keep_the_invariants_and_converge() {
         assert!(result.is_ok(), "seed {seed}");
     }
 }
+
+#[test]
+fn a_refused_pod_fails_at_once_and_goes() {
+    let sysctls = json!([{"name": "kernel.core_pattern", "value": "|/bin/sh"}]);
+    let mut board = Board::new(pod(json!({
+        "securityContext": {"sysctls": sysctls}, "containers": [{"name": "a", "image": "i"}],
+    })));
+    board.settle();
+    let status = board.status();
+    assert_eq!(
+        (&status["phase"], &status["reason"]),
+        (&json!("Failed"), &json!("SysctlForbidden"))
+    );
+    assert_eq!(status["containerStatuses"], json!([]));
+    assert!(board.reports.iter().all(|(reason, _)| *reason == "SysctlForbidden"));
+    assert_eq!(board.reports.len(), 1);
+    assert!(!board.sandbox && board.machine.next_wake().is_none());
+    let state = serde_json::to_vec(board.machine.state()).expect("plain data");
+    let remains = Remains { state: serde_json::from_slice(&state).ok(), ..Remains::default() };
+    let again = PodMachine::restore(board.machine.shared_pod(), remains, board.now);
+    assert_eq!(again.state().failure, board.machine.state().failure);
+    board.feed(Event::Desired(deleted(board.machine.pod(), 1)));
+    board.settle();
+    assert!(board.machine.is_removable());
+}
+
+#[test]
+fn a_pod_that_cannot_be_read_fails_and_goes() {
+    let json = br#"{"metadata":{"name":"p","namespace":"n","labels":7},"spec":{"containers":3}}"#;
+    let error = Pod::parse(json).expect_err("unreadable");
+    let pod = Pod::unreadable(json, model::ids::Uid([7; 16]), error.to_string());
+    assert_eq!((pod.metadata.name.as_str(), pod.metadata.namespace.as_str()), ("p", "n"));
+    let mut board = Board::new(Arc::new(pod.clone()));
+    assert_eq!(board.status()["phase"], "Failed");
+    assert_eq!(board.status()["reason"], "UnreadablePod");
+    board.feed(Event::Desired(deleted(&pod, 1)));
+    board.settle();
+    assert!(board.machine.is_removable());
+}
+
+#[test]
+fn a_deadline_ends_what_runs_and_what_waits() {
+    let spec = json!({"activeDeadlineSeconds": 5, "restartPolicy": "Always",
+        "terminationGracePeriodSeconds": 2,
+        "containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}]});
+    let mut board = Board::new(pod(spec));
+    board.settle();
+    board.exit("b", 1);
+    assert_eq!(board.status()["phase"], "Running");
+    board.advance(4_000);
+    board.feed(Event::Timer);
+    board.settle();
+    let wake = board.machine.next_wake().expect("the deadline");
+    assert!(wake <= board.now.ticks + 1_000, "{wake} at {}", board.now.ticks);
+    board.advance(1_000);
+    board.feed(Event::Timer);
+    let status = board.status();
+    assert_eq!(
+        (&status["phase"], &status["reason"]),
+        (&json!("Failed"), &json!("DeadlineExceeded"))
+    );
+    for _ in 0..4 {
+        board.settle();
+        board.wake();
+    }
+    assert!(board.running.is_empty() && !board.sandbox, "{:?}", board.running);
+    let status = board.status();
+    for container in status["containerStatuses"].as_array().expect("list") {
+        assert!(container["state"]["terminated"].is_object(), "{container}");
+    }
+}

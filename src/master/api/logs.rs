@@ -49,6 +49,10 @@ pub trait LogSource: Send + Sync {
 pub struct LinkLogs {
     /// The board's name.
     pub node: String,
+    /// Epoch of the leader that asks.
+    pub epoch: u64,
+    /// Its term.
+    pub term: u64,
     /// The master's end of the link.
     pub streams: mpsc::Sender<StreamOpen>,
 }
@@ -63,7 +67,8 @@ impl LogSource for LinkLogs {
         if node != self.node {
             return Err(format!("board {node:?} is not connected to this master"));
         }
-        let header = Header { kind: MessageKind::Stream, epoch: 0, term: 0, sequence: 0 };
+        let header =
+            Header { kind: MessageKind::Stream, epoch: self.epoch, term: self.term, sequence: 0 };
         let request = wire::encode(header, &StreamRequestV1::Logs(request)).into();
         self.streams
             .try_send(StreamOpen { request, answer })

@@ -10,38 +10,33 @@ use serde_json::json;
 
 use logic::pod::Event;
 
-use super::Agent;
+use super::{Agent, off_runtime};
 use crate::io::link::StreamOpen;
+use crate::node::NodeError;
 use crate::node::board;
-use crate::node::desired::DesiredError;
+use crate::node::desired::{DesiredError, Reign};
 use crate::node::driver::blocking;
 use crate::node::log_stream;
 
 impl Agent {
     /// Takes one encoded message; what is damaged or of a deposed leader is dropped.
-    pub(super) async fn take_message(&mut self, message: &[u8]) {
+    ///
+    /// # Errors
+    /// When the board cannot be settled by a first desired set: the role has to begin anew.
+    pub(super) async fn take_message(&mut self, message: &[u8]) -> Result<(), NodeError> {
         let (header, body) = match Header::split(message) {
             Ok(parts) => parts,
-            Err(error) => return tracing::warn!(%error, "message of the master is dropped"),
-        };
-        match self.desired.fence.admit((header.epoch, header.term)) {
-            Ok(true) => {}
-            Ok(false) => {
-                return tracing::info!(
-                    term = header.term,
-                    "message of an earlier leader is dropped"
-                );
-            }
             Err(error) => {
-                return tracing::error!(%error, "leader is not obeyed: free space on the data-dir");
+                tracing::warn!(%error, "message of the master is dropped");
+                return Ok(());
             }
+        };
+        if !self.obeys((header.epoch, header.term)) {
+            return Ok(());
         }
         let taken = match header.kind {
             MessageKind::Desired => match decode(header.kind, body) {
-                Ok(desired) => {
-                    self.take_desired(desired);
-                    Ok(())
-                }
+                Ok(desired) => return self.take_desired(desired).await,
                 Err(error) => Err(error),
             },
             MessageKind::BeatDown => decode(header.kind, body).map(|beat| self.take_beat(&beat)),
@@ -51,15 +46,39 @@ impl Agent {
         if let Err(error) = taken {
             tracing::warn!(%error, "message of the master is dropped");
         }
+        Ok(())
+    }
+
+    /// Whether a message of this leader counts.
+    fn obeys(&mut self, reign: Reign) -> bool {
+        let fence = &mut self.desired.fence;
+        let admitted = match reign > fence.highest() {
+            true => off_runtime(|| fence.admit(reign)),
+            false => fence.admit(reign),
+        };
+        match admitted {
+            Ok(true) => true,
+            Ok(false) => {
+                tracing::info!(term = reign.1, "message of an earlier leader is dropped");
+                false
+            }
+            Err(error) => {
+                tracing::error!(%error, "leader is not obeyed: free space on the data-dir");
+                false
+            }
+        }
     }
 
     /// Durable first, then acted on, then acknowledged at once rather than with the next beat.
-    fn take_desired(&mut self, desired: DesiredV1) {
+    async fn take_desired(&mut self, desired: DesiredV1) -> Result<(), NodeError> {
         let revision = desired.revision;
-        match self.desired.apply(desired) {
+        match off_runtime(|| self.desired.apply(desired)) {
             Ok(changes) => {
                 tracing::debug!(revision, pods = changes.pods.len(), "desired set applied");
-                self.apply_changes(&changes);
+                match self.settled {
+                    true => self.apply_changes(&changes),
+                    false => self.settle().await?,
+                }
                 self.send_beat();
             }
             Err(DesiredError::Mismatch(mismatch)) => {
@@ -71,13 +90,14 @@ impl Agent {
                 tracing::error!(%error, cause, "desired set is not stored: free space on the data-dir");
             }
         }
+        Ok(())
     }
 
     fn take_beat(&mut self, beat: &BeatDownV1) {
         self.clock.advance(beat.cluster_time);
         let now = super::ticks();
         self.outbox.acknowledge(beat.status_sequence, now);
-        if beat.desired_revision < self.desired.set().revision {
+        if beat.desired_revision < self.desired.revision() {
             // A master that knows less than this board has to hear what the board holds.
             self.hello();
         }
@@ -99,7 +119,7 @@ impl Agent {
         let node = self.driver.board.node(&self.version, self.disk_pressure, self.clock.now());
         let hello = HelloV1 {
             boot: self.boot,
-            desired_revision: self.desired.set().revision,
+            desired_revision: self.desired.revision(),
             node: Bytes::from(node.to_string()),
         };
         self.send(MessageKind::Hello, &hello);
@@ -121,7 +141,7 @@ impl Agent {
     fn send_beat(&mut self) {
         let beat = BeatUpV1 {
             boot: self.boot,
-            desired_revision: self.desired.set().revision,
+            desired_revision: self.desired.revision(),
             net_revision: self.net_revision,
             status_sequence: self.outbox.sequence(),
         };
@@ -162,8 +182,14 @@ impl Agent {
     pub(super) fn open_stream(&mut self, open: StreamOpen) {
         let StreamOpen { request, answer } = open;
         let refuse = |text: String| drop(answer.try_send(Err(text)));
-        let decoded = Header::split(&request).and_then(|(header, body)| decode(header.kind, body));
-        let request: LogsRequestV1 = match decoded {
+        let (header, body) = match Header::split(&request) {
+            Ok(parts) => parts,
+            Err(error) => return refuse(error.to_string()),
+        };
+        if !self.obeys((header.epoch, header.term)) {
+            return refuse("the request comes from an earlier leader".to_owned());
+        }
+        let request: LogsRequestV1 = match decode(header.kind, body) {
             Ok(StreamRequestV1::Logs(request)) => request,
             Err(error) => return refuse(error.to_string()),
         };

@@ -46,6 +46,8 @@ pub(super) struct Agent {
     host: Host,
     version: String,
     desired: DesiredLog,
+    /// The pods of the desired set are taken up and all others are cleared away.
+    settled: bool,
     pods: BTreeMap<Uid, PodEntry>,
     outbox: Outbox,
     up: mpsc::Sender<bytes::Bytes>,
@@ -54,6 +56,7 @@ pub(super) struct Agent {
     running: Arc<Mutex<BTreeSet<String>>>,
     log_streams: Arc<Semaphore>,
     boot: u64,
+    rebooted: bool,
     messages: u64,
     net_revision: u64,
     disk_pressure: bool,
@@ -79,7 +82,11 @@ pub(super) async fn run(
     let mut exits = options.keeper.events();
     let mut imports = options.images.changes();
     let started = Started { driver, up: link.up, answers, version: options.version };
-    let mut agent = Agent::recover(started).await?;
+    // Cancel safe: what recovery has begun is found again by the next one.
+    let mut agent = tokio::select! {
+        () = stopped(&mut shutdown) => return Ok(()),
+        agent = Agent::recover(started) => agent?,
+    };
     agent.hello();
     let mut beat = tokio::time::interval(BEAT);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -90,7 +97,7 @@ pub(super) async fn run(
             biased;
             () = stopped(&mut shutdown) => return Ok(()),
             message = link.down.recv() => match message {
-                Some(message) => agent.take_message(&message).await,
+                Some(message) => agent.take_message(&message).await?,
                 None => return Err(NodeError::LinkClosed),
             },
             Some(answer) = answered.recv() => agent.take_answer(answer),
@@ -125,7 +132,7 @@ struct Started {
 }
 
 impl Agent {
-    fn new(started: Started, desired: DesiredLog, boot: u64) -> Self {
+    fn new(started: Started, desired: DesiredLog, (boot, rebooted): (u64, bool)) -> Self {
         let Started { driver, up, answers, version } = started;
         Self {
             clock: driver.clock.clone(),
@@ -134,6 +141,7 @@ impl Agent {
             driver,
             version,
             desired,
+            settled: false,
             pods: BTreeMap::new(),
             outbox: Outbox::default(),
             up,
@@ -141,6 +149,7 @@ impl Agent {
             running: Arc::default(),
             log_streams: Arc::new(Semaphore::new(LOG_STREAMS_MAX)),
             boot,
+            rebooted,
             messages: 0,
             net_revision: 0,
         }
@@ -166,6 +175,14 @@ impl Agent {
                 tokio::time::sleep(KEEPER_PAUSE).await;
             }
         }
+    }
+}
+
+/// Runs what may wait for a disk so that other tasks of the runtime do not wait with it.
+fn off_runtime<T>(work: impl FnOnce() -> T) -> T {
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 

@@ -13,7 +13,7 @@ use logic::pod::{
 use model::ids::Uid;
 use model::wire::LogsRequestV1;
 
-use super::Agent;
+use super::{Agent, off_runtime};
 use crate::io::image::Hold;
 use crate::io::keeper::{ContainerStateV1, ExitV1, RunStateV1};
 use crate::node::desired::Changes;
@@ -58,14 +58,24 @@ impl PodEntry {
             return Ok(());
         }
         replace(&self.places.state(), &state)?;
-        let runs_once = self.machine.pod().spec.restart_policy != RestartPolicy::Always;
+        let runs_once = self.machine.pod().spec.restart_policy != RestartPolicy::Always
+            || self.machine.state().failure.is_some();
         if runs_once && self.machine.is_terminal() && !self.saved_durably {
-            save_durably(&self.places.durable_state(), &state)?;
+            off_runtime(|| save_durably(&self.places.durable_state(), &state))?;
             self.saved_durably = true;
         }
         self.saved = state;
         Ok(())
     }
+}
+
+/// The pod; one that cannot be read has a name and a reason why it fails.
+pub(super) fn readable(json: &[u8], uid: Uid) -> Pod {
+    Pod::parse(json).unwrap_or_else(|error| {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::error!(pod = %uid, %error, cause, "pod is not started");
+        Pod::unreadable(json, uid, cause.unwrap_or_else(|| error.to_string()))
+    })
 }
 
 /// Whether somebody may be waiting to see this in a status.
@@ -92,13 +102,8 @@ impl Agent {
         }
         for uid in &changes.pods {
             let Some(desired) = self.desired.set().pods.get(uid) else { continue };
-            match Pod::parse(&desired.pod) {
-                Ok(pod) => self.take_pod(*uid, Arc::new(pod)),
-                Err(error) => {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::error!(pod = %uid, %error, cause, "pod is not started");
-                }
-            }
+            let pod = readable(&desired.pod, *uid);
+            self.take_pod(*uid, Arc::new(pod));
         }
         let uses = |entry: &PodEntry| !entry.keys.is_disjoint(&changes.objects);
         let users: Vec<Uid> =
@@ -109,8 +114,13 @@ impl Agent {
         }
     }
 
-    fn take_pod(&mut self, uid: Uid, pod: Arc<Pod>) {
+    fn take_pod(&mut self, uid: Uid, mut pod: Arc<Pod>) {
         if let Some(entry) = self.pods.get_mut(&uid) {
+            if pod.unreadable.is_some() {
+                // What runs goes on as it was read; only its deletion is taken over.
+                let Pod { metadata, .. } = (*pod).clone();
+                pod = Arc::new(Pod { metadata, ..entry.machine.pod().clone() });
+            }
             entry.keys = object::keys_of(&pod);
             return self.feed(uid, Event::Desired(pod));
         }
@@ -225,6 +235,9 @@ impl Agent {
 
     /// Removes images that had lost their names while containers used them.
     fn collect_images(&self) {
+        if !self.settled {
+            return;
+        }
         let images = self.driver.images.clone();
         tokio::task::spawn_blocking(move || {
             if let Err(error) = images.collect() {
@@ -293,7 +306,9 @@ impl Agent {
 
     fn take_exit(&mut self, uid: Uid, container: &ContainerState, exit: &ExitV1) {
         let Some(entry) = self.pods.get(&uid) else { return };
-        let exit: Exit = exit_of(exit, entry.machine.pod(), container, &entry.places);
+        // The last lines of a log may become its message.
+        let read = || exit_of(exit, entry.machine.pod(), container, &entry.places);
+        let exit: Exit = off_runtime(read);
         let (name, attempt) = (container.name.clone(), container.attempt);
         self.feed(uid, Event::Exited { container: name, attempt, exit });
     }

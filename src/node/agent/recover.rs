@@ -4,18 +4,19 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use logic::pod::{Event, Instance, Moment, Pod, PodMachine, PodState, Remains, parse_container_id};
 use model::ids::Uid;
 use model::timestamp::Timestamp;
 
-use super::pods::PodEntry;
-use super::{Agent, Started, ticks};
+use super::pods::{PodEntry, readable};
+use super::{Agent, Started, off_runtime, ticks};
 use crate::io::image::Digest;
 use crate::io::keeper::{ContainerStateV1, RunStateV1};
 use crate::node::NodeError;
 use crate::node::desired::DesiredLog;
-use crate::node::driver::{blocking, exit_of, remove_leftovers, sweep_keeper};
+use crate::node::driver::{Driver, blocking, exit_of, remove_leftovers, sweep_keeper};
 use crate::node::place::{Places, PodPlaces, replace};
 
 /// What the board still has of earlier pods.
@@ -26,40 +27,56 @@ struct Known {
     rebooted: bool,
 }
 
+/// How often containers are asked for before the role ends, to be run again from the start.
+const LIST_TRIES: u32 = 30;
+const LIST_PAUSE: Duration = Duration::from_secs(1);
+
 impl Agent {
-    /// Reads the desired set, takes up its pods where they were left, and clears away the rest.
+    /// Reads the desired set and, if it is known, settles the board by it.
     pub(super) async fn recover(started: Started) -> Result<Self, NodeError> {
         let driver = started.driver.clone();
-        let desired = DesiredLog::open(&driver.places.desired())?;
-        let (boot, rebooted) = boot_number(&driver.places).map_err(NodeError::RunDir)?;
-        let wanted: BTreeSet<String> = desired.set().pods.keys().map(ToString::to_string).collect();
-        sweep_keeper(&driver, &wanted).await;
+        let (desired, boot) = off_runtime(|| {
+            let boot = boot_number(&driver.places).map_err(NodeError::RunDir)?;
+            Ok::<_, NodeError>((DesiredLog::open(&driver.places.desired())?, boot))
+        })?;
+        let mut agent = Self::new(started, desired, boot);
+        if agent.desired.is_known() {
+            agent.settle().await?;
+        }
+        Ok(agent)
+    }
+
+    /// Takes up the pods of the desired set where they were left, and clears away the rest. Not before
+    /// the set is known: what an empty set that was never sent does not list is not unwanted.
+    pub(super) async fn settle(&mut self) -> Result<(), NodeError> {
+        let (driver, rebooted) = (self.driver.clone(), self.rebooted);
+        let mut states = listed(&driver).await?;
+        let mut wanted: BTreeSet<String> =
+            self.desired.set().pods.keys().map(ToString::to_string).collect();
+        // Files that a container still uses stay.
+        wanted.extend(sweep_keeper(&driver, &states, &wanted).await);
+        states.retain(|state| wanted.contains(&state.pod_uid));
         let places = driver.places.clone();
         let cleared = blocking(move || remove_leftovers(&places, &wanted, rebooted)).await;
         if let Some(Err(error)) = cleared {
             tracing::warn!(%error, "files of earlier pods are not removed");
         }
-        let known = Known {
-            states: driver.keeper.list().await.unwrap_or_default(),
-            sandboxes: driver.keeper.sandboxes().await.ok(),
-            rebooted,
-        };
-        let mut agent = Self::new(started, desired, boot);
+        let sandboxes = driver.keeper.sandboxes().await.ok();
+        let known = Known { states, sandboxes, rebooted };
+        self.settled = true;
         let pods: Vec<(Uid, bytes::Bytes)> =
-            agent.desired.set().pods.iter().map(|(uid, pod)| (*uid, pod.pod.clone())).collect();
+            self.desired.set().pods.iter().map(|(uid, pod)| (*uid, pod.pod.clone())).collect();
         for (uid, json) in pods {
-            match Pod::parse(&json) {
-                Ok(pod) => agent.take_up(uid, Arc::new(pod), &known),
-                Err(error) => tracing::error!(pod = %uid, %error, "pod is not taken up"),
-            }
+            let pod = readable(&json, uid);
+            off_runtime(|| self.take_up(uid, Arc::new(pod), &known));
         }
         let _ = blocking({
             let images = driver.images.clone();
             move || images.collect()
         })
         .await;
-        tracing::info!(pods = agent.pods.len(), rebooted, "board has taken up its pods");
-        Ok(agent)
+        tracing::info!(pods = self.pods.len(), rebooted, "board has taken up its pods");
+        Ok(())
     }
 
     fn take_up(&mut self, uid: Uid, pod: Arc<Pod>, known: &Known) {
@@ -86,6 +103,20 @@ impl Agent {
         }
         self.pods.insert(uid, entry);
         self.feed(uid, Event::Timer);
+    }
+}
+
+/// What runs. Without knowing it, whatever runs would be started a second time.
+async fn listed(driver: &Driver) -> Result<Vec<ContainerStateV1>, NodeError> {
+    let mut tries = 1;
+    loop {
+        match driver.keeper.list().await {
+            Ok(states) => return Ok(states),
+            Err(error) if tries >= LIST_TRIES => return Err(NodeError::Keeper(error)),
+            Err(error) => tracing::warn!(%error, tries, "containers cannot be listed"),
+        }
+        tries += 1;
+        tokio::time::sleep(LIST_PAUSE).await;
     }
 }
 

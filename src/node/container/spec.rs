@@ -1,6 +1,7 @@
 //! The OCI runtime spec of a container (opencontainers/runtime-spec 1.0), without root, namespaces and
 //! cgroup path, which are the keeper's.
 
+use logic::pod::dotted;
 use logic::pod::spec::{Amount, Container, Pod};
 use model::quantity::Quantity;
 use serde_json::{Value, json};
@@ -160,7 +161,7 @@ pub(crate) fn build(input: &SpecInput<'_>) -> Value {
 
 fn sysctls(pod: &Pod) -> Value {
     let sysctls = &pod.spec.security_context.sysctls;
-    sysctls.iter().map(|sysctl| (sysctl.name.clone(), json!(sysctl.value))).collect()
+    sysctls.iter().map(|sysctl| (dotted(&sysctl.name), json!(sysctl.value))).collect()
 }
 
 fn capabilities(container: &Container) -> Vec<&'static str> {

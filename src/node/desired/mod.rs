@@ -5,8 +5,10 @@
 
 mod fence;
 mod log;
+mod record;
 mod seal;
 mod set;
 
+pub(super) use fence::Reign;
 pub(super) use log::{DesiredError, DesiredLog};
 pub(super) use set::Changes;

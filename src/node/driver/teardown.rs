@@ -6,6 +6,7 @@ use std::io;
 use logic::pod::Event;
 
 use super::{Driver, Job, blocking};
+use crate::io::keeper::ContainerStateV1;
 use crate::node::place::{Places, PodPlaces, entries, remove_dir};
 use crate::node::volume;
 
@@ -40,23 +41,29 @@ fn remove_files(places: &PodPlaces) -> io::Result<()> {
     remove_dir(&places.logs)
 }
 
-/// Stops and removes containers and sandboxes of pods that are not wanted.
-pub(in crate::node) async fn sweep_keeper(driver: &Driver, wanted: &BTreeSet<String>) {
-    let mut unwanted = BTreeSet::new();
-    match driver.keeper.list().await {
-        Ok(states) => unwanted.extend(states.into_iter().map(|state| state.pod_uid)),
-        Err(error) => tracing::warn!(%error, "containers cannot be listed"),
-    }
+/// Stops and removes containers (`states` has them all) and sandboxes of pods that are not wanted;
+/// gives the pods of which something is left.
+pub(in crate::node) async fn sweep_keeper(
+    driver: &Driver,
+    states: &[ContainerStateV1],
+    wanted: &BTreeSet<String>,
+) -> Vec<String> {
+    let mut unwanted: BTreeSet<String> = states.iter().map(|state| state.pod_uid.clone()).collect();
     match driver.keeper.sandboxes().await {
         Ok(uids) => unwanted.extend(uids),
         Err(error) => tracing::warn!(%error, "sandboxes cannot be listed"),
     }
+    let mut left = Vec::new();
     for uid in unwanted.difference(wanted) {
         match driver.remove_from_keeper(uid).await {
             Ok(()) => tracing::info!(pod = uid, "removed what was left of an unknown pod"),
-            Err(error) => tracing::warn!(pod = uid, error, "what is left of a pod is not removed"),
+            Err(error) => {
+                tracing::warn!(pod = uid, error, "what is left of a pod is not removed");
+                left.push(uid.clone());
+            }
         }
     }
+    left
 }
 
 /// Removes files of pods that are not wanted, and writable layers that a reboot left.

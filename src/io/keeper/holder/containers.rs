@@ -1,6 +1,6 @@
 //! The containers that the holder watches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -38,25 +38,38 @@ struct Container {
 pub(super) struct Containers(BTreeMap<String, Container>);
 
 impl Containers {
-    /// Reads back what earlier holders wrote. What was never finished is removed.
+    /// Reads back what earlier holders wrote. What was never finished is removed; what cannot be read
+    /// may well run, and is left as it is.
     pub(super) fn recover(site: &Site, workers: &mut Workers) -> io::Result<Self> {
         let mut found = Self::default();
-        for entry in fs::read_dir(site.layout.containers())?.flatten() {
+        let mut unreadable = BTreeSet::new();
+        for entry in fs::read_dir(site.layout.containers())? {
+            let entry = entry?;
             let Ok(id) = entry.file_name().into_string() else { continue };
             match RecordV1::read(&entry.path()) {
                 Ok(record) => found.restore(site, id, record),
-                Err(_) => workers.remove(site, &id, None),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    workers.remove(site, &id, None);
+                }
+                Err(error) => {
+                    eprintln!("holder: container {id} is left alone, its record: {error}");
+                    unreadable.insert(id);
+                }
             }
         }
-        for entry in fs::read_dir(site.layout.runtime())?.flatten() {
-            let Ok(id) = entry.file_name().into_string() else { continue };
-            if !found.0.contains_key(&id) && !workers.has(&id) {
+        for entry in fs::read_dir(site.layout.runtime())? {
+            let Ok(id) = entry?.file_name().into_string() else { continue };
+            let known = found.0.contains_key(&id) || unreadable.contains(&id);
+            if !known && !workers.has(&id) {
                 workers.remove(site, &id, None);
             }
         }
         let pods: Vec<&str> = found.0.values().map(|c| c.record.pod_uid.as_str()).collect();
         let keep = |name: &str| {
-            name == "keeper" || pods.contains(&name) || site.layout.sandbox(name).exists()
+            name == "keeper"
+                || pods.contains(&name)
+                || site.layout.sandbox(name).exists()
+                || !unreadable.is_empty()
         };
         Hierarchies::detect()?.prune(&PathBuf::from(&site.cgroup), &keep);
         Ok(found)

@@ -218,6 +218,9 @@ fn logged_on_a_terminal(test: &str, variables: &[(&str, &str)]) -> String {
         let count = terminal.read(&mut piece).unwrap_or_else(|error| panic!("{error}: {said}"));
         said += &String::from_utf8_lossy(&piece[..count]);
     }
+    // A board that is ready has its keeper, which goes with the board when this test ends.
+    let ready = board.command(&["wait", "--timeout", "30s"]);
+    assert!(ready.status.success(), "{}", text(&ready));
     let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signal");
     child.wait().expect("wait");

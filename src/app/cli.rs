@@ -91,6 +91,24 @@ pub(super) struct UpArgs {
     /// Port of the Kubernetes API [default: 6443].
     #[arg(long, value_name = "PORT")]
     pub api_port: Option<u16>,
+    /// Port of the bus between masters and boards [default: 8883].
+    #[arg(long, value_name = "PORT")]
+    pub mqtt_port: Option<u16>,
+    /// Port of the masters among each other [default: 7443].
+    #[arg(long, value_name = "PORT")]
+    pub peer_port: Option<u16>,
+    /// Interface whose address others reach this board at [default: the one with the default route].
+    #[arg(long, value_name = "IF")]
+    pub interface: Option<String>,
+    /// Token of the cluster to join (comes with version 0.1.0).
+    #[arg(long)]
+    pub token: Option<String>,
+    /// Boards that found the cluster together (comes with version 0.1.0).
+    #[arg(long, value_name = "N")]
+    pub expect: Option<u32>,
+    /// Boards to look for the cluster at (comes with version 0.1.0).
+    #[arg(long, value_name = "HOST[:PORT],...", value_delimiter = ',')]
+    pub peers: Vec<String>,
     /// Addresses of pods; fixed when the cluster is founded [default: 10.42.0.0/16].
     #[arg(long, value_name = "CIDR")]
     pub pod_range: Option<String>,

@@ -17,6 +17,8 @@ use super::dirs::Dirs;
 use crate::io::control::{Client, bytes_body, stream_body};
 
 const POLL_EVERY: Duration = Duration::from_millis(50);
+/// A board gets at least this long for an answer, however short the user's patience.
+const ANSWER_MIN: Duration = Duration::from_millis(200);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 const PIECE_BYTES: usize = 64 * 1024;
 const PIECES_MAX: usize = 4;
@@ -89,7 +91,8 @@ pub(super) async fn wait(dirs: &Dirs, arguments: &WaitArgs) -> Result<Ending> {
     let client = Client::new(&dirs.socket());
     let deadline = Instant::now() + arguments.timeout;
     loop {
-        let seen = match client.get_json("/v1/status").await {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let seen = match client.within(left.max(ANSWER_MIN)).get_json("/v1/status").await {
             Ok(status) => {
                 let boards = status["boards"].as_array().into_iter().flatten();
                 let ready = boards.filter(|board| board["ready"] == true).count();
@@ -121,9 +124,7 @@ pub(super) async fn kubeconfig(dirs: &Dirs, arguments: &KubeconfigArgs) -> Resul
         Some(server) => bail!("--server {server} is not a URL: write https://ADDRESS:6443"),
         None => "/v1/kubeconfig".into(),
     };
-    let answer =
-        Client::new(&dirs.socket()).send(Method::GET, &uri, bytes_body(Bytes::new())).await?;
-    let text = answer.into_body().collect().await?.to_bytes();
+    let text = Client::new(&dirs.socket()).get(&uri).await?;
     super::say::raw(&String::from_utf8_lossy(&text));
     Ok(Ending::Done)
 }

@@ -19,6 +19,9 @@ struct File {
     api_port: Option<u16>,
     pod_range: Option<String>,
     service_range: Option<String>,
+    interface: Option<String>,
+    mqtt_port: Option<u16>,
+    peer_port: Option<u16>,
 }
 
 /// What a board runs with.
@@ -32,10 +35,16 @@ pub(super) struct Config {
     pub role: Role,
     /// Port of the API.
     pub api_port: u16,
-    /// Pod addresses.
-    pub pod_range: Range,
-    /// Service addresses.
-    pub service_range: Range,
+    /// Port of the bus between masters and boards.
+    pub mqtt_port: u16,
+    /// Port of the masters among each other.
+    pub peer_port: u16,
+    /// Interface whose address others reach this board at, when the user names one.
+    pub interface: Option<String>,
+    /// Pod addresses, when the user gives some.
+    pub pod_range: Option<Range>,
+    /// Service addresses, when the user gives some.
+    pub service_range: Option<Range>,
     /// Stop pods with the process.
     pub stop_pods: bool,
 }
@@ -47,6 +56,19 @@ pub(super) struct Range {
     pub base: Ipv4Addr,
     /// Prefix length.
     pub prefix: u8,
+}
+
+impl Range {
+    /// Pod addresses of a cluster whose founder says nothing.
+    pub(super) const PODS: Self = Self { base: Ipv4Addr::new(10, 42, 0, 0), prefix: 16 };
+    /// Service addresses of a cluster whose founder says nothing.
+    pub(super) const SERVICES: Self = Self { base: Ipv4Addr::new(10, 43, 0, 0), prefix: 16 };
+
+    /// Whether an address is in both.
+    pub(super) fn overlaps(self, other: Self) -> bool {
+        let mask = !(u32::MAX >> self.prefix.min(other.prefix));
+        self.base.to_bits() & mask == other.base.to_bits() & mask
+    }
 }
 
 impl std::fmt::Display for Range {
@@ -62,8 +84,9 @@ const DEFAULT_FILE: &str = "/etc/kumquat/config.toml";
 ///
 /// # Errors
 /// The file cannot be read (only the default one may be missing) or has a field that does not exist;
-/// a range is not a network.
+/// a range is not a network; what is asked for needs other boards.
 pub(super) fn load(flags: &UpArgs) -> Result<Config> {
+    refuse_joining(flags)?;
     let file = match &flags.config {
         Some(path) => parse(path, read(path))?,
         None => match read(Path::new(DEFAULT_FILE)) {
@@ -72,15 +95,17 @@ pub(super) fn load(flags: &UpArgs) -> Result<Config> {
         },
     };
     let or = |flag: &Option<String>, file: Option<String>| flag.clone().or(file);
-    let range =
-        |text: Option<String>, default: &str| parse_range(text.as_deref().unwrap_or(default));
+    let range = |text: Option<String>| text.as_deref().map(parse_range).transpose();
     let config = Config {
         name: or(&flags.name, file.name),
         cluster: or(&flags.cluster, file.cluster),
         role: flags.role.or(file.role).unwrap_or(Role::Auto),
         api_port: flags.api_port.or(file.api_port).unwrap_or(6443),
-        pod_range: range(or(&flags.pod_range, file.pod_range), "10.42.0.0/16")?,
-        service_range: range(or(&flags.service_range, file.service_range), "10.43.0.0/16")?,
+        mqtt_port: flags.mqtt_port.or(file.mqtt_port).unwrap_or(8883),
+        peer_port: flags.peer_port.or(file.peer_port).unwrap_or(7443),
+        interface: or(&flags.interface, file.interface),
+        pod_range: range(or(&flags.pod_range, file.pod_range))?,
+        service_range: range(or(&flags.service_range, file.service_range))?,
         stop_pods: flags.stop_pods,
     };
     if config.role == Role::Worker {
@@ -89,7 +114,29 @@ pub(super) fn load(flags: &UpArgs) -> Result<Config> {
              run `kumquat up` without --role worker"
         );
     }
+    let ports = [config.api_port, config.mqtt_port, config.peer_port];
+    if ports[0] == ports[1] || ports[0] == ports[2] || ports[1] == ports[2] {
+        bail!("--api-port, --mqtt-port and --peer-port must be three different ports");
+    }
     Ok(config)
+}
+
+/// Flags of a cluster of several boards are known, so that nobody takes one board for more.
+fn refuse_joining(flags: &UpArgs) -> Result<()> {
+    let joining = [
+        ("--token", flags.token.is_some()),
+        ("--expect", flags.expect.is_some_and(|boards| boards > 1)),
+        ("--peers", !flags.peers.is_empty()),
+    ];
+    for (flag, given) in joining {
+        if given {
+            bail!(
+                "{flag} is for joining other boards, and joining comes with version 0.1.0: run \
+                 `kumquat up` without it for a cluster of this one board"
+            );
+        }
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -107,8 +154,8 @@ fn parse_range(text: &str) -> Result<Range> {
         Some(Range { base: base.parse().ok()?, prefix: prefix.parse().ok()? })
     });
     let Some(range) = parsed else { bail!("{text} is not an IPv4 range such as 10.42.0.0/16") };
-    if !(8..=24).contains(&range.prefix) {
-        bail!("{text}: a range needs a prefix length from 8 to 24");
+    if !(8..=28).contains(&range.prefix) {
+        bail!("{text}: a range needs a prefix length from 8 to 28");
     }
     let host_bits = range.base.to_bits() & (u32::MAX >> range.prefix);
     if host_bits != 0 {
@@ -129,6 +176,42 @@ mod tests {
         for bad in ["10.42.0.1/16", "10.42.0.0", "10.42.0.0/30", "x/16", "::/16"] {
             assert_eq!(check(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn overlapping_ranges_are_seen() {
+        let check = |one: &str, other: &str, expected: bool| {
+            let range = |text| parse_range(text).expect("a range");
+            assert_eq!(range(one).overlaps(range(other)), expected, "{one} {other}");
+            assert_eq!(range(other).overlaps(range(one)), expected, "{other} {one}");
+        };
+        check("10.42.0.0/16", "10.43.0.0/16", false);
+        check("10.42.0.0/15", "10.43.0.0/16", true);
+        check("10.0.0.0/8", "10.43.7.0/24", true);
+        check("10.42.0.0/16", "10.42.0.0/16", true);
+    }
+
+    #[test]
+    fn flags_of_several_boards_are_refused_with_a_reason() {
+        use super::super::cli::{Cli, Command};
+        use clap::Parser;
+        let check = |words: &[&str]| {
+            let words = [&["kumquat", "up", "--config", "/dev/null"], words].concat();
+            let Command::Up(flags) = Cli::try_parse_from(words).expect("known flags").command
+            else {
+                unreachable!("`up` was parsed")
+            };
+            load(&flags).map_err(|error| error.to_string())
+        };
+        for words in [["--token", "t"], ["--expect", "3"], ["--peers", "pi-2,pi-3:7443"]] {
+            let refusal = check(&words).expect_err("needs other boards");
+            assert!(refusal.contains(words[0]) && refusal.contains("0.1.0"), "{refusal}");
+        }
+        let config = check(&["--mqtt-port", "1883", "--peer-port", "7000", "--interface", "eth1"]);
+        let config = config.expect("one board may have these");
+        assert_eq!((config.mqtt_port, config.peer_port), (1883, 7000));
+        assert_eq!(config.interface.as_deref(), Some("eth1"));
+        assert!(check(&["--mqtt-port", "6443"]).is_err());
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! What the control socket answers: status, kubeconfig, images.
 
 use std::future::Future;
-use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
+use super::addresses::Addresses;
 use super::identity::Identity;
 use super::version;
 use crate::io::control::{
@@ -28,8 +29,8 @@ pub(super) struct Control {
     pub(super) images: ImageStore,
     /// Signs the admin's certificate.
     pub(super) pki: Arc<Pki>,
-    /// This board's address.
-    pub(super) address: Ipv4Addr,
+    /// This board's addresses.
+    pub(super) addresses: watch::Receiver<Addresses>,
     /// Port of the API.
     pub(super) api_port: u16,
     /// Epoch and term in which this board leads.
@@ -97,7 +98,7 @@ impl Control {
     }
 
     fn kubeconfig(&self, request: &Request<Incoming>) -> Response<Body> {
-        let own = format!("https://{}:{}", self.address, self.api_port);
+        let own = format!("https://{}:{}", self.addresses.borrow().own, self.api_port);
         let server = query(request, "server").unwrap_or(own);
         if !is_server_url(&server) {
             let text = "that is no URL of an API server: write https://ADDRESS:6443";

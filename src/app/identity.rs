@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{Config, Range};
 use super::dirs::Dirs;
+use crate::master::registry::ServiceRange;
+
+/// Each board gets a /24 of the pod range.
+const POD_PREFIX_MAX: u8 = 24;
 
 /// The part of a board's life that no flag may change later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +77,9 @@ impl Identity {
                 );
             }
         }
+        let pod_range = config.pod_range.unwrap_or(Range::PODS);
+        let service_range = config.service_range.unwrap_or(Range::SERVICES);
+        check_ranges(pod_range, service_range)?;
         let mut random = [0; 16];
         getrandom::fill(&mut random)
             .map_err(|error| anyhow!("the kernel gives no randomness: {error}"))?;
@@ -80,8 +87,8 @@ impl Identity {
             name,
             cluster,
             id: Uid::from_random(random).to_string(),
-            pod_range: config.pod_range,
-            service_range: config.service_range,
+            pod_range,
+            service_range,
         })
     }
 
@@ -98,8 +105,32 @@ impl Identity {
         if differs(&config.cluster, &self.cluster) {
             bail!("this board belongs to cluster {}: leave --cluster away", self.cluster);
         }
+        for (flag, given, kept) in [
+            ("--pod-range", config.pod_range, self.pod_range),
+            ("--service-range", config.service_range, self.service_range),
+        ] {
+            if given.is_some_and(|given| given != kept) {
+                bail!("this cluster was founded with {flag} {kept}: leave {flag} away");
+            }
+        }
         Ok(())
     }
+}
+
+/// Refuses what no cluster can run with, before it is kept for good.
+fn check_ranges(pods: Range, services: Range) -> Result<()> {
+    if pods.prefix > POD_PREFIX_MAX {
+        bail!("--pod-range {pods} is too small: use a prefix length from 8 to {POD_PREFIX_MAX}");
+    }
+    if ServiceRange::new(services.base, services.prefix).is_none() {
+        bail!("--service-range {services} cannot hold services: use a prefix length from 12 to 28");
+    }
+    if pods.overlaps(services) {
+        bail!(
+            "--pod-range {pods} and --service-range {services} overlap: give two separate ranges"
+        );
+    }
+    Ok(())
 }
 
 /// Write, sync, rename, sync the folder: after a power cut the old file or the new one is there.
@@ -140,6 +171,43 @@ fn is_label(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn config(words: &[&str]) -> Config {
+        use super::super::cli::{Cli, Command};
+        use super::super::config::load;
+        use clap::Parser;
+        let words = [&["kumquat", "up", "--config", "/dev/null", "--name", "a"], words].concat();
+        let Command::Up(flags) = Cli::try_parse_from(words).expect("known flags").command else {
+            unreachable!("`up` was parsed")
+        };
+        load(&flags).expect("a configuration")
+    }
+
+    #[test]
+    fn a_range_that_cannot_work_is_refused_before_anything_is_kept() {
+        let folder = std::env::temp_dir().join(format!("kumquat-identity-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("tmp");
+        let dirs = Dirs::new(&folder, &folder);
+        for bad in [
+            ["--service-range", "10.0.0.0/8"],
+            ["--service-range", "10.42.0.0/20"],
+            ["--pod-range", "10.1.0.0/25"],
+        ] {
+            assert!(Identity::load_or_found(&dirs, &config(&bad)).is_err(), "{bad:?}");
+            assert!(!dirs.board().exists(), "{bad:?}");
+        }
+        let own = ["--service-range", "10.9.0.0/24"];
+        let founded = Identity::load_or_found(&dirs, &config(&own)).expect("founded");
+        for same in [&own[..], &[]] {
+            let again = Identity::load_or_found(&dirs, &config(same)).expect("comes back");
+            assert_eq!(again, founded);
+        }
+        for other in [["--service-range", "10.43.0.0/16"], ["--pod-range", "10.44.0.0/16"]] {
+            let refusal = Identity::load_or_found(&dirs, &config(&other)).expect_err("differs");
+            assert!(refusal.to_string().contains(other[0]), "{refusal}");
+        }
+        fs::remove_dir_all(folder).expect("removed");
+    }
 
     #[test]
     fn labels() {

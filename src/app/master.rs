@@ -1,12 +1,13 @@
 //! Starts the master role: store, views, registry, first objects, controllers, dispatcher, API.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::addresses::{Addresses, Follower, server_names};
 use super::config::Config;
 use super::dirs::Dirs;
 use super::identity::Identity;
@@ -14,10 +15,10 @@ use super::up::Loops;
 use super::version;
 use crate::io::clock::Clock;
 use crate::io::link::MasterEnd;
+use crate::io::net::AddressChanges;
 use crate::io::store::{self, Leadership, Store};
-use crate::io::tls::{ApiTls, Pki, ServerNames};
+use crate::io::tls::{ApiTls, Pki};
 use crate::master::api::{self, ApiOptions, Health, LinkLogs};
-use crate::master::bootstrap::{self, ApiAddress};
 use crate::master::controllers::{self, Views};
 use crate::master::dispatcher;
 use crate::master::registry::{Registry, RegistryOptions, ServiceRange};
@@ -32,10 +33,8 @@ pub(super) struct MasterOptions<'a> {
     pub(super) identity: &'a Identity,
     /// Cluster time.
     pub(super) clock: Clock,
-    /// This board's address.
-    pub(super) address: Ipv4Addr,
-    /// All of its addresses, for the certificate.
-    pub(super) addresses: Vec<IpAddr>,
+    /// This board's addresses, kept up to date from here.
+    pub(super) addresses: watch::Sender<Addresses>,
     /// The link to the agent of this board.
     pub(super) link: MasterEnd,
 }
@@ -58,7 +57,10 @@ pub(super) async fn start(
     loops: &mut Loops,
     stop: &watch::Receiver<bool>,
 ) -> Result<Master> {
-    let MasterOptions { dirs, config, identity, clock, address, addresses, link } = options;
+    let MasterOptions { dirs, config, identity, clock, addresses, link } = options;
+    // Before the addresses are used: no change may fall between.
+    let changes = AddressChanges::open().context("address changes cannot be followed")?;
+    addresses.send_replace(Addresses::read(config.interface.as_deref()));
     let range = identity.service_range;
     let service_range = ServiceRange::new(range.base, range.prefix)
         .with_context(|| format!("{range} cannot hold services"))?;
@@ -67,18 +69,28 @@ pub(super) async fn start(
         .with_context(|| format!("port {} is taken: choose another --api-port", config.api_port))?;
     let pki = Arc::new(Pki::open(&dirs.data, clock.now())?);
     let names =
-        ServerNames::new(&identity.name, IpAddr::V4(service_range.api_address()), addresses);
+        server_names(&identity.name, service_range.api_address(), &addresses.borrow().clone());
     let tls = Arc::new(ApiTls::new(&pki, &names, clock.clone())?);
 
     let (views, hook) = Views::new(controllers::all(pki.ca_certificate()), clock.clone());
     let folder = dirs.store();
-    let opened = tokio::task::spawn_blocking(move || {
-        Store::open(store::Options::new(folder), Box::new(hook))
-    });
+    let mut of_store = store::Options::new(folder);
+    of_store.clock = clock.clone();
+    let opened = tokio::task::spawn_blocking(move || Store::open(of_store, Box::new(hook)));
     let store = opened.await?.context("cannot open the store")?;
     let registry = Registry::new(store.clone(), clock.clone(), RegistryOptions { service_range })?;
-    let api_address = ApiAddress { address, port: config.api_port };
-    bootstrap::run(&registry, api_address).await?;
+    let follower = Follower {
+        interface: config.interface.clone(),
+        board: identity.name.clone(),
+        registry: registry.clone(),
+        pki: Arc::clone(&pki),
+        tls: Arc::clone(&tls),
+        api_port: config.api_port,
+        addresses,
+    };
+    let complete = follower.bootstrap().await?;
+    let following = follower.run(changes, complete, stop.clone());
+    loops.spawn(async move { ("addresses", following.await) });
 
     let leader = store.leadership();
     let Leadership { epoch, term } = leader;

@@ -3,6 +3,7 @@
 #[macro_use]
 mod say;
 
+mod addresses;
 pub mod api_client;
 mod cli;
 mod client;

@@ -5,17 +5,18 @@
 //! error: whatever supervises it starts it again, and containers do not notice.
 
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
+use model::limits::{CONTAINER_OPEN_FILES, OPEN_FILES_MAX};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::addresses::Addresses;
 use super::cli::UpArgs;
 use super::client::Ending;
 use super::config::{self, Config};
@@ -48,6 +49,10 @@ pub(super) type Loops = JoinSet<(&'static str, Result<()>)>;
 pub(super) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
     let began = Instant::now();
     crash::on_panic();
+    let open_files = host::allow_open_files(OPEN_FILES_MAX)?;
+    if open_files < CONTAINER_OPEN_FILES {
+        tracing::warn!(open_files, "few files may be open: raise the limit (`ulimit -n 65536`)");
+    }
     let config = config::load(arguments)?;
     if !nix::unistd::geteuid().is_root() {
         bail!("`kumquat up` makes containers and networks, which needs root: run it with sudo");
@@ -91,7 +96,8 @@ async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant)
     let (stopper, stop) = watch::channel(false);
     let mut loops = Loops::new();
     let clock = Clock::starting_at(Default::default());
-    let (address, addresses) = own_addresses();
+    let addresses = watch::Sender::new(Addresses::read(config.interface.as_deref()));
+    let followed = addresses.subscribe();
     let paths = KeeperPaths {
         run_dir: dirs.run.clone(),
         data_dir: dirs.data.clone(),
@@ -100,18 +106,19 @@ async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant)
     };
     let images =
         ImageStore::open(dirs.data.join("images")).context("cannot open the image store")?;
+    // The control socket answers before the agent knows which containers run on which image.
+    images.defer_collection();
     let (master_end, board_end) = link::pair();
     let options = MasterOptions {
         dirs,
         config,
         identity: &identity,
         clock: clock.clone(),
-        address,
         addresses,
         link: master_end,
     };
     let master = master::start(options, &mut loops, &stop).await?;
-    let api = format!("https://{address}:{}", config.api_port);
+    let api = format!("https://{}:{}", followed.borrow().own, config.api_port);
     let millis = began.elapsed().as_millis();
     tracing::info!(%api, millis, "API ready");
 
@@ -120,7 +127,7 @@ async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant)
         registry: master.registry.clone(),
         images: images.clone(),
         pki: Arc::clone(&master.pki),
-        address,
+        addresses: followed.clone(),
         api_port: config.api_port,
         epoch: master.leader.epoch,
         term: master.leader.term,
@@ -137,7 +144,7 @@ async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant)
         link: board_end,
         clock,
         version: version::git_version(),
-        address: address.to_string(),
+        address: node_address(followed),
         is_master: true,
     };
     let agent_stop = stop.clone();
@@ -173,8 +180,8 @@ fn serve_control(
     let listener = control::bind(&dirs.socket()).context("cannot make the control socket")?;
     let stop = stop.clone();
     loops.spawn(async move {
-        let served = control::serve(listener, Arc::new(control), stop).await;
-        ("control socket", served.map_err(Into::into))
+        control::serve(listener, Arc::new(control), stop).await;
+        ("control socket", Ok(()))
     });
     Ok(())
 }
@@ -249,13 +256,16 @@ async fn stop_pods(paths: KeeperPaths) -> Result<()> {
     Ok(())
 }
 
-/// The address by which others reach this board, and all of its addresses.
-pub(super) fn own_addresses() -> (Ipv4Addr, Vec<IpAddr>) {
-    let found = host::addresses().unwrap_or_default();
-    let all: Vec<IpAddr> = found.into_iter().map(|entry| entry.address).collect();
-    let first = all.iter().find_map(|address| match address {
-        IpAddr::V4(v4) => Some(*v4),
-        IpAddr::V6(_) => None,
+/// The board's address for its Node, as text and up to date.
+fn node_address(mut addresses: watch::Receiver<Addresses>) -> watch::Receiver<String> {
+    let text = |addresses: &Addresses| addresses.own.to_string();
+    let sender = watch::Sender::new(text(&addresses.borrow_and_update()));
+    let receiver = sender.subscribe();
+    // Ends with the addresses' owner.
+    tokio::spawn(async move {
+        while addresses.changed().await.is_ok() {
+            sender.send_replace(text(&addresses.borrow_and_update()));
+        }
     });
-    (first.unwrap_or(Ipv4Addr::LOCALHOST), all)
+    receiver
 }

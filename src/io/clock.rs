@@ -9,8 +9,27 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use model::timestamp::Timestamp;
 
-/// No build of this code can run before it was written.
-const BUILT: Timestamp = Timestamp::from_seconds(1_790_000_000);
+/// When this code was built: release builds set `SOURCE_DATE_EPOCH` to the time of their commit (the
+/// same bytes from the same source), others know only when this was written.
+const BUILT: Timestamp = Timestamp::from_seconds(match option_env!("SOURCE_DATE_EPOCH") {
+    // A build time before this line was written is a mistake of the build.
+    Some(text) if seconds(text) > WRITTEN_SECONDS => seconds(text),
+    _ => WRITTEN_SECONDS,
+});
+/// 2026-11-22.
+const WRITTEN_SECONDS: i64 = 1_795_305_600;
+
+/// A decimal number, at compile time.
+const fn seconds(text: &str) -> i64 {
+    let bytes = text.as_bytes();
+    let (mut at, mut number) = (0, 0);
+    while at < bytes.len() {
+        assert!(bytes[at].is_ascii_digit(), "SOURCE_DATE_EPOCH is seconds since 1970");
+        number = number * 10 + (bytes[at] - b'0') as i64;
+        at += 1;
+    }
+    number
+}
 
 /// A shared clock; clones show the same time.
 #[derive(Clone, Debug)]
@@ -42,6 +61,12 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_build_time_is_read() {
+        assert_eq!(seconds("1795305600"), WRITTEN_SECONDS);
+        assert_eq!(Timestamp::from_seconds(WRITTEN_SECONDS).to_string(), "2026-11-22T00:00:00Z");
+    }
 
     #[test]
     fn never_goes_back() {

@@ -38,6 +38,13 @@ pub enum BootstrapError {
     Write(ObjectKey, #[source] CommitError),
 }
 
+impl BootstrapError {
+    /// Whether it passes by itself, or when somebody frees space: worth another try.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Write(_, CommitError::NoSpace | CommitError::Conflict))
+    }
+}
+
 /// Makes what is missing and corrects what is wrong.
 ///
 /// # Errors

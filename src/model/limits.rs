@@ -42,8 +42,15 @@ pub const FIELD_ISSUES_MAX: usize = 100;
 pub const JSON_PATCH_OPS_MAX: usize = 10_000;
 /// Bytes that the `copy` operations of one JSON patch add (kube-apiserver's own limit).
 pub const JSON_PATCH_COPY_BYTES_MAX: usize = REQUEST_BODY_BYTES_MAX;
-/// Connections to the API at a time; further ones wait in the listener's backlog.
-pub const API_CONNECTIONS_MAX: usize = 1024;
+/// Open files that a board asks the kernel for; the usual soft limit of 1024 is for programs that
+/// use select(2).
+pub const OPEN_FILES_MAX: u64 = 65_536;
+/// Open files of a container, unless its process raises them: the kernel's own soft limit.
+pub const CONTAINER_OPEN_FILES: u64 = 1024;
+/// Connections to the API at a time; further ones wait in the listener's backlog. Far below the
+/// least number of files that a process may open: strangers must not take what the store needs.
+pub const API_CONNECTIONS_MAX: usize = 512;
+const _: () = assert!(API_CONNECTIONS_MAX as u64 * 2 <= CONTAINER_OPEN_FILES);
 /// Requests of one HTTP/2 connection at a time (kube-apiserver's own limit).
 pub const API_STREAMS_PER_CONNECTION_MAX: u32 = 100;
 /// Requests in work at a time, answers under way not counted (kube-apiserver: 400 and 200).
@@ -116,6 +123,8 @@ pub const CONTROL_CONNECTIONS_MAX: usize = 32;
 pub const CONTROL_HEADER_SECONDS_MAX: u64 = 10;
 /// Seconds without a byte after which the body of a control request counts as cut off.
 pub const CONTROL_BODY_IDLE_SECONDS_MAX: u64 = 120;
+/// Seconds that a control client waits for an answer that the board has at hand.
+pub const CONTROL_ANSWER_SECONDS_MAX: u64 = 10;
 /// Largest answer that a control client reads into memory.
 pub const CONTROL_ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Largest image manifest, index or configuration (the distribution spec asks registries for 4 MiB).

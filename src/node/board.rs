@@ -4,6 +4,7 @@ use std::path::Path;
 
 use model::timestamp::Timestamp;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::container::field::BoardFacts;
 use crate::io::host::{DiskSpace, HostFacts};
@@ -18,11 +19,11 @@ const DISK_FREE_PERCENT_MIN: u64 = 10;
 const INODES_FREE_PERCENT_MIN: u64 = 5;
 
 /// What the board has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Board {
     pub(crate) name: String,
-    /// Its address; empty for none.
-    pub(crate) address: String,
+    /// Its address, which may change; empty for none.
+    address: watch::Receiver<String>,
     is_master: bool,
     host: HostFacts,
     disk_bytes: u64,
@@ -30,10 +31,10 @@ pub(crate) struct Board {
 
 impl Board {
     /// Looks at the machine.
-    pub(crate) fn look(name: &str, address: &str, data_dir: &Path) -> Self {
+    pub(crate) fn look(name: &str, address: watch::Receiver<String>, data_dir: &Path) -> Self {
         Self {
             name: name.to_owned(),
-            address: address.to_owned(),
+            address,
             is_master: false,
             host: HostFacts::read(),
             disk_bytes: DiskSpace::of(data_dir).map_or(0, |space| space.total_bytes),
@@ -49,11 +50,16 @@ impl Board {
         i64::try_from(self.host.memory_bytes).unwrap_or(i64::MAX)
     }
 
+    /// Its address at this moment; empty for none.
+    pub(crate) fn address(&self) -> String {
+        self.address.borrow().clone()
+    }
+
     /// What pods can learn of it.
     pub(crate) fn facts(&self) -> BoardFacts {
         BoardFacts {
             name: self.name.clone(),
-            address: self.address.clone(),
+            address: self.address(),
             cpu_millis: i64::from(self.host.cpus) * 1_000,
             memory_bytes: self.memory_bytes() - MEMORY_RESERVED_BYTES.min(self.memory_bytes() / 4),
         }
@@ -76,8 +82,9 @@ impl Board {
             })
         };
         let mut addresses = vec![json!({"type": "Hostname", "address": hostname})];
-        if !self.address.is_empty() {
-            addresses.insert(0, json!({"type": "InternalIP", "address": self.address}));
+        let own = self.address();
+        if !own.is_empty() {
+            addresses.insert(0, json!({"type": "InternalIP", "address": own}));
         }
         let mut labels = json!({
             "kubernetes.io/hostname": hostname,
@@ -202,7 +209,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_says_what_to_do() {
-        let mut board = Board::look("pi-1", "", Path::new("/"));
+        let mut board = Board::look("pi-1", watch::channel(String::new()).1, Path::new("/"));
         board.host.cgroup = Default::default();
         let bad = board.conditions(true, Timestamp::from_seconds(1_790_000_000));
         let message = |kind: &str| {
@@ -220,7 +227,8 @@ mod tests {
 
     #[test]
     fn the_node_has_what_clients_read() {
-        let board = Board::look("pi-1", "10.0.0.1", Path::new("/"));
+        let (moves, address) = watch::channel("10.0.0.1".to_owned());
+        let board = Board::look("pi-1", address, Path::new("/"));
         let now = Timestamp::from_seconds(1_790_000_000);
         let node = board.node("v1.36.2+kumquat.1", false, now);
         let role = "node-role.kubernetes.io/control-plane";
@@ -230,6 +238,9 @@ mod tests {
         assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "pi-1");
         assert_eq!(node["status"]["addresses"][0]["address"], "10.0.0.1");
         assert_eq!(node["status"]["conditions"][3]["type"], "Ready");
+        moves.send_replace("10.0.0.2".to_owned());
+        let moved = board.node("v1.36.2+kumquat.1", false, now);
+        assert_eq!(moved["status"]["addresses"][0]["address"], "10.0.0.2");
         let memory = node["status"]["allocatable"]["memory"].as_str().expect("text");
         assert!(model::quantity::Quantity::parse(memory).expect("quantity").value() > 0);
     }

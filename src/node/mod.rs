@@ -31,8 +31,8 @@ use crate::io::link::BoardEnd;
 pub struct NodeOptions {
     /// Node name.
     pub name: String,
-    /// The board's address (`InternalIP`, `hostIP`); empty for none.
-    pub address: String,
+    /// The board's address (`InternalIP`, `hostIP`), which may change; empty for none.
+    pub address: watch::Receiver<String>,
     /// Whether this board is a master too, which its Node says as a role.
     pub is_master: bool,
     /// `kubeletVersion`: `v1.36.2+kumquat.X`.

@@ -78,7 +78,7 @@ impl Board {
         let task = tokio::spawn(node::run(
             NodeOptions {
                 name: "pi-1".to_owned(),
-                address: "10.1.2.3".to_owned(),
+                address: tokio::sync::watch::Sender::new("10.1.2.3".to_owned()).subscribe(),
                 is_master: false,
                 version: "v1.36.2+kumquat.test".to_owned(),
                 data_dir: self.paths.data_dir.clone(),

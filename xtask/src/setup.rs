@@ -76,13 +76,29 @@ fn static_target() -> String {
 /// release needs no tables for unwinding (8 % of its bytes).
 fn static_environment(target: &str) -> Vec<(String, String)> {
     let name = target.to_uppercase().replace('-', "_");
+    let mut environment: Vec<_> = build_time().into_iter().collect();
     let key = format!("CARGO_TARGET_{name}_RUSTFLAGS");
     let flags = "-C force-unwind-tables=no";
     if target.ends_with("gnu") {
-        return vec![(key, format!("{flags} -C target-feature=+crt-static"))];
+        environment.push((key, format!("{flags} -C target-feature=+crt-static")));
+    } else {
+        environment.push((key, flags.into()));
+        environment.push((format!("CC_{}", target.replace('-', "_")), "musl-gcc".into()));
     }
-    let compiler = (format!("CC_{}", target.replace('-', "_")), "musl-gcc".into());
-    vec![(key, flags.into()), compiler]
+    environment
+}
+
+/// The time of the commit, below which the clock of a board never falls; the same commit gives the
+/// same bytes. Outside of a repository the source knows when it was written.
+fn build_time() -> Option<(String, String)> {
+    let name = "SOURCE_DATE_EPOCH";
+    if std::env::var_os(name).is_some() {
+        return None;
+    }
+    let log = Command::new("git").args(["log", "-1", "--format=%ct"]).current_dir(root()).output();
+    let text = String::from_utf8(log.ok()?.stdout).ok()?;
+    let seconds: u64 = text.trim().parse().ok()?;
+    Some((name.into(), seconds.to_string()))
 }
 
 fn install(tools: &[Tool]) -> Result<()> {

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use model::limits::CONTROL_ANSWER_BYTES_MAX;
+use model::limits::{CONTROL_ANSWER_BYTES_MAX, CONTROL_ANSWER_SECONDS_MAX};
 use serde_json::Value;
 use tokio::net::UnixStream;
 
@@ -35,6 +36,14 @@ pub enum ClientError {
     /// The connection broke.
     #[error("the board ended the conversation")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// No answer in time.
+    #[error("the board at {path} did not answer within {within:?}: look at its log")]
+    TimedOut {
+        /// The socket.
+        path: PathBuf,
+        /// How long was waited.
+        within: Duration,
+    },
     /// The board refused.
     #[error("{message}")]
     Refused {
@@ -52,12 +61,19 @@ pub type Answer = http::Response<Incoming>;
 #[derive(Clone, Debug)]
 pub struct Client {
     path: PathBuf,
+    within: Duration,
 }
 
 impl Client {
     /// For the socket at `path`; connects at each request.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+        let within = Duration::from_secs(CONTROL_ANSWER_SECONDS_MAX);
+        Self { path: path.to_owned(), within }
+    }
+
+    /// The same, with another bound on the wait for answers to [`Client::get`].
+    pub fn within(&self, within: Duration) -> Self {
+        Self { path: self.path.clone(), within }
     }
 
     /// Sends a request and gives the answer once its headers are there.
@@ -96,13 +112,26 @@ impl Client {
         Err(ClientError::Refused { status, message })
     }
 
+    /// GET of something that the board has at hand.
+    ///
+    /// # Errors
+    /// As [`Client::send`], and `TimedOut`.
+    pub async fn get(&self, uri: &str) -> Result<Bytes, ClientError> {
+        let asking = async {
+            let answer = self.send(Method::GET, uri, bytes_body(Bytes::new())).await?;
+            read(answer).await
+        };
+        let within = self.within;
+        let late = |_| ClientError::TimedOut { path: self.path.clone(), within };
+        tokio::time::timeout(within, asking).await.map_err(late)?
+    }
+
     /// GET with a JSON answer.
     ///
     /// # Errors
-    /// As [`Client::send`].
+    /// As [`Client::get`].
     pub async fn get_json(&self, uri: &str) -> Result<Value, ClientError> {
-        let answer = self.send(Method::GET, uri, bytes_body(Bytes::new())).await?;
-        serde_json::from_slice(&read(answer).await?)
+        serde_json::from_slice(&self.get(uri).await?)
             .map_err(|error| ClientError::Broken(error.into()))
     }
 }
@@ -114,4 +143,20 @@ async fn read(answer: Answer) -> Result<Bytes, ClientError> {
         .await
         .map(http_body_util::Collected::to_bytes)
         .map_err(ClientError::Broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_board_that_accepts_and_says_nothing_is_given_up() {
+        let path = std::env::temp_dir().join(format!("kumquat-wedged-{}", std::process::id()));
+        let _earlier = std::fs::remove_file(&path);
+        let _listener = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+        let client = Client::new(&path).within(Duration::from_millis(50));
+        let refusal = client.get_json("/v1/status").await.expect_err("nobody answers");
+        assert!(matches!(refusal, ClientError::TimedOut { .. }), "{refusal}");
+        std::fs::remove_file(&path).expect("removed");
+    }
 }

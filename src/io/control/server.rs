@@ -20,6 +20,9 @@ use model::limits::{CONTROL_CONNECTIONS_MAX, CONTROL_HEADER_SECONDS_MAX};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+/// Pause after `accept` failed.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
 /// Body of an answer.
 pub type Body = BoxBody<Bytes, io::Error>;
 
@@ -46,22 +49,28 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves until `stop` turns true or the listener breaks.
-///
-/// # Errors
-/// Accepting failed for good.
+/// Serves until `stop` turns true.
 pub async fn serve(
     listener: UnixListener,
     handler: Arc<dyn Handler>,
     mut stop: watch::Receiver<bool>,
-) -> io::Result<()> {
+) {
     let places = Arc::new(Semaphore::new(CONTROL_CONNECTIONS_MAX));
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
         // Cancel safety: `accept` and `wait_for` lose nothing when dropped.
-        let stream = tokio::select! {
-            accepted = listener.accept() => accepted?.0,
-            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Too many open files, or a client that went away: the condition passes by itself.
+                tracing::debug!(%error, "control socket cannot accept");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+                continue;
+            }
         };
         let handler = Arc::clone(&handler);
         tokio::spawn(async move {

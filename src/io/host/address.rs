@@ -22,8 +22,9 @@ pub struct InterfaceAddress {
 }
 
 /// Addresses of this board in the network namespace of this process: those of interfaces with a
-/// default route first, IPv4 before IPv6; without loopback, link-local and virtual ones.
-pub fn addresses() -> io::Result<Vec<InterfaceAddress>> {
+/// default route first, IPv4 before IPv6; without loopback, link-local and virtual ones. An interface
+/// that a person names counts although its name looks virtual.
+pub fn addresses(named: Option<&str>) -> io::Result<Vec<InterfaceAddress>> {
     let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
     let routes = parse::default_routes(&routes);
     let found = nix::ifaddrs::getifaddrs()?.filter_map(|entry| {
@@ -36,15 +37,16 @@ pub fn addresses() -> io::Result<Vec<InterfaceAddress>> {
         };
         up.then_some((entry.interface_name, address))
     });
-    Ok(order(found, &routes))
+    Ok(order(found, &routes, named))
 }
 
 fn order(
     found: impl Iterator<Item = (String, IpAddr)>,
     routes: &[String],
+    named: Option<&str>,
 ) -> Vec<InterfaceAddress> {
     let mut addresses: Vec<InterfaceAddress> = found
-        .filter(|(interface, address)| is_reachable(interface, *address))
+        .filter(|(interface, address)| is_reachable(interface, *address, named))
         .map(|(interface, address)| {
             let default_route = routes.contains(&interface);
             InterfaceAddress { interface, address, default_route }
@@ -56,14 +58,15 @@ fn order(
     addresses
 }
 
-fn is_reachable(interface: &str, address: IpAddr) -> bool {
+fn is_reachable(interface: &str, address: IpAddr, named: Option<&str>) -> bool {
     let local = match address {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified(),
         IpAddr::V6(v6) => {
             v6.is_loopback() || v6.is_unspecified() || v6.segments()[0] & 0xffc0 == 0xfe80
         }
     };
-    !local && !VIRTUAL.iter().any(|prefix| interface.starts_with(prefix))
+    let is_virtual = VIRTUAL.iter().any(|prefix| interface.starts_with(prefix));
+    !local && (!is_virtual || named == Some(interface))
 }
 
 #[cfg(test)]
@@ -83,16 +86,19 @@ mod tests {
             ("eth0", "192.168.1.8"),
         ];
         let found = found.map(|(name, ip)| (name.to_owned(), ip.parse().expect("an address")));
-        let ordered = order(found.into_iter(), &["eth0".to_owned(), "wlan0".to_owned()]);
+        let ordered =
+            order(found.clone().into_iter(), &["eth0".to_owned(), "wlan0".to_owned()], None);
         let names: Vec<String> =
             ordered.iter().map(|a| format!("{} {}", a.interface, a.address)).collect();
         let expected = ["eth0 192.168.1.8", "wlan0 192.168.1.9", "end0 10.1.1.1", "eth0 fd00::1"];
         assert_eq!(names, expected);
         assert!(ordered[0].default_route && !ordered[2].default_route);
+        let named = order(found.into_iter(), &[], Some("veth1a"));
+        assert!(named.iter().any(|entry| entry.interface == "veth1a"));
     }
 
     #[test]
     fn this_machine_can_be_asked() {
-        addresses().expect("getifaddrs");
+        addresses(None).expect("getifaddrs");
     }
 }

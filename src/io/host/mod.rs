@@ -1,11 +1,12 @@
 //! The host: what this board is and has, read from /proc, /sys, /etc and the kernel.
 //!
 //! In: nothing but the board itself, or a directory that looks like one (`read_from`). Out: plain
-//! facts. It changes nothing, remembers nothing, and takes what is missing as unknown instead of
+//! facts. It changes nothing but this process' own limit of open files, remembers nothing, and takes what is missing as unknown instead of
 //! failing: boards differ.
 
 mod address;
 mod cgroup;
+mod files;
 mod parse;
 
 use std::fs;
@@ -14,6 +15,7 @@ use std::path::Path;
 
 pub use address::{InterfaceAddress, addresses};
 pub use cgroup::{CgroupFacts, CgroupVersion};
+pub use files::allow_open_files;
 
 /// What does not change until the next boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -48,6 +48,8 @@ struct State {
     record: Record,
     /// Containers by the image that they were made from.
     holds: BTreeMap<Digest, usize>,
+    /// Not all holds are known yet: nothing is removed.
+    deferred: bool,
 }
 
 /// An image that containers can be made from.
@@ -128,7 +130,7 @@ impl ImageStore {
             shared: Arc::new(Shared {
                 platform,
                 writing: Mutex::new(()),
-                state: Mutex::new(State { record, holds: BTreeMap::new() }),
+                state: Mutex::new(State { record, holds: BTreeMap::new(), deferred: false }),
                 changes: watch::Sender::new(0),
                 _lock: lock,
                 dir: dir.clone(),
@@ -227,12 +229,19 @@ impl ImageStore {
         self.collect_locked()
     }
 
+    /// Removes no content until [`Self::collect`] is called: whoever holds images for containers of
+    /// an earlier run has to say so first, and imports and removals may come before that.
+    pub fn defer_collection(&self) {
+        self.state().deferred = true;
+    }
+
     /// Removes images without a name that no container uses.
     ///
     /// # Errors
     /// The disk's.
     pub fn collect(&self) -> Result<(), ImageError> {
         let _writing = self.writing();
+        self.state().deferred = false;
         self.collect_locked()
     }
 
@@ -295,6 +304,9 @@ impl ImageStore {
 
     fn collect_locked(&self) -> Result<(), ImageError> {
         let state = self.state();
+        if state.deferred {
+            return Ok(());
+        }
         let is_rubbish = |image: &ImageRecord| {
             image.names.is_empty() && !state.holds.contains_key(&image.digest)
         };

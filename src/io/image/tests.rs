@@ -422,6 +422,10 @@ fn what_is_held_stays_and_what_is_not_recorded_goes() {
     let store = scratch.store();
     assert!(!Path::new(&rubbish).exists());
     assert!(image.layers[0].is_dir(), "a container may still run on it after a restart");
+    store.defer_collection();
+    store.import(&simple("other:v1", "arm64")[..], None).expect("imported");
+    store.remove("other:v1").expect("removed");
+    assert!(image.layers[0].is_dir(), "nobody has said yet which containers there are");
     store.collect().expect("collected");
     scratch.assert_empty(&store);
     assert!(matches!(ImageStore::open(scratch.0.join("images")), Err(ImageError::InUse(_))));

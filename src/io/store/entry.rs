@@ -13,6 +13,7 @@ use bytes::Bytes;
 use model::{
     ids::{KindKey, ObjectKey, Uid, Version},
     limits::STORE_ENTRY_BYTES_MAX,
+    timestamp::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -109,6 +110,9 @@ pub(super) enum EntryV1 {
     TermStart,
     /// Compare-and-puts that happen together.
     Ops(Vec<OpV1>),
+    /// Either of the two, with the cluster time at which it was written: no operations begin a term.
+    /// A board without a clock battery goes on from here after a power cut.
+    At(Timestamp, Vec<OpV1>),
 }
 
 /// One operation in an entry.
@@ -165,11 +169,19 @@ impl EntryV1 {
         }
     }
 
+    /// When it was written, as far as it says.
+    pub(super) fn time(&self) -> Timestamp {
+        match self {
+            Self::TermStart | Self::Ops(_) => Timestamp::default(),
+            Self::At(time, _) => *time,
+        }
+    }
+
     /// The last version that the entry takes when it stands at `position`.
     pub(super) fn last_version(&self, position: u64) -> Version {
         let last = match self {
             Self::TermStart => 0,
-            Self::Ops(ops) => ops.len().saturating_sub(1),
+            Self::Ops(ops) | Self::At(_, ops) => ops.len().saturating_sub(1),
         };
         Version::of_entry(position, u32::try_from(last).expect("operations are bounded"))
     }
@@ -178,7 +190,7 @@ impl EntryV1 {
     pub(super) fn changes(self, position: u64) -> impl Iterator<Item = Change> {
         let ops = match self {
             Self::TermStart => Vec::new(),
-            Self::Ops(ops) => ops,
+            Self::Ops(ops) | Self::At(_, ops) => ops,
         };
         (0u32..).zip(ops).map(move |(ordinal, op)| Change {
             version: Version::of_entry(position, ordinal),
@@ -232,6 +244,20 @@ mod tests {
         let (read, payload) = Frame::verified(&bytes).expect("whole");
         assert_eq!((read.index, read.group_first()), (4, 3));
         assert_eq!(EntryV1::decode(payload), Some(entry()));
+    }
+
+    #[test]
+    fn golden_bytes_of_every_entry() {
+        let EntryV1::Ops(ops) = entry() else { unreachable!("made above") };
+        let op = b"\x05/pods\x01a\x01b\x01\xac\x020123456789abcdef\x01\x02{}\x00";
+        let check = |entry: EntryV1, golden: &[&[u8]]| {
+            assert_eq!(entry.encode(), golden.concat());
+            assert_eq!(EntryV1::decode(&golden.concat()), Some(entry));
+        };
+        check(EntryV1::TermStart, &[&[0]]);
+        check(EntryV1::Ops(ops.clone()), &[&[1, 1], op]);
+        check(EntryV1::At(Timestamp(150), ops), &[&[2, 0xac, 2, 1], op]);
+        check(EntryV1::At(Timestamp(-1), Vec::new()), &[&[2, 1, 0]]);
     }
 
     #[test]

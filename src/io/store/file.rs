@@ -26,6 +26,8 @@ pub(super) struct Plan {
     pub(super) errno: i32,
     /// Whether every later call fails too, as after a power cut.
     pub(super) for_good: bool,
+    /// Whether only calls that open a file are failed.
+    pub(super) opening: bool,
 }
 
 #[cfg(test)]
@@ -33,7 +35,15 @@ impl Faults {
     /// The call number `nth` (from 1) fails.
     pub(super) fn at(nth: i64, errno: i32, for_good: bool) -> Self {
         let left = std::sync::atomic::AtomicI64::new(nth);
-        Self { plan: Some(std::sync::Arc::new(Plan { left, errno, for_good })) }
+        Self { plan: Some(std::sync::Arc::new(Plan { left, errno, for_good, opening: false })) }
+    }
+
+    /// Of the calls that open a file, number `nth` (from 1) fails.
+    pub(super) fn opening(nth: i64, errno: i32) -> Self {
+        let left = std::sync::atomic::AtomicI64::new(nth);
+        Self {
+            plan: Some(std::sync::Arc::new(Plan { left, errno, for_good: false, opening: true })),
+        }
     }
 
     /// Whether the failure was reached.
@@ -48,13 +58,31 @@ impl Faults {
     /// Counts one call; an error when this one must fail.
     #[cfg(test)]
     fn check(&self) -> io::Result<()> {
-        let Some(plan) = &self.plan else { return Ok(()) };
+        let Some(plan) = self.plan.as_ref().filter(|plan| !plan.opening) else { return Ok(()) };
         let before = plan.left.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
         match before {
             1 => Err(io::Error::from_raw_os_error(plan.errno)),
             before if before < 1 && plan.for_good => Err(io::Error::from_raw_os_error(plan.errno)),
             _ => Ok(()),
         }
+    }
+
+    /// As `check`, for a call that opens a file.
+    #[cfg(test)]
+    fn check_open(&self) -> io::Result<()> {
+        let Some(plan) = self.plan.as_ref().filter(|plan| plan.opening) else {
+            return self.check();
+        };
+        match plan.left.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) {
+            1 => Err(io::Error::from_raw_os_error(plan.errno)),
+            _ => Ok(()),
+        }
+    }
+
+    #[cfg(not(test))]
+    #[inline]
+    fn check_open(&self) -> io::Result<()> {
+        self.check()
     }
 
     #[cfg(not(test))]
@@ -75,7 +103,7 @@ pub(super) struct DiskFile {
 impl DiskFile {
     /// Makes a new file; it is durable only after its own sync and [`sync_dir`].
     pub(super) fn create(path: &Path, faults: &Faults) -> io::Result<Self> {
-        faults.check()?;
+        faults.check_open()?;
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
         Ok(Self { file, faults: faults.clone() })
     }
@@ -122,7 +150,7 @@ impl DiskFile {
 
 /// Makes names made, renamed or removed in `dir` durable.
 pub(super) fn sync_dir(dir: &Path, faults: &Faults) -> io::Result<()> {
-    faults.check()?;
+    faults.check_open()?;
     File::open(dir)?.sync_all()
 }
 
@@ -145,6 +173,11 @@ pub(super) fn settle(file: &File) -> io::Result<()> {
         0 => Ok(()),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }
+}
+
+/// Whether an error means that no file can be opened at the moment: it passes by itself.
+pub(super) fn out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Whether an error means a full disk (or quota, or file size limit).

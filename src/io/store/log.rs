@@ -16,6 +16,7 @@ use std::{
 use model::{
     ids::Version,
     limits::{STORE_SEGMENT_BYTES, STORE_SEGMENT_STEP_BYTES},
+    timestamp::Timestamp,
 };
 
 use super::{
@@ -41,6 +42,8 @@ pub(super) struct Segment {
 pub(super) enum AppendError {
     /// The disk is full; the log is as before.
     Full,
+    /// No file can be opened at the moment; the log is as before.
+    Descriptors,
     /// The disk failed; the log refuses everything until it is opened anew.
     Failed(io::Error),
 }
@@ -83,6 +86,8 @@ pub(super) struct Log {
     /// Checksum of the last frame.
     pub(super) previous: u32,
     last_version: Version,
+    /// Cluster time of the newest entry found at open.
+    last_time: Timestamp,
     /// Bytes of the groups appended since open.
     appended_bytes: u64,
     /// The cut after a full disk failed, or a write or sync did.
@@ -136,6 +141,7 @@ impl Log {
             next_index: index + 1,
             previous: 0,
             last_version: Version(0),
+            last_time: Timestamp::default(),
             appended_bytes: 0,
             broken: false,
             dirty_tail: false,
@@ -166,7 +172,9 @@ impl Log {
         }
         let found = segment::scan(&bytes, &header);
         if let Some(at) = found.last_frame {
-            self.last_version = last_version(&bytes[at..], header.base);
+            let (version, time) = last_of(&bytes[at..], header.base);
+            self.last_version = version;
+            self.last_time = self.last_time.max(time);
         }
         if found.end == End::Damaged || (found.end == End::Torn && !newest) {
             return Err(self.damaged(path, found.good_bytes as u64));
@@ -250,6 +258,11 @@ impl Log {
         self.appended_bytes
     }
 
+    /// Cluster time of the newest entry found at open.
+    pub(super) fn last_time(&self) -> Timestamp {
+        self.last_time
+    }
+
     /// Begins a later term.
     pub(super) fn begin_term(&mut self) {
         self.term += 1;
@@ -314,6 +327,8 @@ impl Log {
                 self.clean_tail().map_err(|error| self.break_down(error))?;
                 Err(AppendError::Full)
             }
+            // Files are opened only for a new segment, before anything refers to it.
+            Err(error) if file::out_of_descriptors(&error) => Err(AppendError::Descriptors),
             Err(error) => Err(self.break_down(error)),
         }
     }
@@ -455,10 +470,15 @@ impl Log {
 }
 
 /// The last version of the frame that starts `bytes`, which was verified before.
-fn last_version(bytes: &[u8], base: u64) -> Version {
-    let Some((frame, payload)) = Frame::verified(bytes) else { return Version(0) };
+fn last_of(bytes: &[u8], base: u64) -> (Version, Timestamp) {
+    let Some((frame, payload)) = Frame::verified(bytes) else {
+        return (Version(0), Timestamp::default());
+    };
     let position = base + frame.index;
-    EntryV1::decode(payload).map_or(Version::of_entry(position, 0), |e| e.last_version(position))
+    EntryV1::decode(payload)
+        .map_or((Version::of_entry(position, 0), Timestamp::default()), |entry| {
+            (entry.last_version(position), entry.time())
+        })
 }
 
 /// Turns an io error into an [`OpenError`] about `path`.

@@ -90,6 +90,7 @@ impl Store {
             own: Arc::downgrade(&sender),
             snapshots: open::Paths::of(&options.dir).snapshots,
             log_bytes: options.log_bytes,
+            clock: options.clock,
             faults: options.faults,
             next_ordinal: 1,
             owes_term_start: opened.owes_term_start,

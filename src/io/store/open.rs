@@ -89,6 +89,7 @@ pub(super) fn open(options: &Options, hook: &mut dyn Applied) -> Result<Opened, 
     let lock = paths.lock(dir)?;
     make_durable(&paths, options)?;
     let mut log = Log::open(&paths.log, &options.faults)?;
+    options.clock.advance(log.last_time());
     let (state, applied) = usable_state(dir, &paths, &log)?;
     let ready = (|| {
         if applied.index > log.position().index {
@@ -97,7 +98,7 @@ pub(super) fn open(options: &Options, hook: &mut dyn Applied) -> Result<Opened, 
         let mut live = Live::new(state.clone(), Version(0), options);
         let last = replay(&log, &mut live, &state, applied)?;
         show(&mut live, &state, hook)?;
-        let started = start_term(&mut log)?;
+        let started = start_term(&mut log, options)?;
         Ok((live, last, started))
     })();
     let (mut live, last, started) = match ready {
@@ -357,14 +358,18 @@ fn put(key: ObjectKey, version: Version, uid: Uid, body: Bytes) -> Change {
 }
 
 /// Logs that a term begins; `None` when the disk is full: the first write does it then.
-fn start_term(log: &mut Log) -> Result<Option<Version>, OpenError> {
+fn start_term(log: &mut Log, options: &Options) -> Result<Option<Version>, OpenError> {
     log.begin_term();
     let mut group = log.group();
-    let position = log.add(&mut group, &EntryV1::TermStart.encode());
+    let position = log.add(&mut group, &EntryV1::At(options.clock.now(), Vec::new()).encode());
     match log.append(&group) {
         Ok(()) => Ok(Some(Version::of_entry(position, 0))),
         Err(AppendError::Full) => {
             tracing::warn!("disk is full: writes are refused until there is space");
+            Ok(None)
+        }
+        Err(AppendError::Descriptors) => {
+            tracing::warn!("too many files are open: the first write begins the term");
             Ok(None)
         }
         Err(AppendError::Failed(source)) => {

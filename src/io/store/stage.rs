@@ -65,14 +65,15 @@ impl Writer {
             }
         }
         let (ops, existed, changed) = self.check(ops, pending)?;
-        let entry = EntryV1::Ops(ops);
+        let entry = EntryV1::At(self.clock.now(), ops);
         let payload = entry.encode();
         if payload.len() > STORE_ENTRY_BYTES_MAX {
             return Err(ProposeError::TooLarge);
         }
         if self.owes_term_start && staged.is_empty() {
-            let position = self.log.add(group, &EntryV1::TermStart.encode());
-            staged.push(Staged { entry: EntryV1::TermStart, existed: Vec::new(), position });
+            let entry = EntryV1::At(self.clock.now(), Vec::new());
+            let position = self.log.add(group, &entry.encode());
+            staged.push(Staged { entry, existed: Vec::new(), position });
         }
         let position = self.log.add(group, &payload);
         let versions = (0..u32::try_from(existed.len()).unwrap_or(0))

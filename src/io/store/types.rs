@@ -8,6 +8,8 @@ use model::{
     limits,
 };
 
+use crate::io::clock::Clock;
+
 /// Where a store lives and how much it keeps.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -19,6 +21,8 @@ pub struct Options {
     pub log_bytes: u64,
     /// Kinds that live in memory only, written with [`super::Store::propose_memory`].
     pub memory_kinds: Vec<KindKey>,
+    /// Cluster time: written with every entry, and set at open to no less than the newest of them.
+    pub clock: Clock,
     /// Failures to inject below the log, in tests.
     pub(super) faults: super::file::Faults,
 }
@@ -38,6 +42,7 @@ impl Default for Options {
             history_bytes: limits::STORE_HISTORY_BYTES_MAX,
             log_bytes: limits::STORE_LOG_BYTES_MAX,
             memory_kinds: memory_kinds.map(KindKey::from).to_vec(),
+            clock: Clock::starting_at(Default::default()),
             faults: super::file::Faults::default(),
         }
     }
@@ -254,6 +259,9 @@ pub enum ProposeError {
     /// The disk is full; nothing happened, and writes work again when there is space.
     #[error("disk of the data directory is full: free some space")]
     NoSpace,
+    /// No file can be opened; nothing happened, and writes work again when files are closed.
+    #[error("kumquat has too many files open to store the write: try again")]
+    Descriptors,
     /// The disk failed; the write may or may not have happened. The store refuses writes until it
     /// is opened anew.
     #[error(

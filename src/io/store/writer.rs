@@ -27,6 +27,8 @@ use model::{
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::io::clock::Clock;
+
 use super::{
     entry::EntryV1,
     file::Faults,
@@ -79,6 +81,8 @@ pub(super) struct Writer {
     pub(super) snapshots: PathBuf,
     /// Log bytes that start a snapshot.
     pub(super) log_bytes: u64,
+    /// Cluster time, for entries.
+    pub(super) clock: Clock,
     /// Injected failures.
     pub(super) faults: Faults,
     /// Ordinal of the next memory-only version at the log's last position.
@@ -188,6 +192,7 @@ impl Writer {
         let refused: Option<fn() -> ProposeError> = match self.log.append(group) {
             Ok(()) => None,
             Err(AppendError::Full) => Some(|| ProposeError::NoSpace),
+            Err(AppendError::Descriptors) => Some(|| ProposeError::Descriptors),
             Err(AppendError::Failed(error)) => {
                 self.fail(&error);
                 Some(|| ProposeError::Failed)
@@ -311,7 +316,7 @@ impl Writer {
     /// Logs an entry that changes nothing, for the versions above it.
     fn advance_position(&mut self) -> Result<(), ProposeError> {
         let mut group = self.log.group();
-        let entry = EntryV1::TermStart;
+        let entry = EntryV1::At(self.clock.now(), Vec::new());
         let position = self.log.add(&mut group, &entry.encode());
         match self.log.append(&group) {
             Ok(()) => {
@@ -320,6 +325,7 @@ impl Writer {
                 Ok(())
             }
             Err(AppendError::Full) => Err(ProposeError::NoSpace),
+            Err(AppendError::Descriptors) => Err(ProposeError::Descriptors),
             Err(AppendError::Failed(error)) => {
                 self.fail(&error);
                 Err(ProposeError::Failed)

@@ -297,7 +297,7 @@ fn failed(batch: &Batch, error: ProposeError) -> CommitError {
                 _ => CommitError::Conflict,
             }
         }
-        ProposeError::NoSpace => CommitError::NoSpace,
+        ProposeError::NoSpace | ProposeError::Descriptors => CommitError::NoSpace,
         ProposeError::TooLarge => {
             let pods = resource::by_kind_key("/pods").expect("pods are in the table");
             CommitError::Rejected(write_failed(pods, &ProposeError::TooLarge))

@@ -8,7 +8,7 @@ use model::wire::{
 use serde::Serialize;
 use serde_json::json;
 
-use logic::pod::Event;
+use logic::pod::{Event, Host};
 
 use super::{Agent, off_runtime};
 use crate::io::link::StreamOpen;
@@ -123,6 +123,13 @@ impl Agent {
             node: Bytes::from(node.to_string()),
         };
         self.send(MessageKind::Hello, &hello);
+    }
+
+    /// Registers the board anew, and says of its pods where they are.
+    pub(super) fn address_changed(&mut self) {
+        self.host = Host { address: self.driver.board.address() };
+        self.hello();
+        self.outbox.touch_all(super::ticks());
     }
 
     /// Says what the board has, and looks whether its disk is filling up.

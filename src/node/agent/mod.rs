@@ -68,8 +68,9 @@ pub(super) async fn run(
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), NodeError> {
     let places = Places { data_dir: options.data_dir.clone(), run_dir: options.run_dir.clone() };
-    let board = Board::look(&options.name, &options.address, &options.data_dir)
-        .with_role(options.is_master);
+    let mut address = options.address;
+    let board =
+        Board::look(&options.name, address.clone(), &options.data_dir).with_role(options.is_master);
     let driver = Arc::new(Driver {
         keeper: options.keeper.clone(),
         images: options.images.clone(),
@@ -104,6 +105,7 @@ pub(super) async fn run(
             event = exits.next() => agent.take_exits(event).await,
             Some(open) = link.streams.recv() => agent.open_stream(open),
             Ok(()) = imports.changed() => agent.images_changed(),
+            Ok(()) = address.changed() => agent.address_changed(),
             _ = beat.tick() => agent.beat().await,
             () = sleep_until(wake) => {}
         }
@@ -136,7 +138,7 @@ impl Agent {
         let Started { driver, up, answers, version } = started;
         Self {
             clock: driver.clock.clone(),
-            host: Host { address: driver.board.address.clone() },
+            host: Host { address: driver.board.address() },
             disk_pressure: super::board::has_disk_pressure(&driver.places.data_dir),
             driver,
             version,

@@ -3,6 +3,7 @@
 //! What cannot be enforced is taken out and named, so that the caller can say so to a person; it is
 //! never ignored in silence.
 
+use model::limits::CONTAINER_OPEN_FILES;
 use serde_json::{Map, Value, json};
 
 /// What a spec is fitted to.
@@ -15,6 +16,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) unified: bool,
     /// Whether a controller is there.
     pub(super) has_controller: &'a dyn Fn(&str) -> bool,
+    /// This process' own hard limit of open files.
+    pub(super) open_files: u64,
     /// Highest limit that may be set: none when limits can be raised at will.
     pub(super) hard_limit: &'a dyn Fn(&str) -> Option<u64>,
 }
@@ -91,7 +94,15 @@ fn fit_linux(linux: &mut Map<String, Value>, around: &Surroundings<'_>, relaxed:
 }
 
 fn fit_rlimits(process: &mut Map<String, Value>, around: &Surroundings<'_>, relaxed: &mut Relaxed) {
-    let Some(limits) = process.get_mut("rlimits").and_then(Value::as_array_mut) else { return };
+    let limits = process.entry("rlimits").or_insert_with(|| json!([]));
+    let Some(limits) = limits.as_array_mut() else { return };
+    if !limits.iter().any(|limit| limit["type"] == "RLIMIT_NOFILE") {
+        // Else a container would get the limit that the board has raised for itself, and programs
+        // that use select(2) or walk all descriptors would fail or crawl.
+        let hard = around.open_files;
+        let soft = CONTAINER_OPEN_FILES.min(hard);
+        limits.push(json!({ "type": "RLIMIT_NOFILE", "soft": soft, "hard": hard }));
+    }
     for limit in limits {
         let Some(kind) = limit.get("type").and_then(Value::as_str).map(str::to_owned) else {
             continue;
@@ -120,6 +131,7 @@ mod tests {
             join: vec![("network", "/r/net".to_owned())],
             unified,
             has_controller: &|controller| controller != missing,
+            open_files: 4096,
             hard_limit: &|kind| (kind == "RLIMIT_NOFILE").then_some(100),
         };
         let relaxed = fit(&mut spec, &surroundings).expect("a spec");
@@ -181,6 +193,25 @@ mod tests {
     }
 
     #[test]
+    fn a_container_does_not_inherit_the_boards_own_limit_of_open_files() {
+        let (spec, _) = fitted(true, "", json!({ "process": {} }));
+        let limit = json!([{ "type": "RLIMIT_NOFILE", "hard": 100, "soft": 100 }]);
+        assert_eq!(spec["process"]["rlimits"], limit, "bounded by what may be set");
+        let surroundings = Surroundings {
+            cgroup_path: String::new(),
+            join: vec![],
+            unified: true,
+            has_controller: &|_| true,
+            open_files: 4096,
+            hard_limit: &|_| None,
+        };
+        let mut spec = json!({ "process": {} });
+        fit(&mut spec, &surroundings).expect("a spec");
+        assert_eq!(spec["process"]["rlimits"][0]["soft"], CONTAINER_OPEN_FILES);
+        assert_eq!(spec["process"]["rlimits"][0]["hard"], 4096);
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         for bad in [json!(3), json!({}), json!({"process": {}, "linux": 4})] {
             let surroundings = Surroundings {
@@ -188,6 +219,7 @@ mod tests {
                 join: vec![],
                 unified: false,
                 has_controller: &|_| true,
+                open_files: 512,
                 hard_limit: &|_| None,
             };
             assert!(fit(&mut bad.clone(), &surroundings).is_err(), "{bad}");

@@ -17,6 +17,7 @@ use std::path::Path;
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
+use model::limits::CONTAINER_OPEN_FILES;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, mkfifo};
@@ -139,6 +140,7 @@ fn fit(site: &Site, header: &StartHeaderV1, spec: &mut Value) -> Result<Relaxed,
         join,
         unified: hierarchies.is_unified(),
         has_controller: &|controller| hierarchies.has(controller),
+        open_files: hard_limit("RLIMIT_NOFILE").unwrap_or(CONTAINER_OPEN_FILES),
         hard_limit: &|kind| if may_raise { None } else { hard_limit(kind) },
     };
     super::spec::fit(spec, &surroundings).map_err(|text| Failure::new(Refusal::Invalid, text))

@@ -105,6 +105,38 @@ async fn a_full_disk_refuses_writes_and_heals_by_itself() {
 }
 
 #[tokio::test]
+async fn without_file_descriptors_writes_are_refused_and_heal_by_themselves() {
+    let mut refused = 0;
+    for errno in [libc::EMFILE, libc::ENFILE] {
+        // Opening the store opens four.
+        for nth in 5..12 {
+            let dir = Dir::new();
+            let mut options = Options::new(&dir.0);
+            // Writes of 1000 bytes to 331 kB: some of them open a new segment.
+            options.faults = Faults::opening(nth, errno);
+            let store = Store::open(options, Box::new(())).expect("opens");
+            let (good, bad) = writes(&store).await;
+            for (key, error) in bad {
+                assert!(matches!(error, ProposeError::Descriptors), "call {nth}: {error}");
+                assert_eq!(store.get(&key).expect("read"), None);
+                let again = store.propose(vec![put(key.clone(), Base::Absent, body("x"))]).await;
+                let version = again.expect("files were closed").versions[0];
+                assert!(good.iter().all(|(_, before)| *before < version));
+                refused += 1;
+            }
+            assert!(!store.failed());
+            store.abandon().await;
+            let store = dir.open();
+            for (key, version) in good {
+                let found = store.get(&key).expect("read").map(|record| record.version);
+                assert_eq!(found, Some(version), "{key} was acknowledged");
+            }
+        }
+    }
+    assert!(refused > 1, "hardly any write had to open a file");
+}
+
+#[tokio::test]
 async fn after_a_failed_sync_nothing_is_written_until_reopened() {
     let dir = Dir::new();
     let mut options = Options::new(&dir.0);

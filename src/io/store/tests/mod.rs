@@ -14,6 +14,7 @@ use bytes::Bytes;
 use model::ids::{ObjectKey, Uid, Version};
 
 use super::*;
+use crate::io::clock::Clock;
 
 /// A directory that goes with the test.
 pub(super) struct Dir(pub(super) PathBuf);
@@ -95,6 +96,30 @@ impl Random {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
+    }
+}
+
+#[tokio::test]
+async fn time_goes_on_from_the_last_write_on_a_board_without_a_clock_battery() {
+    let dir = Dir::new();
+    let before = Clock::starting_at(Default::default());
+    let later = before.now().plus_millis(86_400_000);
+    let mut options = Options::new(&dir.0);
+    options.clock = before.clone();
+    let store = Store::open(options.clone(), Box::new(())).expect("opens");
+    before.advance(later);
+    store
+        .propose(vec![put(key("/pods", "a", "b"), Base::Absent, body("1"))])
+        .await
+        .expect("written");
+    store.abandon().await;
+    // The next start knows no more than the build time and a system clock that is a day behind.
+    for _ in 0..2 {
+        options.clock = Clock::starting_at(Default::default());
+        assert!(options.clock.now() < later);
+        let store = Store::open(options.clone(), Box::new(())).expect("opens");
+        assert!(options.clock.now() >= later);
+        store.close().await;
     }
 }
 

@@ -71,8 +71,11 @@ impl Control {
             Ok(listed) => listed,
             Err(error) => return refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.message),
         };
-        let nodes: Vec<Value> =
-            listed.items.iter().filter_map(|item| serde_json::from_slice(item).ok()).collect();
+        let nodes: Vec<Value> = listed
+            .items
+            .iter()
+            .filter_map(|item| serde_json::from_slice(&item.json()).ok())
+            .collect();
         let boards: Vec<Value> = nodes.iter().map(|node| self.board(node)).collect();
         let warnings: Vec<Value> = nodes.iter().flat_map(warnings).collect();
         let status = json!({

@@ -71,6 +71,12 @@ pub const API_STOP_SECONDS_MAX: u64 = 5;
 pub const API_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of request bodies held at a time, all clients together; further ones wait.
 pub const API_BODIES_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of objects that all LIST answers under way hold together; further ones wait. Also the
+/// largest list that is answered in one page.
+pub const API_LISTS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of objects that a watch holds of those that exist when it starts; the rest is read when
+/// the client has taken these.
+pub const WATCH_EXISTING_BYTES: usize = 256 * 1024;
 /// Bytes of one chunk of a streamed answer.
 pub const API_CHUNK_BYTES: usize = 16 * 1024;
 /// Chunks of a container's log that wait for a slow client before the board waits.

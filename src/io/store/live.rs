@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use model::{
     ids::{KindKey, ObjectKey, Uid, Version},
-    limits::{STORE_LIST_BYTES_MAX, STORE_MEMORY_KIND_BYTES_MAX},
+    limits::STORE_MEMORY_KIND_BYTES_MAX,
 };
 
 use super::{
@@ -172,7 +172,7 @@ impl Shared {
     }
 
     /// One page of a LIST.
-    pub(super) fn list(&self, range: &ListRange) -> Result<Page, StoreError> {
+    pub(super) fn list(&self, range: &ListRange, bytes_max: usize) -> Result<Page, StoreError> {
         let prefix = record::prefix(&range.kind, range.namespace.as_deref());
         let start = match &range.after {
             Some((namespace, name)) => {
@@ -196,7 +196,7 @@ impl Shared {
             .collect();
         let reading = state.read()?;
         drop(live);
-        let (records, more) = merge(&reading, start, &prefix, overlaid, range)?;
+        let (records, more) = merge(&reading, start, &prefix, overlaid, (range.limit, bytes_max))?;
         Ok(Page { records, version, more })
     }
 
@@ -217,9 +217,9 @@ fn merge(
     start: Bound<Vec<u8>>,
     prefix: &[u8],
     overlaid: Vec<(Vec<u8>, Latest)>,
-    range: &ListRange,
+    (limit, bytes_max): (usize, usize),
 ) -> Result<(Vec<Record>, bool), StoreError> {
-    let mut page = Paging { records: Vec::new(), bytes: 0, limit: range.limit };
+    let mut page = Paging { records: Vec::new(), bytes: 0, limit, bytes_max };
     let mut overlaid = overlaid.into_iter().peekable();
     for row in reading.range(start.as_ref().map(Vec::as_slice), prefix)? {
         let row = row?;
@@ -248,6 +248,7 @@ struct Paging {
     records: Vec<Record>,
     bytes: usize,
     limit: usize,
+    bytes_max: usize,
 }
 
 impl Paging {
@@ -264,7 +265,7 @@ impl Paging {
         uid: Uid,
         body: impl FnOnce() -> Bytes,
     ) -> bool {
-        if self.records.len() >= self.limit || self.bytes >= STORE_LIST_BYTES_MAX {
+        if self.records.len() >= self.limit || self.bytes >= self.bytes_max {
             return false;
         }
         // Keys were checked when they were written; one that is not a key is no object.

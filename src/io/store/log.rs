@@ -172,7 +172,7 @@ impl Log {
         }
         let found = segment::scan(&bytes, &header);
         if let Some(at) = found.last_frame {
-            let (version, time) = last_of(&bytes[at..], header.base);
+            let (version, time) = segment::last_of(&bytes[at..], header.base);
             self.last_version = version;
             self.last_time = self.last_time.max(time);
         }
@@ -467,18 +467,6 @@ impl Log {
         }
         Ok(())
     }
-}
-
-/// The last version of the frame that starts `bytes`, which was verified before.
-fn last_of(bytes: &[u8], base: u64) -> (Version, Timestamp) {
-    let Some((frame, payload)) = Frame::verified(bytes) else {
-        return (Version(0), Timestamp::default());
-    };
-    let position = base + frame.index;
-    EntryV1::decode(payload)
-        .map_or((Version::of_entry(position, 0), Timestamp::default()), |entry| {
-            (entry.last_version(position), entry.time())
-        })
 }
 
 /// Turns an io error into an [`OpenError`] about `path`.

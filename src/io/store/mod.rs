@@ -35,7 +35,7 @@ use std::{
 
 use model::{
     ids::{KindKey, ObjectKey, Version},
-    limits::{STORE_PROPOSAL_BYTES_MIN, STORE_QUEUE_BYTES_MAX},
+    limits::{STORE_LIST_BYTES_MAX, STORE_PROPOSAL_BYTES_MIN, STORE_QUEUE_BYTES_MAX},
 };
 use tokio::sync::{Semaphore, oneshot};
 
@@ -127,7 +127,15 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the state cannot be read.
     pub fn list(&self, range: &ListRange) -> Result<Page, StoreError> {
-        self.shared.list(range)
+        self.shared.list(range, STORE_LIST_BYTES_MAX)
+    }
+
+    /// As [`Store::list`], but no more than one object beyond `bytes_max`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the state cannot be read.
+    pub fn list_within(&self, range: &ListRange, bytes_max: usize) -> Result<Page, StoreError> {
+        self.shared.list(range, bytes_max.min(STORE_LIST_BYTES_MAX))
     }
 
     /// How many objects of a kind there are, in one namespace or all.

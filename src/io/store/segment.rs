@@ -6,7 +6,9 @@
 
 use std::{io, path::Path};
 
-use super::entry::{FRAME_BYTES, Frame};
+use model::{ids::Version, timestamp::Timestamp};
+
+use super::entry::{EntryV1, FRAME_BYTES, Frame};
 
 /// Bytes of a segment's header.
 pub(super) const HEADER_BYTES: usize = 48;
@@ -160,6 +162,18 @@ fn lost_something_durable(rest: &[u8], expected: u64) -> bool {
 /// Whether the bytes hold any whole frame: tells a segment whose creation was cut from a damaged one.
 pub(super) fn has_frames(bytes: &[u8]) -> bool {
     lost_something_durable(bytes, 0)
+}
+
+/// The last version of the frame that starts `bytes`, which was verified before.
+pub(super) fn last_of(bytes: &[u8], base: u64) -> (Version, Timestamp) {
+    let Some((frame, payload)) = Frame::verified(bytes) else {
+        return (Version(0), Timestamp::default());
+    };
+    let position = base + frame.index;
+    EntryV1::decode(payload)
+        .map_or((Version::of_entry(position, 0), Timestamp::default()), |entry| {
+            (entry.last_version(position), entry.time())
+        })
 }
 
 /// Reads a whole segment; one file is bounded by the segment size and one large group.

@@ -1,18 +1,24 @@
 //! GET and LIST. A list is streamed: stored bytes copied between a head and a tail, one chunk at a
 //! time, never one large value.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::StatusCode;
-use model::limits::API_CHUNK_BYTES;
+use model::limits::{API_CHUNK_BYTES, API_LISTS_BYTES_MAX};
 use model::status::ApiError;
 use serde_json::{Map, Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::{Answer, AnswerBody, Iterated, with_body};
 use super::negotiate::{Form, Media, Shape};
 use super::render::{self, Indenter};
 use super::route::{Call, Place, object_answer};
 use super::table::{IncludeObject, Shaper};
-use crate::master::registry::{ListPage, ListQuery, Target};
+use crate::master::registry::{ListItem, ListPage, ListQuery, Target};
+
+/// What lists under way hold is counted in pieces of this size.
+pub(super) const LIST_UNIT_BYTES: usize = 1024;
 
 /// GET of one object or of its `status` or `scale`.
 pub(super) fn get(call: &Call, place: &Place) -> Result<Answer, ApiError> {
@@ -26,19 +32,55 @@ pub(super) fn get(call: &Call, place: &Place) -> Result<Answer, ApiError> {
 }
 
 /// LIST of one namespace or all.
-pub(super) fn list(call: &Call, place: &Place) -> Result<Answer, ApiError> {
+pub(super) async fn list(call: &Call, place: &Place) -> Result<Answer, ApiError> {
     call.form()?;
-    list_answer(call, place, call.api.registry.list(&list_query(call, place)?)?)
+    let (page, held) = read_page(call, &list_query(call, place)?).await?;
+    list_answer(call, place, page, Some(held))
+}
+
+/// Reads a page within what all lists under way may hold. How much that is shows when it has been
+/// read, without waiting in between: at most a page per thread is beyond the bound, for a moment.
+async fn read_page(
+    call: &Call,
+    query: &ListQuery,
+) -> Result<(ListPage, OwnedSemaphorePermit), ApiError> {
+    let lists = &call.api.lists;
+    let mut wanted = 1;
+    loop {
+        // The request's deadline bounds the wait.
+        let held = Arc::clone(lists).acquire_many_owned(wanted).await;
+        let mut held = held.expect("never closed");
+        let page = call.api.registry.list(query)?;
+        let bytes: usize = page.items.iter().map(ListItem::bytes).sum();
+        let units = bytes.div_ceil(LIST_UNIT_BYTES).clamp(1, API_LISTS_BYTES_MAX / LIST_UNIT_BYTES);
+        let Some(missing) = units.checked_sub(held.num_permits()) else {
+            let surplus = held.num_permits() - units;
+            // Given back at once.
+            drop(held.split(surplus));
+            return Ok((page, held));
+        };
+        wanted = u32::try_from(units).unwrap_or(u32::MAX);
+        let missing = u32::try_from(missing).unwrap_or(u32::MAX);
+        if let Ok(more) = Arc::clone(lists).try_acquire_many_owned(missing) {
+            held.merge(more);
+            return Ok((page, held));
+        }
+    }
 }
 
 /// A page of objects as a stream.
-pub(super) fn list_answer(call: &Call, place: &Place, page: ListPage) -> Result<Answer, ApiError> {
+pub(super) fn list_answer(
+    call: &Call,
+    place: &Place,
+    page: ListPage,
+    held: Option<OwnedSemaphorePermit>,
+) -> Result<Answer, ApiError> {
     let form = call.form()?;
     let shaper = shaper(call, place, form)?;
     let parts = head_and_tail(&shaper, &page, form);
-    let items = page.items.into_iter().map(move |item| shaper.item(item));
+    let items = page.items.into_iter().map(move |item| shaper.item(item.json()));
     let indenter = Indenter::default();
-    let chunks = ListChunks { parts, items, form, indenter, state: State::Head };
+    let chunks = ListChunks { parts, items, form, indenter, state: State::Head, _held: held };
     let body = AnswerBody::stream(Iterated(chunks));
     Ok(with_body(StatusCode::OK, form.content_type(), body))
 }
@@ -138,6 +180,8 @@ struct ListChunks<I> {
     form: Form,
     indenter: Indenter,
     state: State,
+    /// Its share of what all lists under way may hold.
+    _held: Option<OwnedSemaphorePermit>,
 }
 
 impl<I: Iterator<Item = Bytes>> Iterator for ListChunks<I> {

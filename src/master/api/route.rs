@@ -9,7 +9,9 @@ use http::header::{
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use model::ids::Uid;
-use model::limits::{API_BODIES_BYTES_MAX, API_REQUEST_SECONDS_MAX, API_REQUESTS_MAX};
+use model::limits::{
+    API_BODIES_BYTES_MAX, API_LISTS_BYTES_MAX, API_REQUEST_SECONDS_MAX, API_REQUESTS_MAX,
+};
 use model::resource::{self, Resource, Subresource, Verb};
 use model::status::ApiError;
 use serde_json::json;
@@ -41,6 +43,8 @@ pub(super) struct Api {
     /// Ends watches and followed logs.
     pub(super) shutdown: watch::Receiver<bool>,
     requests: Semaphore,
+    /// Pieces of memory that answers to LIST may still hold.
+    pub(super) lists: Arc<Semaphore>,
     /// Bytes of request bodies that may still be held.
     pub(super) bodies: Arc<Semaphore>,
 }
@@ -63,6 +67,7 @@ impl Api {
             documents: openapi::Documents::default(),
             shutdown,
             requests: Semaphore::new(API_REQUESTS_MAX),
+            lists: Arc::new(Semaphore::new(API_LISTS_BYTES_MAX / read::LIST_UNIT_BYTES)),
             bodies: Arc::new(Semaphore::new(API_BODIES_BYTES_MAX)),
         }
     }
@@ -204,7 +209,7 @@ async fn on_resource(
             logs::answer(&call, &place).await
         }
         "get" => read::get(&call, &place),
-        "list" => read::list(&call, &place),
+        "list" => read::list(&call, &place).await,
         "watch" => watching::answer(&call, &place),
         "create" => write::create(&call, &place, body).await,
         "update" => write::update(&call, &place, body).await,

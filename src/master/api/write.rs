@@ -98,7 +98,7 @@ pub(super) async fn delete_collection(
     let (delete, options) = options::delete(call, delete_body(call, &payload)?)?;
     let query = list_query(call, place)?;
     let page = call.api.registry.delete_collection(&query, &delete, &options).await?;
-    list_answer(call, place, page)
+    list_answer(call, place, page, None)
 }
 
 /// The DeleteOptions sent as body; `null` when there is none.

@@ -133,7 +133,7 @@ impl Registry {
             let mut running = Vec::with_capacity(COLLECTION_DELETES);
             for item in items.by_ref().take(COLLECTION_DELETES) {
                 let (this, one) = (self.clone(), delete.clone());
-                let (target, dry_run) = (target_of(query.resource, &item), options.dry_run);
+                let (target, dry_run) = (target_of(query.resource, &item.json()), options.dry_run);
                 let work = async move { this.delete_here(&target, &one, dry_run).await };
                 running.push((item, tokio::spawn(work)));
             }

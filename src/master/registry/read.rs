@@ -12,6 +12,7 @@ use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use model::ids::Version;
+use model::limits::API_LISTS_BYTES_MAX;
 use model::status::ApiError;
 use model::validation::FieldError;
 
@@ -20,7 +21,7 @@ use super::errors::{invalid_options, read_failed, too_large_version};
 use super::object;
 use super::selection::Selection;
 use super::token::Token;
-use super::types::{ListPage, ListQuery, Target};
+use super::types::{ListItem, ListPage, ListQuery, Target};
 use crate::io::store::{ListRange, Record};
 
 /// Records that a selective LIST reads from the store at a time.
@@ -41,15 +42,6 @@ impl Registry {
     pub fn get(&self, target: &Target) -> Result<Bytes, ApiError> {
         let record = self.record(target)?;
         Ok(object::single(target.resource, &record.body, record.version))
-    }
-
-    /// One object, complete, at least as new as `resource_version` (empty or zero: any).
-    ///
-    /// # Errors
-    /// 404 when it does not exist, 504 for a version from the future.
-    pub fn get_at(&self, target: &Target, resource_version: &str) -> Result<Bytes, ApiError> {
-        self.check_reached(parse_version(resource_version)?)?;
-        self.get(target)
     }
 
     /// One object as it lies at rest.
@@ -76,7 +68,7 @@ impl Registry {
         let mut after = plan.token.as_ref().map(|token| token.after.clone());
         let mut first_version = plan.token.as_ref().map(|token| token.version);
         let wanted = if plan.limit == 0 { usize::MAX } else { plan.limit };
-        let mut more = true;
+        let (mut more, mut bytes) = (true, 0);
         while more && matched.len() < wanted {
             let page = self.scan(query, &plan, after.take(), wanted - matched.len())?;
             let first = *first_version.get_or_insert(page.version);
@@ -88,7 +80,11 @@ impl Registry {
                     break;
                 }
                 if plan.selection.matches(&record.body) {
+                    bytes += record.body.len();
                     matched.push(record);
+                }
+                if bytes > API_LISTS_BYTES_MAX {
+                    return Err(too_large_list());
                 }
             }
             debug_assert!(page.version >= first, "the store never goes back");
@@ -135,8 +131,7 @@ impl Registry {
         let remaining = (more && plan.selection.is_everything())
             .then(|| self.remaining(query, shown))
             .flatten();
-        let items =
-            matched.iter().map(|record| object::item(&record.body, record.version)).collect();
+        let items = matched.into_iter().map(ListItem::from).collect();
         ListPage { items, version, continue_token, remaining }
     }
 
@@ -162,9 +157,9 @@ impl Registry {
             }
         };
         let items = records
-            .iter()
+            .into_iter()
             .filter(|record| plan.selection.matches(&record.body))
-            .map(|record| object::item(&record.body, record.version))
+            .map(ListItem::from)
             .collect();
         Ok(ListPage { items, version, continue_token: String::new(), remaining: None })
     }
@@ -229,6 +224,18 @@ impl Registry {
 /// Where a record stands in the order of a LIST.
 pub(super) fn position(record: &Record) -> (String, String) {
     (record.key.namespace.clone(), record.key.name.clone())
+}
+
+/// A list that no board can hold while it is sent.
+fn too_large_list() -> ApiError {
+    ApiError::new(
+        413,
+        "RequestEntityTooLarge",
+        format!(
+            "Request entity too large: the list holds more than {} MiB: list it in pages (limit=500)",
+            API_LISTS_BYTES_MAX / 1024 / 1024
+        ),
+    )
 }
 
 /// Reads `resourceVersion`; empty is zero.

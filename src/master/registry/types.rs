@@ -6,6 +6,8 @@ use model::resource::Resource;
 use model::status::ApiError;
 use serde_json::Value;
 
+use crate::io::store::Record;
+
 /// One object (or, with an empty name, the place where one is created).
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -117,15 +119,40 @@ impl ListQuery {
 /// One page of a LIST.
 #[derive(Clone, Debug)]
 pub struct ListPage {
-    /// The objects with their resourceVersion but without `kind` and `apiVersion`, as list items
-    /// are written.
-    pub items: Vec<Bytes>,
+    /// The objects.
+    pub items: Vec<ListItem>,
     /// The list's resourceVersion.
     pub version: Version,
     /// Where the next page starts; empty on the last one.
     pub continue_token: String,
     /// `remainingItemCount`; absent on the last page and with selectors.
     pub remaining: Option<u64>,
+}
+
+/// An object of a list, as it lies at rest: what the client sees is made when it is sent.
+#[derive(Clone, Debug)]
+pub struct ListItem {
+    pub(super) body: Bytes,
+    pub(super) version: Version,
+}
+
+impl ListItem {
+    /// The object with its resourceVersion but without `kind` and `apiVersion`, as list items are
+    /// written.
+    pub fn json(&self) -> Bytes {
+        super::object::item(&self.body, self.version)
+    }
+
+    /// Bytes that it keeps in memory.
+    pub fn bytes(&self) -> usize {
+        self.body.len() + size_of::<Self>()
+    }
+}
+
+impl From<Record> for ListItem {
+    fn from(record: Record) -> Self {
+        Self { body: record.body, version: record.version }
+    }
 }
 
 /// WATCH: the query as the client sent it.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use model::ids::Version;
+use model::limits::WATCH_EXISTING_BYTES;
 use model::resource::Resource;
 use model::status::ApiError;
 use model::validation::FieldError;
@@ -37,13 +38,70 @@ pub struct Watch {
     registry: Registry,
     resource: &'static Resource,
     selection: Selection,
-    existing: VecDeque<Record>,
+    existing: Existing,
     end_of_existing: Option<Version>,
     source: Source,
     /// Everything up to here was looked at.
     position: Version,
     bookmarks: bool,
     bookmark_at: Instant,
+}
+
+/// The objects that exist when a watch starts, read page by page as the client takes them.
+#[derive(Default)]
+struct Existing {
+    page: VecDeque<Record>,
+    /// What is still to be read.
+    rest: Option<ListRange>,
+    /// Up to which object, and as of which version, each page was read, in the order of the list:
+    /// a later page holds changes that the history repeats. `None` is the end of the list.
+    shown: Vec<(Option<(String, String)>, Version)>,
+}
+
+impl Existing {
+    /// Reads the next page; gives its version, or nothing when there is none.
+    fn read(
+        &mut self,
+        registry: &Registry,
+        selection: &Selection,
+    ) -> Result<Option<Version>, ApiError> {
+        let Some(mut range) = self.rest.take() else { return Ok(None) };
+        let store = &registry.inner.store;
+        let read = store.list_within(&range, WATCH_EXISTING_BYTES);
+        let page = read.map_err(|error| read_failed(&error))?;
+        let end = page.records.last().filter(|_| page.more).map(position);
+        self.shown.push((end.clone(), page.version));
+        if end.is_some() {
+            range.after = end;
+            self.rest = Some(range);
+        }
+        self.page.extend(page.records.into_iter().filter(|r| selection.matches(&r.body)));
+        Ok(Some(page.version))
+    }
+
+    fn next(
+        &mut self,
+        registry: &Registry,
+        selection: &Selection,
+    ) -> Result<Option<Record>, ApiError> {
+        while self.page.is_empty() && self.read(registry, selection)?.is_some() {}
+        Ok(self.page.pop_front())
+    }
+
+    /// Whether the page that the object was in, or would have been, was read after the change.
+    fn has_shown(&mut self, change: &Change) -> bool {
+        if self.shown.last().is_none_or(|(_, newest)| change.version > *newest) {
+            // Versions only grow: no later change was shown either.
+            self.shown = Vec::new();
+            return false;
+        }
+        let key = (&change.key.namespace, &change.key.name);
+        let page = self
+            .shown
+            .iter()
+            .find(|(end, _)| end.as_ref().is_none_or(|(namespace, name)| key <= (namespace, name)));
+        page.is_some_and(|(_, version)| change.version <= *version)
+    }
 }
 
 enum Source {
@@ -66,10 +124,17 @@ impl Registry {
         if query.send_initial_events == Some(true) {
             self.check_reached(asked)?;
         }
-        let mut existing = VecDeque::new();
+        let mut existing = Existing::default();
         let mut from = if from_now { self.inner.store.version() } else { asked };
         if wants_existing {
-            (existing, from) = self.existing(query, &selection)?;
+            existing.rest = Some(ListRange {
+                kind: query.resource.kind_key(),
+                namespace: query.namespace.clone(),
+                after: None,
+                limit: usize::MAX,
+            });
+            // What changes while later pages are read is told after them, from this version on.
+            from = existing.read(self, &selection)?.unwrap_or(from);
         }
         let signalled = query.send_initial_events == Some(true) && query.bookmarks;
         Ok(Watch {
@@ -83,33 +148,6 @@ impl Registry {
             bookmarks: query.bookmarks,
             bookmark_at: Instant::now() + BOOKMARK_AFTER,
         })
-    }
-
-    /// The selected objects, and the version at which they were read.
-    fn existing(
-        &self,
-        query: &WatchQuery,
-        selection: &Selection,
-    ) -> Result<(VecDeque<Record>, Version), ApiError> {
-        let mut records = VecDeque::new();
-        let mut version = None;
-        let mut after = None;
-        loop {
-            let range = ListRange {
-                kind: query.resource.kind_key(),
-                namespace: query.namespace.clone(),
-                after: after.take(),
-                limit: usize::MAX,
-            };
-            let page = self.inner.store.list(&range).map_err(|error| read_failed(&error))?;
-            // What changed while later parts were read is repeated by the watch from here.
-            let from = *version.get_or_insert(page.version);
-            after = page.records.last().filter(|_| page.more).map(position);
-            records.extend(page.records.into_iter().filter(|r| selection.matches(&r.body)));
-            if after.is_none() {
-                return Ok((records, from));
-            }
-        }
     }
 
     fn source(&self, query: &WatchQuery, from: Version) -> Source {
@@ -131,7 +169,15 @@ impl Watch {
     /// # Cancel safety
     /// Safe: an event is taken and returned without waiting in between.
     pub async fn next(&mut self) -> Option<Result<WatchEvent, ApiError>> {
-        if let Some(record) = self.existing.pop_front() {
+        if let Some(record) = match self.existing.next(&self.registry, &self.selection) {
+            Ok(record) => record,
+            Err(error) => {
+                self.existing = Existing::default();
+                self.end_of_existing = None;
+                self.source = Source::Ended;
+                return Some(Err(error));
+            }
+        } {
             let object = object::single(self.resource, &record.body, record.version);
             let version = record.version;
             return Some(Ok(WatchEvent { kind: WatchKind::Added, object, version }));
@@ -186,8 +232,8 @@ impl Watch {
     }
 
     /// What this watcher sees of a change; `None` when it is not concerned.
-    fn event(&self, change: &Arc<Change>) -> Option<WatchEvent> {
-        if change.version <= self.position {
+    fn event(&mut self, change: &Arc<Change>) -> Option<WatchEvent> {
+        if change.version <= self.position || self.existing.has_shown(change) {
             return None;
         }
         let (kind, body) = transition(&self.selection, change)?;

@@ -17,7 +17,9 @@ fn query() -> ListQuery {
 }
 
 fn names(page: &ListPage) -> Vec<String> {
-    let name = |item: &Bytes| value(item)["metadata"]["name"].as_str().expect("name").to_owned();
+    let name = |item: &ListItem| {
+        value(&item.json())["metadata"]["name"].as_str().expect("name").to_owned()
+    };
     page.items.iter().map(name).collect()
 }
 
@@ -28,7 +30,7 @@ async fn pages_cover_everything_once_and_keep_the_first_version() {
     let mut query = ListQuery { limit: 2, ..query() };
     let first = bed.registry.list(&query).expect("a page");
     assert_eq!((names(&first), first.remaining), (vec!["a".into(), "b".into()], Some(3)));
-    assert!(value(&first.items[0]).get("kind").is_none(), "items carry no kind");
+    assert!(value(&first.items[0].json()).get("kind").is_none(), "items carry no kind");
     bed.create("/configmaps", "default", config_map("bb")).await;
     let mut seen = names(&first);
     query.continue_token = first.continue_token.clone();

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use model::limits::WATCH_EXISTING_BYTES;
+
 use super::*;
 
 fn query(from: Option<u64>) -> WatchQuery {
@@ -157,6 +159,36 @@ async fn a_watch_from_nothing_begins_with_what_exists() {
     assert_eq!(event.kind, WatchKind::Bookmark);
     let annotations = &value(&event.object)["metadata"]["annotations"];
     assert_eq!(*annotations, json!({"k8s.io/initial-events-end": "true"}));
+}
+
+/// A later page shows what happened after the watch began: the history must not tell it again.
+#[tokio::test]
+async fn existing_objects_come_in_pages_and_nothing_is_told_twice() {
+    let bed = Bed::new().await;
+    let large = "x".repeat(WATCH_EXISTING_BYTES / 2);
+    for name in ["a", "b", "c", "d", "e"] {
+        let mut object = config_map(name);
+        object["data"] = json!({ "text": large });
+        bed.create("/configmaps", "default", object).await;
+    }
+    let mut watch = bed.registry.watch(&query(None)).expect("starts");
+    assert_eq!(seen(&mut watch).await.1, "a");
+    let body = |word: &str| json!({"data": {"word": word}});
+    // Shown already: told as a change. Not read yet: shown as it is then, and not told again.
+    bed.patch(&target("/configmaps", "b"), None, body("early")).await.expect("changes");
+    bed.patch(&target("/configmaps", "e"), None, body("late")).await.expect("changes");
+    bed.delete(&target("/configmaps", "d"), Value::Null).await.expect("goes");
+    bed.create("/configmaps", "default", config_map("dd")).await;
+    let mut told = Vec::new();
+    for _ in 0..5 {
+        let (kind, name, _) = seen(&mut watch).await;
+        told.push(format!("{kind:?} {name}"));
+    }
+    assert_eq!(told, ["Added b", "Added c", "Added dd", "Added e", "Modified b"]);
+    // What comes after all pages is told as ever.
+    bed.patch(&target("/configmaps", "e"), None, body("again")).await.expect("changes");
+    let (kind, name, _) = seen(&mut watch).await;
+    assert_eq!((kind, name.as_str()), (WatchKind::Modified, "e"));
 }
 
 #[tokio::test]

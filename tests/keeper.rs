@@ -609,3 +609,31 @@ fn is_send<T: Send>(_: T) {}
 fn futures_can_be_spawned(keeper: Keeper, start: Start) {
     is_send(async move { keeper.start(start).await });
 }
+
+#[test]
+fn a_record_that_cannot_be_read_costs_no_container() {
+    run("record", async |board| {
+        let keeper = board.keeper().await;
+        board.sandbox(&keeper, "pod").await;
+        for id in ["c", "other"] {
+            keeper.start(board.start("pod", id, "sleep 1000")).await.expect("started");
+        }
+        let states = keeper.list().await.expect("list");
+        let pid = states.iter().find(|state| state.id == "c").expect("runs").pid;
+        let record = board.paths.run_dir.join("keeper/containers/c/record");
+        let sound = std::fs::read(&record).expect("there");
+        std::fs::write(&record, [99]).expect("of another build");
+        keeper.upgrade(&board.paths.exe).await.expect("upgraded");
+        let ids = |states: Vec<kumquat::io::keeper::ContainerStateV1>| {
+            states.into_iter().map(|state| state.id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(keeper.list().await.expect("list")), ["other"]);
+        assert!(std::fs::exists(format!("/proc/{pid}")).expect("readable"), "it runs on");
+        std::fs::write(&record, sound).expect("mended");
+        keeper.upgrade(&board.paths.exe).await.expect("upgraded");
+        assert_eq!(ids(keeper.list().await.expect("list")), ["c", "other"]);
+        for id in ["c", "other"] {
+            keeper.remove(id).await.expect("removed");
+        }
+    });
+}

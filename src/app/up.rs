@@ -5,6 +5,7 @@
 //! error: whatever supervises it starts it again, and containers do not notice.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +43,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// How long loops that fail because another one has failed may take to say so.
 const CAUSE_WITHIN: Duration = Duration::from_millis(500);
 
+/// Mode bit of a folder that many share, as /tmp.
+const STICKY: u32 = 0o1000;
+
 /// The loops of this process, by name; each ends with a result.
 pub(super) type Loops = JoinSet<(&'static str, Result<()>)>;
 
@@ -73,10 +77,18 @@ pub(super) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
     ended.map(|()| Ending::Done)
 }
 
-/// Makes both folders and gives their absolute paths.
+/// Makes both folders and gives their absolute paths. Secrets, logs and the programs of image layers,
+/// setuid ones too, lie in them: they are closed to all others of this machine at every start.
 fn prepare(dirs: &Dirs) -> Result<Dirs> {
     for folder in [&dirs.data, &dirs.run] {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let failed = || format!("cannot make {}", folder.display());
+        fs::create_dir_all(folder).with_context(failed)?;
+        let mode = fs::metadata(folder).with_context(failed)?.permissions().mode();
+        if mode & STICKY != 0 || folder.canonicalize()? == Path::new("/") {
+            bail!("{} is not for kumquat alone: choose a folder of its own", folder.display());
+        }
+        let closed = fs::set_permissions(folder, fs::Permissions::from_mode(0o700));
+        closed.with_context(|| format!("cannot close {} to others", folder.display()))?;
     }
     Ok(Dirs::new(&dirs.data.canonicalize()?, &dirs.run.canonicalize()?))
 }
@@ -135,6 +147,7 @@ async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant)
     serve_control(dirs, control, &mut loops, &stop)?;
 
     let keeper = Keeper::connect_or_spawn(paths.clone()).await?;
+    renew(&keeper, &paths.exe).await;
     let options = node::NodeOptions {
         name: identity.name.clone(),
         data_dir: dirs.data.clone(),
@@ -158,6 +171,19 @@ async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant)
     }
     tracing::info!("stopped");
     ended
+}
+
+/// A keeper of another build goes on as this one, with its containers.
+async fn renew(keeper: &Keeper, exe: &Path) {
+    match keeper.info().await {
+        Ok(info) if info.version != keeper::build_id() => match keeper.upgrade(exe).await {
+            Ok(()) => tracing::info!(before = info.version, "keeper is upgraded"),
+            // It understands this build all the same; the next start tries again.
+            Err(error) => tracing::warn!(%error, "keeper is not upgraded"),
+        },
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "keeper does not say what it is"),
+    }
 }
 
 /// Asks every loop to end, and waits until they have.
@@ -268,4 +294,26 @@ fn node_address(mut addresses: watch::Receiver<Addresses>) -> watch::Receiver<St
         }
     });
     receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_closed_to_others_at_every_start() {
+        let root = std::env::temp_dir().join(format!("kumquat-prepare-{}", std::process::id()));
+        let dirs = Dirs::new(&root.join("data"), &root.join("run"));
+        for _ in 0..2 {
+            let dirs = prepare(&dirs).expect("made");
+            for folder in [&dirs.data, &dirs.run] {
+                let mode = fs::metadata(folder).expect("there").permissions().mode();
+                assert_eq!(mode & 0o7777, 0o700);
+                fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("opened");
+            }
+        }
+        fs::set_permissions(&dirs.run, fs::Permissions::from_mode(0o1777)).expect("shared");
+        assert!(prepare(&dirs).is_err(), "a folder like /tmp");
+        fs::remove_dir_all(root).expect("removable");
+    }
 }

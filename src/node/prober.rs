@@ -1,14 +1,18 @@
 //! Runs a probe or hook once: a command in the container, an HTTP request, a TCP connection.
 //!
-//! HTTP and TCP go to 127.0.0.1 inside the pod's network namespace: a short-lived thread enters it and
-//! makes the socket, which belongs to that namespace for good; the rest is ordinary async IO.
+//! HTTP and TCP go to 127.0.0.1 inside the pod's network namespace, or from the board to the host that
+//! the pod names; pods of the host network are on the board anyway. A short-lived thread enters a pod's
+//! namespace and makes the socket, which belongs to that namespace for good; the rest is ordinary async IO.
 
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use logic::pod::spec::{Container, ExecAction, Handler, HttpGet, Port, Probe};
+use logic::pod::spec::{
+    Container, ExecAction, Handler, HttpGet, Port, Probe, TcpSocket as TcpSocketAction,
+};
 use model::limits::PROBE_ANSWER_BYTES_MAX;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -21,8 +25,8 @@ pub(crate) struct Target<'a> {
     pub(crate) keeper: &'a Keeper,
     /// The container's id.
     pub(crate) id: String,
-    /// File of the pod's network namespace.
-    pub(crate) netns: PathBuf,
+    /// File of the pod's network namespace; none for the board's own.
+    pub(crate) netns: Option<PathBuf>,
     pub(crate) container: &'a Container,
 }
 
@@ -35,15 +39,27 @@ impl Target<'_> {
         } else if let Some(request) = &probe.http_get {
             self.http(request, timeout).await
         } else if let Some(socket) = &probe.tcp_socket {
-            let port = self.port(&socket.port)?;
-            let connect = connect(self.netns.clone(), port);
-            match tokio::time::timeout(timeout, connect).await {
-                Ok(connected) => connected.map(drop).map_err(|error| dial_text(port, &error)),
-                Err(_) => Err(format!("dial tcp 127.0.0.1:{port}: i/o timeout")),
-            }
+            self.tcp(socket, timeout).await
         } else {
             Err("probes of this type are not supported on this board".to_owned())
         }
+    }
+
+    async fn tcp(&self, socket: &TcpSocketAction, timeout: Duration) -> Result<(), String> {
+        let at = self.endpoint(&socket.host, &socket.port)?;
+        match tokio::time::timeout(timeout, connect(&at)).await {
+            Ok(connected) => connected.map(drop).map_err(|error| at.dial_text(&error)),
+            Err(_) => Err(format!("dial tcp {at}: i/o timeout")),
+        }
+    }
+
+    /// As kubelet: a host that the pod names is reached from the board, not from inside the pod.
+    fn endpoint(&self, host: &str, port: &Port) -> Result<Endpoint, String> {
+        let port = self.port(port)?;
+        Ok(match host {
+            "" => Endpoint { netns: self.netns.clone(), host: "127.0.0.1".to_owned(), port },
+            host => Endpoint { netns: None, host: host.to_owned(), port },
+        })
     }
 
     /// Runs a hook.
@@ -52,6 +68,8 @@ impl Target<'_> {
             self.exec(exec, timeout).await
         } else if let Some(request) = &handler.http_get {
             self.http(request, timeout).await
+        } else if let Some(socket) = &handler.tcp_socket {
+            self.tcp(socket, timeout).await
         } else if let Some(sleep) = &handler.sleep {
             tokio::time::sleep(Duration::from_secs(sleep.seconds.into()).min(timeout)).await;
             Ok(())
@@ -88,32 +106,61 @@ impl Target<'_> {
         if request.scheme.eq_ignore_ascii_case("https") {
             return Err("HTTPS probes are not supported on this board".to_owned());
         }
-        let port = self.port(&request.port)?;
+        let at = self.endpoint(&request.host, &request.port)?;
         let path = if request.path.starts_with('/') {
             request.path.clone()
         } else {
             format!("/{}", request.path)
         };
-        let get = format!("Get \"http://127.0.0.1:{port}{path}\"");
-        let head = request_head(request, &path, port);
-        match tokio::time::timeout(timeout, exchange(self.netns.clone(), port, &head)).await {
+        let get = format!("Get \"http://{at}{path}\"");
+        let head = request_head(request, &path, &at);
+        match tokio::time::timeout(timeout, exchange(&at, &head)).await {
             Err(_) => Err(format!(
                 "{get}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
             )),
-            Ok(Err(error)) => Err(format!("{get}: {}", dial_text(port, &error))),
+            Ok(Err(error)) => Err(format!("{get}: {}", at.dial_text(&error))),
             Ok(Ok(status)) if (200..400).contains(&status) => Ok(()),
             Ok(Ok(status)) => Err(format!("HTTP probe failed with statuscode: {status}")),
         }
     }
 }
 
-fn request_head(request: &HttpGet, path: &str, port: u16) -> String {
+/// Where a connection goes.
+#[derive(Clone, Debug)]
+struct Endpoint {
+    /// The namespace from which it goes; none for the board's own.
+    netns: Option<PathBuf>,
+    host: String,
+    port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl Endpoint {
+    fn dial_text(&self, error: &io::Error) -> String {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => {
+                format!("dial tcp {self}: connect: connection refused")
+            }
+            _ => error.to_string(),
+        }
+    }
+}
+
+fn request_head(request: &HttpGet, path: &str, at: &Endpoint) -> String {
     let mut head = format!("GET {path} HTTP/1.1\r\n");
     let given = |name: &str| {
         request.http_headers.iter().any(|header| header.name.eq_ignore_ascii_case(name))
     };
     if !given("host") {
-        head.push_str(&format!("Host: 127.0.0.1:{port}\r\n"));
+        head.push_str(&format!("Host: {at}\r\n"));
     }
     if !given("user-agent") {
         head.push_str("User-Agent: kube-probe/1.36\r\n");
@@ -128,8 +175,8 @@ fn request_head(request: &HttpGet, path: &str, port: u16) -> String {
     head + "Connection: close\r\n\r\n"
 }
 
-async fn exchange(netns: PathBuf, port: u16, head: &str) -> io::Result<u16> {
-    let mut stream = connect(netns, port).await?;
+async fn exchange(at: &Endpoint, head: &str) -> io::Result<u16> {
+    let mut stream = connect(at).await?;
     stream.write_all(head.as_bytes()).await?;
     let mut answer = Vec::new();
     while answer.len() < PROBE_ANSWER_BYTES_MAX && !answer.contains(&b'\n') {
@@ -149,16 +196,10 @@ fn status_of(answer: &[u8]) -> Option<u16> {
     words.next()?.parse().ok()
 }
 
-fn dial_text(port: u16, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => {
-            format!("dial tcp 127.0.0.1:{port}: connect: connection refused")
-        }
-        _ => error.to_string(),
-    }
-}
-
-async fn connect(netns: PathBuf, port: u16) -> io::Result<TcpStream> {
+async fn connect(at: &Endpoint) -> io::Result<TcpStream> {
+    let Some(netns) = at.netns.clone() else {
+        return TcpStream::connect((at.host.as_str(), at.port)).await;
+    };
     let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::Builder::new().name("probe".to_owned()).stack_size(64 * 1024).spawn(
         move || {
@@ -168,7 +209,7 @@ async fn connect(netns: PathBuf, port: u16) -> io::Result<TcpStream> {
     )?;
     let socket = receiver.await.map_err(io::Error::other)??;
     let socket = TcpSocket::from_std_stream(socket);
-    socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
+    socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, at.port))).await
 }
 
 /// Makes an unconnected socket in a network namespace; the calling thread stays there.
@@ -199,6 +240,19 @@ mod tests {
         let header =
             logic::pod::spec::HttpHeader { name: "X".to_owned(), value: "1\r\nEvil: 2".to_owned() };
         let request = HttpGet { http_headers: vec![header], ..HttpGet::default() };
-        assert!(!request_head(&request, "/", 80).contains("\r\nEvil"));
+        let at = Endpoint { netns: None, host: "::1".to_owned(), port: 80 };
+        let head = request_head(&request, "/", &at);
+        assert!(!head.contains("\r\nEvil"));
+        assert!(head.contains("\r\nHost: [::1]:80\r\n"), "{head}");
+    }
+
+    #[tokio::test]
+    async fn the_boards_own_namespace_needs_no_entering() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let mut at = Endpoint { netns: None, host: "127.0.0.1".to_owned(), port };
+        assert!(connect(&at).await.is_ok());
+        at.netns = Some(PathBuf::from("/nonexistent/net"));
+        assert!(connect(&at).await.is_err(), "a pod's namespace has to be there");
     }
 }

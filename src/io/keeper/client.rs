@@ -98,7 +98,7 @@ pub struct KeeperInfo {
     pub pid: u32,
     /// Process of the log pump, when it runs.
     pub pump: Option<u32>,
-    /// Version of the binary that runs.
+    /// Build of the binary that runs, as [`super::build_id`] says it.
     pub version: String,
 }
 

@@ -21,6 +21,7 @@
 //! the only home of the libcontainer crate. It does not pull images, set up networks beyond `lo`,
 //! restart anything or decide anything.
 
+mod build;
 mod cgroup;
 mod cleanup;
 mod client;
@@ -33,6 +34,7 @@ mod record;
 mod wire;
 mod worker;
 
+pub use build::build_id;
 pub use cleanup::cleanup;
 pub use client::{Events, Keeper, KeeperError, KeeperEvent, KeeperInfo, Start};
 pub use launch::dispatch;

@@ -34,7 +34,10 @@ enum Knowledge {
 pub(super) struct Outbox {
     pods: BTreeMap<Uid, (Knowledge, Option<u64>)>,
     events: VecDeque<Bytes>,
-    node_status: Bytes,
+    /// What the master may not know of the node, and the sequence that it was last sent with.
+    node_status: Option<(Bytes, Option<u64>)>,
+    /// A message is due even if it says nothing: its sequence is what the master waits for.
+    owes_message: bool,
     sequence: u64,
     sent_ticks: u64,
     due_ticks: Option<u64>,
@@ -67,6 +70,10 @@ impl Outbox {
         for entry in self.pods.values_mut() {
             *entry = (Knowledge::Dirty, None);
         }
+        if let Some((_, sent)) = &mut self.node_status {
+            *sent = None;
+        }
+        self.owes_message = true;
         self.schedule(now_ticks);
     }
 
@@ -79,9 +86,9 @@ impl Outbox {
         self.schedule(now_ticks);
     }
 
-    /// The node's status as a merge patch, to go with the next message.
+    /// The node's status as a merge patch, to go with the next message and until it has arrived.
     pub(super) fn node_status(&mut self, patch: Bytes, now_ticks: u64) {
-        self.node_status = patch;
+        self.node_status = Some((patch, None));
         self.schedule(now_ticks);
     }
 
@@ -127,15 +134,22 @@ impl Outbox {
             entry.0 = Knowledge::Sent { sequence: self.sequence + 1, hash };
             pods.push(status);
         }
-        if pods.is_empty() && self.events.is_empty() && self.node_status.is_empty() {
+        let news = matches!(self.node_status, Some((_, None)));
+        if pods.is_empty() && self.events.is_empty() && !news && !self.owes_message {
             return None;
         }
+        self.owes_message = false;
         self.sequence += 1;
         self.sent_ticks = now_ticks;
+        let mut node_status = Bytes::new();
+        if let Some((patch, sent @ None)) = &mut self.node_status {
+            *sent = Some(self.sequence);
+            node_status = patch.clone();
+        }
         Some(StatusV1 {
             sequence: self.sequence,
             pods,
-            node_status: std::mem::take(&mut self.node_status),
+            node_status,
             events: self.events.drain(..).collect(),
         })
     }
@@ -150,9 +164,10 @@ impl Outbox {
         for event in message.events.into_iter().rev().take(NODE_EVENTS_MAX) {
             self.events.push_front(event);
         }
-        if self.node_status.is_empty() {
-            self.node_status = message.node_status;
+        if let Some((_, sent)) = &mut self.node_status {
+            *sent = None;
         }
+        self.owes_message = true;
         self.schedule(now_ticks);
     }
 
@@ -160,6 +175,14 @@ impl Outbox {
     pub(super) fn acknowledge(&mut self, sequence: u64, now_ticks: u64) {
         let late = now_ticks.saturating_sub(self.sent_ticks) > RESEND_MILLIS;
         let mut again = false;
+        match &mut self.node_status {
+            Some((_, Some(sent))) if *sent <= sequence => self.node_status = None,
+            Some((_, sent @ Some(_))) if late => {
+                *sent = None;
+                again = true;
+            }
+            _ => {}
+        }
         for entry in self.pods.values_mut() {
             if let Knowledge::Sent { sequence: sent, hash } = entry.0 {
                 if sent <= sequence {
@@ -238,6 +261,35 @@ mod tests {
         assert_eq!(outbox.due_ticks(), None);
         outbox.acknowledge(again.sequence, 40_000);
         assert_eq!(outbox.due_ticks(), None);
+    }
+
+    #[test]
+    fn the_status_of_the_node_is_sent_until_it_has_arrived() {
+        let mut outbox = Outbox::default();
+        let nothing = |_: &Uid| None;
+        outbox.node_status(Bytes::from_static(b"{}"), 0);
+        let message = outbox.take(100, nothing).expect("news");
+        assert_eq!((message.sequence, &message.node_status[..]), (1, &b"{}"[..]));
+        assert_eq!(outbox.take(200, nothing), None);
+        outbox.acknowledge(0, 10_000);
+        assert!(outbox.due_ticks().is_some());
+        let message = outbox.take(10_100, nothing).expect("again");
+        assert_eq!(&message.node_status[..], b"{}");
+        outbox.acknowledge(message.sequence, 20_000);
+        outbox.touch_all(30_000);
+        assert!(outbox.take(30_100, nothing).expect("owed").node_status.is_empty());
+    }
+
+    #[test]
+    fn a_board_without_pods_answers_when_it_is_asked_again() {
+        let mut outbox = Outbox::default();
+        outbox.event(Bytes::from_static(b"{}"), 0);
+        let lost = outbox.take(100, |_| None).expect("news");
+        outbox.touch_all(5_000);
+        let answer = outbox.take(5_100, |_| None).expect("a message to acknowledge");
+        assert!(answer.sequence > lost.sequence);
+        outbox.acknowledge(answer.sequence, 6_000);
+        assert_eq!((outbox.due_ticks(), outbox.take(7_000, |_| None)), (None, None));
     }
 
     #[test]

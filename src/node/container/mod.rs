@@ -4,4 +4,5 @@
 pub(super) mod environment;
 pub(super) mod field;
 pub(super) mod spec;
+pub(super) mod unsupported;
 pub(super) mod user;

@@ -164,6 +164,14 @@ fn sysctls(pod: &Pod) -> Value {
     sysctls.iter().map(|sysctl| (dotted(&sysctl.name), json!(sysctl.value))).collect()
 }
 
+/// Whether a name, with or without `CAP_`, is that of a capability, or `ALL`.
+pub(crate) fn is_capability(name: &str) -> bool {
+    let long = format!("CAP_{name}");
+    let known =
+        |known: &&str| known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(&long);
+    name == "ALL" || CAPABILITIES_ALL.iter().any(|it| known(&it))
+}
+
 fn capabilities(container: &Container) -> Vec<&'static str> {
     let security = &container.security_context;
     if security.privileged {

@@ -102,7 +102,7 @@ impl Driver {
                 let (Some(spec), Some(probe)) = (spec, probe) else {
                     return Answer::of(&job, None);
                 };
-                let result = self.target(&uid, spec, *attempt).probe(probe).await;
+                let result = self.target(&job.pod, spec, *attempt).probe(probe).await;
                 let (container, attempt) = (container.clone(), *attempt);
                 Some(Event::Probed { container, attempt, kind: *kind, result })
             }
@@ -214,14 +214,15 @@ impl Driver {
 
     fn target<'a>(
         &'a self,
-        uid: &str,
+        pod: &Pod,
         container: &'a logic::pod::spec::Container,
         attempt: u32,
     ) -> Target<'a> {
+        let uid = pod.uid().to_string();
         Target {
             keeper: &self.keeper,
-            id: container_id(uid, &container.name, attempt),
-            netns: self.keeper.sandbox_netns(uid),
+            id: container_id(&uid, &container.name, attempt),
+            netns: (!pod.spec.host_network).then(|| self.keeper.sandbox_netns(&uid)),
             container,
         }
     }
@@ -239,9 +240,8 @@ impl Driver {
             HookKind::PostStart => spec.lifecycle.post_start.as_ref(),
             HookKind::PreStop => spec.lifecycle.pre_stop.as_ref(),
         };
-        let uid = job.pod.uid().to_string();
         let timeout = Duration::from_millis(timeout_millis);
-        let result = self.target(&uid, spec, attempt).hook(handler?, timeout).await;
+        let result = self.target(&job.pod, spec, attempt).hook(handler?, timeout).await;
         Some(Event::Hooked { container: container.to_owned(), attempt, kind, result })
     }
 }

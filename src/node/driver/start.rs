@@ -15,6 +15,7 @@ use crate::io::keeper::{KeeperError, Refusal, RunStateV1, Start, StartedV1};
 use crate::node::board::Board;
 use crate::node::container::environment::{self, Environment};
 use crate::node::container::spec::{self, BindMount, SpecInput};
+use crate::node::container::unsupported;
 use crate::node::container::user;
 use crate::node::object::Objects;
 use crate::node::place::PodPlaces;
@@ -145,7 +146,7 @@ impl Preparation {
         let (pod, places) = (&self.pod, &self.places);
         let missing = || "no such container".to_owned();
         let container = pod.container(&self.container).ok_or_else(missing)?;
-        refuse_unsupported(pod, container)?;
+        unsupported::refuse(pod, container)?;
         let facts = self.board.facts();
         let environment = environment::build(pod, container, &self.objects, &facts)?;
         let config = &self.image.config;
@@ -202,34 +203,10 @@ impl Preparation {
     }
 }
 
-/// What this board cannot do is said, not ignored.
-fn refuse_unsupported(pod: &Pod, container: &Container) -> Result<(), String> {
-    let refuse = |what: &str| Err(format!("{what} is not supported on this board"));
-    if pod.spec.host_pid {
-        return refuse("hostPID");
-    }
-    if pod.spec.share_process_namespace {
-        return refuse("shareProcessNamespace");
-    }
-    if container.tty {
-        return refuse("tty");
-    }
-    let own = container.security_context.seccomp_profile.as_ref();
-    let profile = own.or(pod.spec.security_context.seccomp_profile.as_ref());
-    if profile.is_some_and(|profile| profile.r#type == "Localhost") {
-        return refuse("a seccomp profile of type Localhost");
-    }
-    Ok(())
-}
-
 /// What the kernel or this build does not enforce, told once per start.
 fn shortcomings(started: &StartedV1, pod: &Pod, container: &Container) -> Vec<Report> {
     let mut missing = started.unenforced.clone();
-    let own = container.security_context.seccomp_profile.as_ref();
-    let profile = own.or(pod.spec.security_context.seccomp_profile.as_ref());
-    if profile.is_some_and(|profile| profile.r#type == "RuntimeDefault") {
-        missing.push("seccomp".to_owned());
-    }
+    missing.extend(unsupported::not_enforced(pod, container));
     let mut reports = Vec::new();
     if !missing.is_empty() {
         let text = format!("This board does not enforce: {}", missing.join(", "));

@@ -103,7 +103,7 @@ impl Holder {
         ResponseV1::Hello {
             pid: std::process::id(),
             pump: self.pumping.pid(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: crate::io::keeper::build_id(),
         }
     }
 

@@ -6,8 +6,10 @@
 pub const REQUEST_BODY_BYTES_MAX: usize = 3_145_728;
 /// Largest object as stored (etcd's default request limit is 1.5 MiB; ours leaves room for the record).
 pub const OBJECT_BYTES_MAX: usize = 1_572_864;
-/// Largest payload of one bus message; larger objects travel by digest over the tunnel.
+/// Largest payload of one bus message; larger messages travel in parts.
 pub const BUS_PAYLOAD_BYTES_MAX: usize = 128 * 1024;
+/// Largest message, all parts together: a board's whole desired set.
+pub const WIRE_MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Longest object name (RFC 1123 subdomain).
 pub const NAME_BYTES_MAX: usize = 253;
 /// Longest namespace name (RFC 1123 label).

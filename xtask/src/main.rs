@@ -24,7 +24,6 @@ cargo xtask TASK
   cross           build for 64-bit boards, check for 32-bit ones, without a container engine
   bench           measure the budgets of SPEC.md on this machine
   soak [NAME]     the long trials: power, restarts, ...
-  cluster N       run N boards in network namespaces until Ctrl-C
 ";
 
 fn main() -> ExitCode {

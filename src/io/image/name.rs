@@ -66,11 +66,6 @@ impl ImageName {
     pub fn digest(&self) -> Option<Digest> {
         self.digest
     }
-
-    /// Whether the text gave (or defaulted to) the tag `latest`: kubelet's default policy asks.
-    pub fn is_latest(&self) -> bool {
-        self.digest.is_none() && self.text.ends_with(":latest")
-    }
 }
 
 impl fmt::Display for ImageName {

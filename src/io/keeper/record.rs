@@ -77,6 +77,30 @@ fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    /// A keeper reads what the release before has written.
+    #[test]
+    fn golden_bytes_of_a_record() {
+        let dir = std::env::temp_dir().join(format!("kumquat-golden-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("tmp");
+        let record = RecordV1 {
+            id: "c".into(),
+            pod_uid: "p".into(),
+            pid: 300,
+            start_ticks: 5,
+            started_at_micros: -1,
+            writable_dir: "/w".into(),
+            log_path: "/l".into(),
+        };
+        record.write(&dir).expect("written");
+        let golden = b"\x01\x01c\x01p\xac\x02\x05\x01\x02/w\x02/l";
+        assert_eq!(fs::read(dir.join("record")).expect("read"), golden);
+        let exit = ExitV1 { code: Some(3), signal: None, at_micros: 150, oom: true };
+        exit.write(&dir).expect("written");
+        let golden = [1, 1, 6, 0, 0xac, 2, 1];
+        assert_eq!(fs::read(dir.join("exit")).expect("read"), golden);
+        fs::remove_dir_all(dir).expect("removed");
+    }
+
     #[test]
     fn records_come_back_and_damage_is_noticed() {
         let dir = std::env::temp_dir().join(format!("kumquat-record-{}", std::process::id()));

@@ -7,6 +7,7 @@
 //! place of `writer`'s append; entries carry epoch, term and index for it), an owner index (the
 //! controllers' views have it).
 
+mod backoff;
 mod cursor;
 mod entry;
 mod file;
@@ -46,8 +47,9 @@ pub use types::{
     ProposeError, Record, StoreError, WatchError,
 };
 
+use backoff::Backoff;
 use live::Shared;
-use writer::{FLUSH_IDLE, Request, Writer};
+use writer::{FLUSH_IDLE, Request, SNAPSHOT_BACKOFF, Writer};
 
 /// An open store; clones are the same store.
 #[derive(Clone, Debug)]
@@ -98,6 +100,7 @@ impl Store {
             flush_at: opened.dirty.then(|| Instant::now() + FLUSH_IDLE),
             flush_backoff: FLUSH_IDLE,
             snapshot: None,
+            snapshot_backoff: Backoff::new(SNAPSHOT_BACKOFF.0, SNAPSHOT_BACKOFF.1),
             snapshot_bytes: 0,
             lock: opened.lock,
         };

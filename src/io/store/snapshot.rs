@@ -60,6 +60,9 @@ pub(super) fn write(dir: &Path, state: &State, faults: &Faults) -> io::Result<(P
 
 fn write_file(path: &Path, state: &State, faults: &Faults) -> io::Result<(Position, u64)> {
     let file = DiskFile::create(path, faults)?;
+    // One transaction for all rows: a snapshot that mixed positions could hold writes of a log's tail
+    // that is lost later, whose versions would then be used twice. It ends before the slow part, the
+    // sync: while it lives LMDB cannot use pages again.
     let reading = state.read().map_err(io::Error::other)?;
     let position = reading.applied().map_err(io::Error::other)?;
     let position = position.ok_or_else(|| io::Error::other("state has no position"))?;
@@ -79,6 +82,7 @@ fn write_file(path: &Path, state: &State, faults: &Faults) -> io::Result<(Positi
             chunk.clear();
         }
     }
+    drop(reading);
     for word in [0, 0, rows] {
         chunk.extend_from_slice(&word.to_le_bytes());
     }

@@ -9,6 +9,7 @@
 //! replaces; staging stays with the leader and applying is the same everywhere.
 
 use std::{
+    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{
         Arc, Weak,
@@ -30,6 +31,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::io::clock::Clock;
 
 use super::{
+    backoff::Backoff,
     entry::EntryV1,
     file::Faults,
     live::{Latest, Live, Shared},
@@ -97,6 +99,8 @@ pub(super) struct Writer {
     pub(super) flush_backoff: Duration,
     /// The snapshot that is being written.
     pub(super) snapshot: Option<JoinHandle<()>>,
+    /// When to try again after one that failed.
+    pub(super) snapshot_backoff: Backoff,
     /// Size of the last one.
     pub(super) snapshot_bytes: u64,
     /// Held until the thread ends.
@@ -106,6 +110,9 @@ pub(super) struct Writer {
 /// The wait of a flush after the last write.
 pub(super) const FLUSH_IDLE: Duration = Duration::from_secs(STORE_FLUSH_IDLE_SECONDS);
 const FLUSH_BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// A snapshot writes the whole state: after a failure it is not tried at every flush.
+pub(super) const SNAPSHOT_BACKOFF: (Duration, Duration) =
+    (Duration::from_secs(30), Duration::from_secs(1800));
 
 struct Waiting {
     answer: Answer,
@@ -379,13 +386,17 @@ impl Writer {
     /// Begins a snapshot on a thread of its own when the log is large.
     fn start_snapshot(&mut self) {
         let Some(own) = self.own.upgrade() else { return };
-        if self.snapshot.is_some() || self.log.bytes() < self.cut_at() {
+        let wanted = self.log.bytes() >= self.cut_at();
+        if self.snapshot.is_some() || !wanted || !self.snapshot_backoff.is_over(Instant::now()) {
             return;
         }
         let Some(state) = self.shared.read().state.clone() else { return };
         let (dir, faults) = (self.snapshots.clone(), self.faults.clone());
         let spawned = std::thread::Builder::new().name("store-snapshot".into()).spawn(move || {
-            let written = snapshot::write(&dir, &state, &faults);
+            // A panic is a failure like others: the log must not stay uncut for ever.
+            let write = AssertUnwindSafe(|| snapshot::write(&dir, &state, &faults));
+            let written = std::panic::catch_unwind(write)
+                .unwrap_or_else(|_| Err(std::io::Error::other("writing it panicked")));
             drop(state);
             // The store may have ended: the snapshot is good all the same.
             let _ = own.send(Request::Snapshotted(written));
@@ -399,7 +410,7 @@ impl Writer {
     /// Removes log segments that the snapshot covers, down to half of the bound.
     fn snapshotted(&mut self, result: std::io::Result<(Position, u64)>) {
         if let Some(thread) = self.snapshot.take() {
-            // It has sent its result, so it has not panicked.
+            // It has sent its result: nothing is left that could fail.
             let _ = thread.join();
         }
         let cut = result.and_then(|(position, bytes)| {
@@ -409,8 +420,12 @@ impl Writer {
             Ok(())
         });
         self.shared.write().segments = self.log.segments().to_vec();
-        if let Err(error) = cut {
-            tracing::warn!(%error, "cannot write a snapshot: the log keeps growing");
+        match cut {
+            Ok(()) => self.snapshot_backoff.succeeded(),
+            Err(error) => {
+                self.snapshot_backoff.failed(Instant::now());
+                tracing::warn!(%error, "cannot write a snapshot: the log keeps growing");
+            }
         }
     }
 

@@ -67,8 +67,6 @@ pub enum Event {
     Desired(Arc<Pod>),
     /// The API object is gone: kill without grace.
     Gone,
-    /// The board itself wants the pod stopped with its grace period.
-    Stop,
     /// Network, IPC and host name are there.
     SandboxReady,
     /// They could not be made.

@@ -223,7 +223,6 @@ impl PodMachine {
         match event {
             Event::Desired(pod) => self.take_pod(pod, now, out),
             Event::Gone => self.stop_pod(0, true, now),
-            Event::Stop => self.stop_pod(self.pod.grace_seconds(), false, now),
             Event::SandboxReady => self.state.sandbox = Step::Done,
             Event::SandboxRemoved => {}
             Event::SandboxFailed { message } => {

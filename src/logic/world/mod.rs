@@ -106,20 +106,10 @@ impl World {
         self.pods.iter()
     }
 
-    /// The pods of a namespace.
-    pub fn pods_in(&self, namespace: &str) -> impl Iterator<Item = &PodView> {
-        self.pods.within(namespace)
-    }
-
     /// The pods bound to a node.
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &PodView> {
         let names = self.pods_by_node.get(node).into_iter().flatten();
         names.filter_map(|(namespace, name)| self.pods.get(namespace, name))
-    }
-
-    /// Names of the nodes that have pods, whether or not such a node exists.
-    pub fn occupied_nodes(&self) -> impl Iterator<Item = &str> {
-        self.pods_by_node.keys().map(AsRef::as_ref)
     }
 
     /// The pods that the scheduler has to place.

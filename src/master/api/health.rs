@@ -29,15 +29,6 @@ impl fmt::Debug for Check {
 pub struct Health(Vec<Check>);
 
 impl Health {
-    /// Adds a condition for readiness.
-    pub fn ready_when(
-        self,
-        name: &'static str,
-        holds: impl Fn() -> bool + Send + Sync + 'static,
-    ) -> Self {
-        self.with(Check { name, vital: false, holds: Arc::new(holds) })
-    }
-
     /// Adds a condition for readiness and liveness.
     pub fn alive_when(
         self,

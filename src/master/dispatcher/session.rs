@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use logic::controller::Op;
-use model::wire::{self, BeatDownV1, BeatUpV1, CommandV1, Header, HelloV1, MessageKind, StatusV1};
+use model::wire::{
+    self, Assembly, BeatDownV1, BeatUpV1, CommandV1, Header, HelloV1, MessageKind, StatusV1,
+};
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc};
 
@@ -24,6 +26,7 @@ pub(super) struct Session {
     pub(super) registry: Registry,
     options: Options,
     down: mpsc::Sender<Bytes>,
+    assembly: Assembly,
     sequence: u64,
     /// Known since its Hello.
     board: Option<Board>,
@@ -48,7 +51,15 @@ impl Session {
         options: Options,
         down: mpsc::Sender<Bytes>,
     ) -> Self {
-        Self { views, registry, options, down, sequence: 0, board: None }
+        Self {
+            views,
+            registry,
+            options,
+            down,
+            assembly: Assembly::default(),
+            sequence: 0,
+            board: None,
+        }
     }
 
     /// Waits until the board's pods may have changed; forever before its Hello.
@@ -67,8 +78,17 @@ impl Session {
         self.sequence += 1;
         let Options { epoch, term, .. } = self.options;
         let header = Header { kind, epoch, term, sequence: self.sequence };
-        let bytes = Bytes::from(wire::encode(header, body));
-        self.down.send(bytes).await.map_err(|_| DispatchError::LinkClosed)
+        let parts = match wire::encode_parts(header, body) {
+            Ok(parts) => parts,
+            Err(error) => {
+                tracing::error!(%error, "a board is not told what it should run");
+                return Ok(());
+            }
+        };
+        for part in parts {
+            self.down.send(part.into()).await.map_err(|_| DispatchError::LinkClosed)?;
+        }
+        Ok(())
     }
 
     /// Asks the board to introduce itself.
@@ -78,7 +98,8 @@ impl Session {
 
     /// Takes one message of the board.
     pub(super) async fn receive(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
-        let (header, body) = Header::split(bytes)?;
+        let Some((header, body)) = self.assembly.take(bytes)? else { return Ok(()) };
+        let body = body.as_slice();
         match header.kind {
             MessageKind::Hello => self.hello(wire::decode(header.kind, body)?).await?,
             MessageKind::BeatUp => self.beat_up(wire::decode(header.kind, body)?).await?,

@@ -149,14 +149,6 @@ impl Field {
         self.flags & 32 != 0
     }
 
-    /// The struct type of a single field.
-    pub fn struct_type(&self) -> Option<TypeId> {
-        match self.elem {
-            Elem::Type(id) if id.leaf() == Leaf::Struct => Some(id),
-            _ => None,
-        }
-    }
-
     /// The values that OpenAPI allows for it or its elements; empty: any.
     pub fn enumeration(&self) -> impl Iterator<Item = &'static str> + use<> {
         list(self.enumeration)

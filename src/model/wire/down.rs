@@ -56,15 +56,6 @@ pub enum CommandV1 {
     SayHello,
     /// Send every pod's status again.
     ResendStatus,
-    /// Do something to one pod.
-    Pod(Uid, PodActionV1),
-}
-
-/// What can be asked for one pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PodActionV1 {
-    /// Stop with its grace period although the API object stays (eviction by the node's own limits).
-    Stop,
 }
 
 /// Every five seconds: what the master believes this board has.

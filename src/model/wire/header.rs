@@ -2,11 +2,13 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Schema number that this build writes; it reads this one and the one before.
+/// Schema number that this build writes.
 pub const SCHEMA: u16 = 1;
+/// Oldest schema number that this build reads: the one before, once there is one.
+const SCHEMA_OLDEST: u16 = if SCHEMA > 1 { SCHEMA - 1 } else { SCHEMA };
 
 /// Bytes of the encoded header.
-const HEADER_BYTES: usize = 28;
+pub(super) const HEADER_BYTES: usize = 32;
 
 /// What a message is; the number is part of the wire format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +48,9 @@ impl MessageKind {
 
 /// Who speaks, since when, and the how-manieth message this is.
 ///
-/// Layout, little endian: schema u16, kind u16, epoch u64, term u64, sequence u64.
+/// Layout, little endian: schema u16, kind u16, part u16, parts u16, epoch u64, term u64, sequence
+/// u64. A message that is larger than one bus payload travels in parts of the same sequence; the body
+/// is theirs put together, see [`super::Assembly`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// What the body is.
@@ -71,6 +75,12 @@ pub enum WireError {
     /// A kind that this build does not know.
     #[error("message has unknown kind {0}")]
     Kind(u16),
+    /// A part of a message where a whole one was wanted, or a part that there cannot be.
+    #[error("part {0} of {1} is no message")]
+    Part(u16, u16),
+    /// Parts that make more than any message.
+    #[error("message of kind {0:?} is too large")]
+    TooLarge(MessageKind),
     /// A body that does not fit its kind.
     #[error("message body of kind {0:?} cannot be decoded")]
     Body(MessageKind),
@@ -79,21 +89,45 @@ pub enum WireError {
 /// Header and body as bytes.
 pub fn encode<T: Serialize>(header: Header, body: &T) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + 64);
-    bytes.extend_from_slice(&SCHEMA.to_le_bytes());
-    bytes.extend_from_slice(&(header.kind as u16).to_le_bytes());
-    for field in [header.epoch, header.term, header.sequence] {
-        bytes.extend_from_slice(&field.to_le_bytes());
-    }
+    header.write(Part { number: 0, of: 1 }, &mut bytes);
     postcard::to_extend(body, bytes)
         .expect("a wire body is plain data, which postcard always encodes")
 }
 
+/// Which part of a message this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    /// From 0.
+    pub(super) number: u16,
+    /// How many there are.
+    pub(super) of: u16,
+}
+
 impl Header {
-    /// Reads the header and gives the bytes of the body.
+    /// Reads the header of a message in one part and gives the bytes of the body.
     ///
     /// # Errors
-    /// Any [`WireError`] but `Body`.
+    /// Any [`WireError`] but `Body` and `TooLarge`.
     pub fn split(bytes: &[u8]) -> Result<(Self, &[u8]), WireError> {
+        let (header, part, body) = Self::split_part(bytes)?;
+        if part.of != 1 {
+            return Err(WireError::Part(part.number, part.of));
+        }
+        Ok((header, body))
+    }
+
+    /// Appends the header to `out`.
+    pub(super) fn write(self, part: Part, out: &mut Vec<u8>) {
+        for field in [SCHEMA, self.kind as u16, part.number, part.of] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+        for field in [self.epoch, self.term, self.sequence] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+    }
+
+    /// Reads the header of a message or of a part of one.
+    pub(super) fn split_part(bytes: &[u8]) -> Result<(Self, Part, &[u8]), WireError> {
         let Some((raw, body)) = bytes.split_at_checked(HEADER_BYTES) else {
             return Err(WireError::Short(bytes.len()));
         };
@@ -101,11 +135,15 @@ impl Header {
         let u64_at = |at: usize| {
             u64::from_le_bytes(raw[at..at + 8].try_into().expect("eight bytes of a fixed header"))
         };
-        if u16_at(0) != SCHEMA {
+        if !(SCHEMA_OLDEST..=SCHEMA).contains(&u16_at(0)) {
             return Err(WireError::Schema(u16_at(0)));
         }
         let kind = MessageKind::from_number(u16_at(2)).ok_or(WireError::Kind(u16_at(2)))?;
-        Ok((Self { kind, epoch: u64_at(4), term: u64_at(12), sequence: u64_at(20) }, body))
+        let part = Part { number: u16_at(4), of: u16_at(6) };
+        if part.number >= part.of {
+            return Err(WireError::Part(part.number, part.of));
+        }
+        Ok((Self { kind, epoch: u64_at(8), term: u64_at(16), sequence: u64_at(24) }, part, body))
     }
 }
 
@@ -132,8 +170,8 @@ mod tests {
         let beat = BeatUpV1 { boot: 7, desired_revision: 300, net_revision: 0, status_sequence: 5 };
         let bytes = encode(HEADER, &beat);
         let golden = [
-            1, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 7,
-            0xac, 2, 0, 5,
+            1, 0, 2, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0,
+            0, 0, 0, 7, 0xac, 2, 0, 5,
         ];
         assert_eq!(bytes, golden);
         let (header, body) = Header::split(&bytes).expect("our own bytes");
@@ -157,6 +195,14 @@ mod tests {
         wrong = bytes.clone();
         wrong[2] = 200;
         assert_eq!(Header::split(&wrong), Err(WireError::Kind(200)));
+        wrong = bytes.clone();
+        wrong[4] = 1;
+        assert_eq!(Header::split(&wrong), Err(WireError::Part(1, 1)));
+        wrong[6] = 2;
+        assert_eq!(Header::split(&wrong), Err(WireError::Part(1, 2)));
+        wrong = bytes.clone();
+        wrong[..2].copy_from_slice(&(SCHEMA + 1).to_le_bytes());
+        assert_eq!(Header::split(&wrong), Err(WireError::Schema(SCHEMA + 1)));
         let (header, body) = Header::split(&bytes).expect("whole");
         let cut = &body[..body.len() - 1];
         assert_eq!(decode::<BeatDownV1>(header.kind, cut), Err(WireError::Body(header.kind)));

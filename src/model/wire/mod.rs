@@ -6,10 +6,15 @@
 
 mod down;
 mod header;
+mod parts;
 mod stream;
 mod up;
 
-pub use down::{BeatDownV1, CommandV1, DesiredPodV1, DesiredV1, ObjectV1, PodActionV1};
+#[cfg(test)]
+mod tests;
+
+pub use down::{BeatDownV1, CommandV1, DesiredPodV1, DesiredV1, ObjectV1};
 pub use header::{Header, MessageKind, SCHEMA, WireError, decode, encode};
+pub use parts::{Assembly, encode_parts};
 pub use stream::{LogsRequestV1, StreamRequestV1};
 pub use up::{BeatUpV1, HelloV1, PodStatusV1, StatusV1};

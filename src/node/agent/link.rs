@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use model::wire::{
     BeatDownV1, BeatUpV1, CommandV1, DesiredV1, Header, HelloV1, LogsRequestV1, MessageKind,
-    PodActionV1, PodStatusV1, StatusV1, StreamRequestV1, WireError, decode, encode,
+    PodStatusV1, StatusV1, StreamRequestV1, WireError, decode, encode_parts,
 };
 use serde::Serialize;
 use serde_json::json;
 
-use logic::pod::{Event, Host};
+use logic::pod::Host;
 
 use super::{Agent, off_runtime};
 use crate::io::link::StreamOpen;
@@ -24,8 +24,9 @@ impl Agent {
     /// # Errors
     /// When the board cannot be settled by a first desired set: the role has to begin anew.
     pub(super) async fn take_message(&mut self, message: &[u8]) -> Result<(), NodeError> {
-        let (header, body) = match Header::split(message) {
-            Ok(parts) => parts,
+        let (header, body) = match self.assembly.take(message) {
+            Ok(Some(whole)) => whole,
+            Ok(None) => return Ok(()),
             Err(error) => {
                 tracing::warn!(%error, "message of the master is dropped");
                 return Ok(());
@@ -35,12 +36,12 @@ impl Agent {
             return Ok(());
         }
         let taken = match header.kind {
-            MessageKind::Desired => match decode(header.kind, body) {
+            MessageKind::Desired => match decode(header.kind, &body) {
                 Ok(desired) => return self.take_desired(desired).await,
                 Err(error) => Err(error),
             },
-            MessageKind::BeatDown => decode(header.kind, body).map(|beat| self.take_beat(&beat)),
-            MessageKind::Command => decode(header.kind, body).map(|c| self.take_command(&c)),
+            MessageKind::BeatDown => decode(header.kind, &body).map(|beat| self.take_beat(&beat)),
+            MessageKind::Command => decode(header.kind, &body).map(|c| self.take_command(&c)),
             other => Err(WireError::Kind(other as u16)),
         };
         if let Err(error) = taken {
@@ -110,7 +111,6 @@ impl Agent {
                 self.outbox.touch_all(super::ticks());
             }
             CommandV1::ResendStatus => self.outbox.touch_all(super::ticks()),
-            CommandV1::Pod(uid, PodActionV1::Stop) => self.feed(*uid, Event::Stop),
         }
     }
 
@@ -182,7 +182,12 @@ impl Agent {
         self.messages += 1;
         let (epoch, term) = self.desired.fence.highest();
         let header = Header { kind, epoch, term, sequence: self.messages };
-        self.up.try_send(Bytes::from(encode(header, body))).is_ok()
+        let Ok(parts) = encode_parts(header, body) else {
+            tracing::error!(?kind, "message to the master is too large");
+            return false;
+        };
+        // The master drops a message whose last parts found no room.
+        parts.into_iter().all(|part| self.up.try_send(part.into()).is_ok())
     }
 
     /// Serves a stream that the master opened.

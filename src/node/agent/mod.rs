@@ -21,6 +21,7 @@ use std::time::Duration;
 use logic::pod::{Host, Moment};
 use model::ids::Uid;
 use model::limits::{LOG_STREAMS_MAX, NODE_ANSWERS_MAX};
+use model::wire::Assembly;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
@@ -55,6 +56,7 @@ pub(super) struct Agent {
     /// Ids of containers that run, for those who follow logs.
     running: Arc<Mutex<BTreeSet<String>>>,
     log_streams: Arc<Semaphore>,
+    assembly: Assembly,
     boot: u64,
     rebooted: bool,
     messages: u64,
@@ -152,6 +154,7 @@ impl Agent {
             log_streams: Arc::new(Semaphore::new(LOG_STREAMS_MAX)),
             boot,
             rebooted,
+            assembly: Assembly::default(),
             messages: 0,
             net_revision: 0,
         }

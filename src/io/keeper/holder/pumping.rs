@@ -96,9 +96,15 @@ impl Pumping {
     }
 }
 
+/// How long the holder may wait for room for a command.
+const COMMAND_WAIT: Duration = Duration::from_millis(1);
+
 fn spawn(site: &Site) -> io::Result<(u32, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     make_blocking(&ours)?;
+    // Commands are small and the socket's buffer holds hundreds: a pump that has not read so many is
+    // given up, and the holder does not wait for it.
+    ours.set_write_timeout(Some(COMMAND_WAIT))?;
     let pid = fork(|| match theirs.try_clone() {
         Ok(control) => pump::run(site.layout.clone(), control),
         Err(_) => 1,

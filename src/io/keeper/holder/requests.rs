@@ -43,11 +43,11 @@ impl Holder {
         }
     }
 
-    pub(super) fn perform(&mut self, request: RequestV1, mut stream: UnixStream) {
+    pub(super) fn perform(&mut self, request: RequestV1, stream: UnixStream) {
         match self.respond(request, &stream) {
             Ok(None) => {}
-            // A client that went away has no use for its answer.
-            Ok(Some(response)) => drop(wire::write(&mut stream, &response)),
+            // A client that went away, or reads nothing, has no use for its answer.
+            Ok(Some(response)) => drop(answer_at_once(stream, &response)),
             Err(Failure { refusal, text }) => refuse(stream, refusal, &text),
         }
     }
@@ -132,21 +132,48 @@ impl Holder {
         if self.subscribers.len() >= KEEPER_CONNECTIONS_MAX {
             return Err(Failure::new(Refusal::Exhausted, "too many clients watch events"));
         }
-        let mut stream = stream.try_clone()?;
-        wire::write(&mut stream, &ResponseV1::States(self.containers.states()))?;
-        stream.set_nonblocking(true)?;
-        self.subscribers.push(stream);
+        let states = ResponseV1::States(self.containers.states());
+        self.subscribers.push(answer_at_once(stream.try_clone()?, &states)?);
         Ok(())
     }
 }
 
 /// Tells a client no.
-pub(super) fn refuse(mut stream: UnixStream, refusal: Refusal, text: &str) {
-    let _ = wire::write(&mut stream, &ResponseV1::Failed { refusal, text: text.to_owned() });
+pub(super) fn refuse(stream: UnixStream, refusal: Refusal, text: &str) {
+    // A client that went away, or reads nothing, cannot be told.
+    let _ = answer_at_once(stream, &ResponseV1::Failed { refusal, text: text.to_owned() });
+}
+
+/// Writes what fits into the socket's buffer at once: the holder waits for no client. An error means
+/// that the client has to be dropped, since half an answer may have gone out.
+fn answer_at_once(mut stream: UnixStream, response: &ResponseV1) -> io::Result<UnixStream> {
+    stream.set_nonblocking(true)?;
+    wire::write(&mut stream, response)?;
+    Ok(stream)
 }
 
 /// Whether the other side of a non-blocking stream, which never sends anything, is still there.
 fn is_open(stream: &UnixStream) -> bool {
     let mut stream = stream;
     matches!(stream.read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_client_that_does_not_read_is_dropped_at_once() {
+        let (_client, stream) = UnixStream::pair().expect("pair");
+        let begun = Instant::now();
+        let large = ResponseV1::Sandboxes(vec!["x".repeat(1000); 4000]);
+        assert!(answer_at_once(stream, &large).is_err(), "4 MB do not fit");
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        let (mut client, stream) = UnixStream::pair().expect("pair");
+        refuse(stream, Refusal::Exhausted, "no");
+        let told: ResponseV1 = wire::read(&mut client).expect("fits");
+        assert!(matches!(told, ResponseV1::Failed { refusal: Refusal::Exhausted, .. }));
+    }
 }

@@ -7,17 +7,13 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::container::field::BoardFacts;
+use super::pressure::{DISK_FREE_PERCENT_MIN, INODES_FREE_PERCENT_MIN, Pressure};
 use crate::io::host::{DiskSpace, HostFacts};
 
 /// Pods that a board takes, kubelet's default.
 const PODS_MAX: u32 = 110;
 /// Kept back for the system: kumquat itself and a margin.
 const MEMORY_RESERVED_BYTES: i64 = 64 * 1024 * 1024;
-/// Below these shares of the file system (in percent) a board reports disk pressure: kubelet's
-/// `nodefs.available` and `nodefs.inodesFree`. Blocks that are reserved for root count as used.
-const DISK_FREE_PERCENT_MIN: u64 = 10;
-const INODES_FREE_PERCENT_MIN: u64 = 5;
-
 /// What the board has.
 #[derive(Clone, Debug)]
 pub(crate) struct Board {
@@ -46,6 +42,11 @@ impl Board {
         Self { is_master, ..self }
     }
 
+    /// What runs short, given what ran short before. Blocking.
+    pub(super) fn pressure(&self, before: Pressure, data_dir: &Path) -> Pressure {
+        before.look_again(data_dir, self.host.memory_bytes)
+    }
+
     fn memory_bytes(&self) -> i64 {
         i64::try_from(self.host.memory_bytes).unwrap_or(i64::MAX)
     }
@@ -66,7 +67,7 @@ impl Board {
     }
 
     /// The Node object.
-    pub(crate) fn node(&self, version: &str, disk_pressure: bool, now: Timestamp) -> Value {
+    pub(super) fn node(&self, version: &str, pressure: Pressure, now: Timestamp) -> Value {
         let (architecture, hostname) = (self.host.architecture, self.name.as_str());
         let ki = |bytes: i64| format!("{}Ki", bytes / 1_024);
         let disk_ki = format!("{}Ki", self.disk_bytes / 1_024);
@@ -106,7 +107,7 @@ impl Board {
                 "capacity": resources(&memory, disk_ki),
                 "allocatable": resources(&allocatable, disk_free.to_string()),
                 "addresses": addresses,
-                "conditions": self.conditions(disk_pressure, now),
+                "conditions": self.conditions(pressure, now),
                 "daemonEndpoints": {"kubeletEndpoint": {"Port": 10_250}},
                 "nodeInfo": self.node_info(version),
             },
@@ -115,7 +116,7 @@ impl Board {
 
     /// The four conditions that kubelet keeps, and one for what this board lacks. The message of a
     /// condition that is not as it should be says what a person can do about it.
-    pub(crate) fn conditions(&self, disk_pressure: bool, now: Timestamp) -> Value {
+    pub(super) fn conditions(&self, pressure: Pressure, now: Timestamp) -> Value {
         let condition = |kind: &str, status: bool, reason: &str, message: &str| {
             json!({
                 "type": kind,
@@ -132,24 +133,27 @@ impl Board {
              delete pods, or free space on the file system of the data-dir",
             self.name
         );
-        let disk = match disk_pressure {
+        let disk = match pressure.disk {
             true => ("KubeletHasDiskPressure", nearly_full.as_str()),
             false => ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         };
+        let short = format!(
+            "board {} is short of memory: delete pods, or give their containers memory limits",
+            self.name
+        );
+        let memory = match pressure.memory {
+            true => ("KubeletHasInsufficientMemory", short.as_str()),
+            false => ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        };
+        let crowded = format!("board {} is short of process numbers: delete pods", self.name);
+        let pids = match pressure.pids {
+            true => ("KubeletHasInsufficientPID", crowded.as_str()),
+            false => ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        };
         let mut conditions = vec![
-            condition(
-                "MemoryPressure",
-                false,
-                "KubeletHasSufficientMemory",
-                "kubelet has sufficient memory available",
-            ),
-            condition("DiskPressure", disk_pressure, disk.0, disk.1),
-            condition(
-                "PIDPressure",
-                false,
-                "KubeletHasSufficientPID",
-                "kubelet has sufficient PID available",
-            ),
+            condition("MemoryPressure", pressure.memory, memory.0, memory.1),
+            condition("DiskPressure", pressure.disk, disk.0, disk.1),
+            condition("PIDPressure", pressure.pids, pids.0, pids.1),
             condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
         ];
         if let Some(remedy) = self.host.cgroup.memory_remedy() {
@@ -176,42 +180,17 @@ impl Board {
     }
 }
 
-/// Whether the file system of the data-dir is nearly full.
-pub(crate) fn has_disk_pressure(data_dir: &Path) -> bool {
-    DiskSpace::of(data_dir).is_ok_and(|space| is_nearly_full(&space))
-}
-
-fn is_nearly_full(space: &DiskSpace) -> bool {
-    let below = |left: u64, total: u64, percent: u64| left < total / 100 * percent;
-    below(space.available_bytes, space.total_bytes, DISK_FREE_PERCENT_MIN)
-        || below(space.inodes_available, space.inodes_total, INODES_FREE_PERCENT_MIN)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_full_disk_is_one_without_room_or_without_inodes() {
-        let check = |available_bytes, inodes_available, expected| {
-            let (total_bytes, inodes_total) = (16_000_000_000, 1_000_000);
-            let space = DiskSpace { total_bytes, available_bytes, inodes_available, inodes_total };
-            assert_eq!(is_nearly_full(&space), expected, "{space:?}");
-        };
-        check(8_000_000_000, 500_000, false);
-        check(1_600_000_000, 50_000, false);
-        check(1_599_999_999, 500_000, true);
-        check(8_000_000_000, 49_999, true);
-        // btrfs and others bound no files.
-        let unbounded = DiskSpace { total_bytes: 100, available_bytes: 50, ..Default::default() };
-        assert!(!is_nearly_full(&unbounded));
-    }
+    const ALL_SHORT: Pressure = Pressure { memory: true, disk: true, pids: true };
 
     #[test]
     fn what_is_wrong_says_what_to_do() {
         let mut board = Board::look("pi-1", watch::channel(String::new()).1, Path::new("/"));
         board.host.cgroup = Default::default();
-        let bad = board.conditions(true, Timestamp::from_seconds(1_790_000_000));
+        let bad = board.conditions(ALL_SHORT, Timestamp::from_seconds(1_790_000_000));
         let message = |kind: &str| {
             let all = bad.as_array().expect("list");
             let found = all.iter().find(|c| c["type"] == kind).expect("there");
@@ -219,9 +198,11 @@ mod tests {
             found["message"].as_str().expect("text").to_owned()
         };
         assert!(message("DiskPressure").contains("`kumquat image rm`"));
+        assert!(message("MemoryPressure").contains("delete pods"));
+        assert!(message("PIDPressure").contains("delete pods"));
         assert!(message("MemoryLimitsMissing").contains("/boot/firmware/cmdline.txt"));
         board.host.cgroup.controllers.push("memory".to_owned());
-        let good = board.conditions(false, Timestamp::from_seconds(1_790_000_000));
+        let good = board.conditions(Pressure::default(), Timestamp::from_seconds(1_790_000_000));
         assert_eq!(good.as_array().expect("list").len(), 4);
     }
 
@@ -230,16 +211,17 @@ mod tests {
         let (moves, address) = watch::channel("10.0.0.1".to_owned());
         let board = Board::look("pi-1", address, Path::new("/"));
         let now = Timestamp::from_seconds(1_790_000_000);
-        let node = board.node("v1.36.2+kumquat.1", false, now);
+        let node = board.node("v1.36.2+kumquat.1", Pressure::default(), now);
         let role = "node-role.kubernetes.io/control-plane";
         assert!(node["metadata"]["labels"].get(role).is_none());
-        let master = board.clone().with_role(true).node("v1.36.2+kumquat.1", false, now);
+        let master =
+            board.clone().with_role(true).node("v1.36.2+kumquat.1", Pressure::default(), now);
         assert_eq!(master["metadata"]["labels"][role], "");
         assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "pi-1");
         assert_eq!(node["status"]["addresses"][0]["address"], "10.0.0.1");
         assert_eq!(node["status"]["conditions"][3]["type"], "Ready");
         moves.send_replace("10.0.0.2".to_owned());
-        let moved = board.node("v1.36.2+kumquat.1", false, now);
+        let moved = board.node("v1.36.2+kumquat.1", Pressure::default(), now);
         assert_eq!(moved["status"]["addresses"][0]["address"], "10.0.0.2");
         let memory = node["status"]["allocatable"]["memory"].as_str().expect("text");
         assert!(model::quantity::Quantity::parse(memory).expect("quantity").value() > 0);

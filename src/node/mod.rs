@@ -13,6 +13,7 @@ mod driver;
 mod log_stream;
 mod object;
 mod place;
+mod pressure;
 mod prober;
 mod report;
 mod volume;

@@ -53,6 +53,15 @@ pub struct MemoryUse {
     pub available_bytes: u64,
 }
 
+/// Numbers of processes and threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PidUse {
+    /// In use.
+    pub used: u64,
+    /// That the kernel gives out; 0 for unknown.
+    pub max: u64,
+}
+
 /// Space of a filesystem.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskSpace {
@@ -109,6 +118,19 @@ impl MemoryUse {
     pub fn read() -> Self {
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         Self { available_bytes: parse::meminfo(&meminfo, "MemAvailable").unwrap_or(0) }
+    }
+}
+
+impl PidUse {
+    /// Reads this board.
+    pub fn read() -> Self {
+        let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let used = parse::loadavg_tasks(&text("/proc/loadavg"));
+        let max = text("/proc/sys/kernel/pid_max").trim().parse().ok();
+        match (used, max) {
+            (Some(used), Some(max)) => Self { used, max },
+            _ => Self::default(),
+        }
     }
 }
 
@@ -205,6 +227,8 @@ mod tests {
         let facts = HostFacts::read();
         assert!(facts.memory_bytes > 0 && !facts.kernel_version.is_empty());
         assert!(MemoryUse::read().available_bytes <= facts.memory_bytes);
+        let pids = PidUse::read();
+        assert!(pids.used > 0 && pids.used <= pids.max);
         let space = DiskSpace::of(Path::new("/")).expect("a root");
         assert!(space.total_bytes >= space.available_bytes && space.total_bytes > 0);
     }

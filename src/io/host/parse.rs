@@ -7,6 +7,11 @@ pub(super) fn meminfo(text: &str, name: &str) -> Option<u64> {
     kilobytes.checked_mul(1024)
 }
 
+/// Tasks that exist, from /proc/loadavg.
+pub(super) fn loadavg_tasks(text: &str) -> Option<u64> {
+    text.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()
+}
+
 /// How many CPUs a list like `0-3,6` names.
 pub(super) fn cpu_list(text: &str) -> Option<u32> {
     let mut count: u32 = 0;

@@ -13,7 +13,6 @@ use logic::pod::Host;
 use super::{Agent, off_runtime};
 use crate::io::link::StreamOpen;
 use crate::node::NodeError;
-use crate::node::board;
 use crate::node::desired::{DesiredError, Reign};
 use crate::node::driver::blocking;
 use crate::node::log_stream;
@@ -116,7 +115,7 @@ impl Agent {
 
     /// Introduces the board.
     pub(super) fn hello(&mut self) {
-        let node = self.driver.board.node(&self.version, self.disk_pressure, self.clock.now());
+        let node = self.driver.board.node(&self.version, self.pressure, self.clock.now());
         let hello = HelloV1 {
             boot: self.boot,
             desired_revision: self.desired.revision(),
@@ -132,12 +131,13 @@ impl Agent {
         self.outbox.touch_all(super::ticks());
     }
 
-    /// Says what the board has, and looks whether its disk is filling up.
+    /// Says what the board has, and looks whether something runs short.
     pub(super) async fn beat(&mut self) {
-        let dir = self.driver.places.data_dir.clone();
-        let pressure = blocking(move || board::has_disk_pressure(&dir)).await;
-        if let Some(pressure) = pressure.filter(|pressure| *pressure != self.disk_pressure) {
-            self.disk_pressure = pressure;
+        let (driver, before) = (self.driver.clone(), self.pressure);
+        let pressure =
+            blocking(move || driver.board.pressure(before, &driver.places.data_dir)).await;
+        if let Some(pressure) = pressure.filter(|pressure| *pressure != before) {
+            self.pressure = pressure;
             let conditions = self.driver.board.conditions(pressure, self.clock.now());
             let patch = json!({ "conditions": conditions });
             self.outbox.node_status(Bytes::from(patch.to_string()), super::ticks());

@@ -29,6 +29,7 @@ use super::board::Board;
 use super::desired::DesiredLog;
 use super::driver::{Answer, Driver};
 use super::place::Places;
+use super::pressure::Pressure;
 use super::{NodeError, NodeOptions};
 use crate::io::clock::Clock;
 use crate::io::keeper::{KeeperError, KeeperEvent};
@@ -61,7 +62,7 @@ pub(super) struct Agent {
     rebooted: bool,
     messages: u64,
     net_revision: u64,
-    disk_pressure: bool,
+    pressure: Pressure,
 }
 
 /// Runs the agent until shutdown or until the link closes.
@@ -141,7 +142,7 @@ impl Agent {
         Self {
             clock: driver.clock.clone(),
             host: Host { address: driver.board.address() },
-            disk_pressure: super::board::has_disk_pressure(&driver.places.data_dir),
+            pressure: driver.board.pressure(Pressure::default(), &driver.places.data_dir),
             driver,
             version,
             desired,

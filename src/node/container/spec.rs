@@ -169,7 +169,7 @@ pub(crate) fn is_capability(name: &str) -> bool {
     let long = format!("CAP_{name}");
     let known =
         |known: &&str| known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(&long);
-    name == "ALL" || CAPABILITIES_ALL.iter().any(|it| known(&it))
+    name == "ALL" || CAPABILITIES_ALL.iter().any(known)
 }
 
 fn capabilities(container: &Container) -> Vec<&'static str> {

@@ -1,8 +1,7 @@
 //! What a board is: chosen at its first start, kept for good on its data-dir.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::Path;
+use std::fs;
+use std::io;
 
 use anyhow::{Context, Result, anyhow, bail};
 use model::ids::Uid;
@@ -10,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{Config, Range};
 use super::dirs::Dirs;
+use crate::io::durable;
 use crate::master::registry::ServiceRange;
 
 /// Each board gets a /24 of the pod range.
@@ -55,7 +55,7 @@ impl Identity {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let identity = Self::found(config)?;
-                write_durably(&path, &serde_json::to_vec(&identity)?)
+                durable::replace(&path, &serde_json::to_vec(&identity)?, durable::PUBLIC)
                     .with_context(|| format!("cannot write {}", path.display()))?;
                 Ok(identity)
             }
@@ -131,17 +131,6 @@ fn check_ranges(pods: Range, services: Range) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Write, sync, rename, sync the folder: after a power cut the old file or the new one is there.
-fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    let mut file = File::create(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    File::open(folder)?.sync_all()
 }
 
 /// The host's name, made fit for a Node.

@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -118,7 +119,20 @@ impl Board {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log file"))
             .stderr(log);
-        let child = net::inside(&self.namespace, || command.spawn());
+        let child = net::inside(&self.namespace, || {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            loop {
+                match command.spawn() {
+                    // A process that another test begins to start holds the descriptor by which this
+                    // board's copy of the binary was written, until its execve.
+                    Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                        assert!(Instant::now() < deadline, "the binary stays busy");
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                    spawned => return spawned,
+                }
+            }
+        });
         self.up = Some(child.expect("kumquat up starts"));
     }
 

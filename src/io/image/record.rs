@@ -5,17 +5,17 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::error::ImageError;
+use crate::io::durable;
 
 const FORMAT: u32 = 1;
 const FILE: &str = "index.json";
-const FILE_NEW: &str = "index.json.new";
 
 /// A layer of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,12 +84,7 @@ impl Record {
     /// Replaces the record durably.
     pub(super) fn save(&mut self, dir: &Path) -> io::Result<()> {
         self.format = FORMAT;
-        let new = dir.join(FILE_NEW);
-        let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        file.sync_all()?;
-        fs::rename(&new, dir.join(FILE))?;
-        sync_dir(dir)
+        durable::replace(&dir.join(FILE), &serde_json::to_vec(self)?, durable::PUBLIC)
     }
 
     /// Puts an image in and moves its name to it.

@@ -289,6 +289,75 @@ mod tests {
     }
 
     #[test]
+    fn every_other_request_has_golden_bytes() {
+        let check = |request: RequestV1, golden: &[&[u8]]| {
+            let bytes = frame(&request).expect("small");
+            assert_eq!(bytes[FRAME_HEADER_BYTES..], golden.concat(), "{request:?}");
+            assert_eq!(read::<RequestV1>(&mut &bytes[..]).expect("own bytes"), request);
+        };
+        check(RequestV1::SandboxRemove { uid: "u".into() }, &[b"\x02\x01u"]);
+        check(RequestV1::SandboxList, &[&[3]]);
+        let start = StartHeaderV1 {
+            id: "c".into(),
+            pod_uid: "p".into(),
+            lower_dirs: vec!["/a".into(), "/b".into()],
+            writable_dir: "/w".into(),
+            log_path: "/l".into(),
+        };
+        check(RequestV1::Start(start), &[b"\x04\x01c\x01p\x02\x02/a\x02/b\x02/w\x02/l"]);
+        check(RequestV1::Remove { id: "c".into() }, &[b"\x06\x01c"]);
+        check(RequestV1::List, &[&[7]]);
+        let exec = ExecV1 {
+            id: "c".into(),
+            argv: vec!["x".into()],
+            env: vec!["A=b".into()],
+            cwd: None,
+            user: Some((1, 300)),
+            timeout_ms: 5,
+            output_bytes_max: 6,
+        };
+        check(
+            RequestV1::Exec(exec),
+            &[b"\x09\x01c\x01\x01x\x01\x03A=b\x00\x01\x01\xac\x02\x05\x06"],
+        );
+        check(RequestV1::Upgrade { exe: "/k".into() }, &[b"\x0a\x02/k"]);
+    }
+
+    #[test]
+    fn answers_have_golden_bytes() {
+        let check = |response: ResponseV1, golden: &[&[u8]]| {
+            let bytes = frame(&response).expect("small");
+            assert_eq!(bytes[FRAME_HEADER_BYTES..], golden.concat(), "{response:?}");
+            assert_eq!(read::<ResponseV1>(&mut &bytes[..]).expect("own bytes"), response);
+        };
+        check(ResponseV1::Done, &[&[0]]);
+        let failed = ResponseV1::Failed { refusal: Refusal::Exhausted, text: "no".into() };
+        check(failed, &[b"\x01\x05\x02no"]);
+        let started =
+            StartedV1 { pid: 7, unenforced: vec!["cpu".into()], warnings: vec!["w".into()] };
+        check(ResponseV1::Started(started), &[b"\x02\x07\x01\x03cpu\x01\x01w"]);
+        let state = ContainerStateV1 {
+            id: "c".into(),
+            pod_uid: "p".into(),
+            pid: 7,
+            state: RunStateV1::Running,
+            started_at_micros: -1,
+        };
+        check(ResponseV1::States(vec![state]), &[b"\x03\x01\x01c\x01p\x07\x00\x01"]);
+        let result = ExecResultV1 {
+            code: None,
+            signal: Some(9),
+            timed_out: true,
+            output: b"o".to_vec(),
+            truncated: false,
+        };
+        check(ResponseV1::Executed(result), &[b"\x05\x00\x01\x12\x01\x01o\x00"]);
+        check(ResponseV1::Sandboxes(vec!["u".into()]), &[b"\x06\x01\x01u"]);
+        let hello = ResponseV1::Hello { pid: 1, pump: Some(2), version: "v".into() };
+        check(hello, &[b"\x07\x01\x01\x02\x01v"]);
+    }
+
+    #[test]
     fn exits_have_golden_bytes() {
         let state = ContainerStateV1 {
             id: "c".into(),

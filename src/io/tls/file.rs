@@ -1,16 +1,13 @@
-//! Small files that are either old or new, never half: write, sync, rename, sync the folder.
+//! The files of keys and certificates, with errors that name them.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use super::TlsError;
-
-/// Permission of a file that holds a key.
-pub(super) const SECRET: u32 = 0o600;
-/// Permission of a file that anyone on the board may read.
-pub(super) const PUBLIC: u32 = 0o644;
+use crate::io::durable;
+pub(super) use crate::io::durable::{PUBLIC, SECRET};
 
 /// Makes the folder (and its parents) if it is not there, readable by its owner only.
 pub(super) fn make_folder(path: &Path) -> Result<(), TlsError> {
@@ -33,20 +30,6 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, TlsError> {
 
 /// Replaces the file with `text`; once this returns, the text survives a power cut.
 pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
-    replace(path, text, mode).map_err(|source| TlsError::Write { path: path.into(), source })
-}
-
-fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    // A leftover of a cut would keep its old mode: start from nothing.
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    let folder = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    File::open(folder)?.sync_all()
+    durable::replace(path, text.as_bytes(), mode)
+        .map_err(|source| TlsError::Write { path: path.into(), source })
 }

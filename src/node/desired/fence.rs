@@ -1,9 +1,11 @@
 //! The highest (epoch, term) that this board has obeyed, durable: a deposed leader is not obeyed, not
 //! even after a restart.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::io::durable;
 
 /// Epoch and term of a leader, in the order in which leaders follow each other.
 pub(crate) type Reign = (u64, u64);
@@ -44,12 +46,8 @@ impl Fence {
     /// The disk's: then the leader must not be obeyed.
     pub(crate) fn admit(&mut self, reign: Reign) -> io::Result<bool> {
         if reign > self.highest {
-            let new = self.path.with_extension("fence-new");
-            let mut file = File::create(&new)?;
-            file.write_all(format!("{} {}\n", reign.0, reign.1).as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, &self.path)?;
-            File::open(self.path.parent().expect("the fence lies in a directory"))?.sync_all()?;
+            let text = format!("{} {}\n", reign.0, reign.1);
+            durable::replace(&self.path, text.as_bytes(), durable::PUBLIC)?;
             self.highest = reign;
         }
         Ok(reign >= self.highest)

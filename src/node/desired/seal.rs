@@ -3,12 +3,13 @@
 //! It protects a copy of the data directory without the key file, and secrets in backups; it does not
 //! protect a stolen card that carries both.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+
+use crate::io::durable;
 
 const KEY_BYTES: usize = 32;
 
@@ -35,16 +36,7 @@ impl Seal {
                     tracing::error!(%path, "key is damaged: the master sends the desired set again");
                 }
                 random(&mut key)?;
-                let new = path.with_extension("new");
-                let mut options = OpenOptions::new();
-                let mut file =
-                    options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-                file.write_all(&key)?;
-                file.sync_all()?;
-                fs::rename(&new, path)?;
-                if let Some(parent) = path.parent() {
-                    File::open(parent)?.sync_all()?;
-                }
+                durable::replace(path, &key, durable::SECRET)?;
             }
         }
         let key = UnboundKey::new(&CHACHA20_POLY1305, &key).map_err(|_| opaque("key"))?;

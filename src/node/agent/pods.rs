@@ -207,9 +207,12 @@ impl Agent {
         };
         let (driver, answers) = (self.driver.clone(), self.answers.clone());
         tokio::spawn(async move {
-            let answer = driver.perform(job).await;
-            // Nobody listens once the agent has ended.
-            let _ = answers.send(answer).await;
+            // Nobody listens once the agent has ended. What it had asked for ends with it, or it could
+            // start a keeper behind the back of whoever stops the board; recovery takes it up again.
+            tokio::select! {
+                answer = driver.perform(job) => drop(answers.send(answer).await),
+                () = answers.closed() => {}
+            }
         });
     }
 

@@ -1,10 +1,8 @@
 //! The command line as a contract: JSON fields, exit codes, streams, help, where flags may stand.
 
 #[path = "harness/board.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 mod board;
 #[path = "harness/busybox.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 mod busybox;
 
 use std::collections::BTreeSet;

@@ -9,13 +9,10 @@ mod full_disk;
 mod starts;
 
 #[path = "../harness/board.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 mod board;
 #[path = "../harness/busybox.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 mod busybox;
 #[path = "../harness/disk.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 mod disk;
 
 use std::process::Output;

@@ -2,10 +2,8 @@
 //! every change of what it selects exactly once and in order.
 
 #[path = "../../harness/board.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 mod board;
 #[path = "../../harness/busybox.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 mod busybox;
 
 use std::collections::BTreeMap;
@@ -222,20 +220,19 @@ async fn watch(kubeconfig: &str, shared: &Mutex<Record>) -> anyhow::Result<()> {
         let counter = |map: &ConfigMap| {
             map.data.as_ref().and_then(|data| data.get("counter")?.parse().ok()).unwrap_or(0)
         };
-        let mut record = shared.lock().expect("record");
+        let record = || shared.lock().expect("record");
         match event {
             Ok(watcher::Event::Apply(map)) => {
-                record.seen.push(Seen::Applied(map.name_any(), counter(&map)));
+                record().seen.push(Seen::Applied(map.name_any(), counter(&map)));
             }
-            Ok(watcher::Event::Delete(map)) => record.seen.push(Seen::Gone(map.name_any())),
-            Ok(watcher::Event::Init) => record.lists += 1,
-            Ok(watcher::Event::InitDone) => record.listed = true,
+            Ok(watcher::Event::Delete(map)) => record().seen.push(Seen::Gone(map.name_any())),
+            Ok(watcher::Event::Init) => record().lists += 1,
+            Ok(watcher::Event::InitDone) => record().listed = true,
             Ok(watcher::Event::InitApply(_)) => (),
             Err(error) => {
                 // A restart of the board cuts the connection: the watcher goes on by itself, and
                 // without a pause it would spin while nobody listens.
-                record.cuts += 1;
-                drop(record);
+                record().cuts += 1;
                 eprintln!("watch: {error}");
                 tokio::time::sleep(RETRY).await;
                 while hold(shared) {

@@ -20,8 +20,11 @@ fn flip(path: &Path, at: u64, count: u64) {
     fs::write(path, bytes).expect("file");
 }
 
+/// Does harm to a file.
+type Damage = fn(&Path);
+
 /// Damages a file in every way: flipped bytes at several places, cut, zeroed, emptied, noise.
-fn damages() -> Vec<(&'static str, fn(&Path))> {
+fn damages() -> Vec<(&'static str, Damage)> {
     fn length(path: &Path) -> u64 {
         fs::metadata(path).expect("file").len()
     }
@@ -139,7 +142,7 @@ fn a_damaged_log_names_the_way_on_and_following_it_works() {
     assert!(next > highest, "version {next} was given out before (up to {highest})");
     // A client that saw what was lost must not go on as if nothing had happened.
     let watch = format!("{CONFIG_MAPS}?watch=true&timeoutSeconds=1&resourceVersion={highest}");
-    let expired = board.api_text(&watch).map_or_else(|error| error, |said| said);
+    let expired = board.api_text(&watch).unwrap_or_else(|error| error);
     assert!(expired.contains("410") || expired.contains("Expired"), "{expired}");
     println!("kept 20 of 30 objects; versions went on at {next} after {highest}");
     assert_quiet(&board);

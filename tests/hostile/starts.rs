@@ -25,7 +25,7 @@ fn a_wrong_configuration_is_named() {
         (b"api-port = 'many'", &["config.toml", "api-port"]),
         (b"api-port = 70000", &["config.toml", "api-port"]),
         (b"role = 'king'", &["config.toml", "king"]),
-        (b"pod-range = '10.0.0.0/99'", &["10.0.0.0/99", "8 to 24"]),
+        (b"pod-range = '10.0.0.0/99'", &["10.0.0.0/99", "8 to 28"]),
         (b"\xff\xfe\x00", &["config.toml"]),
         (&[0; 4096], &["config.toml"]),
     ] {

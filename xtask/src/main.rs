@@ -22,6 +22,7 @@ cargo xtask TASK
   fix             format, apply lint suggestions
   generate        make the tables of src/model from the recorded reference data
   cross           build for 64-bit boards, check for 32-bit ones, without a container engine
+  cluster N       run N boards in network namespaces until Ctrl-C, from a quick build
   bench           measure the budgets of SPEC.md on this machine
   soak [NAME]     the long trials: power, restarts, ...
 ";
@@ -41,6 +42,7 @@ fn run(words: &[String]) -> Result<()> {
     let (task, rest) = words.split_first().map_or(("help", &[][..]), |(t, r)| (t.as_str(), r));
     match task {
         "demo" => setup::demo(rest),
+        "cluster" => setup::cluster(rest),
         "test" => tests::run_tests(rest),
         "bench" => bench::bench(rest),
         "soak" => soak::soak(rest),

@@ -29,7 +29,17 @@ const TEST_TOOLS: &[Tool] = &[
 
 /// Builds the release binary and runs its demo.
 pub(crate) fn demo(arguments: &[String]) -> Result<()> {
-    let binary = build_static("release")?;
+    run_demo("release", arguments)
+}
+
+/// Runs `boards` boards with the demo's workload until Ctrl-C, from a build without the slow link.
+pub(crate) fn cluster(words: &[String]) -> Result<()> {
+    let boards = words.first().map_or("1", String::as_str);
+    run_demo("fast", &["--boards".into(), boards.into()])
+}
+
+fn run_demo(profile: &str, arguments: &[String]) -> Result<()> {
+    let binary = build_static(profile)?;
     let mut command = if is_root() { Command::new(&binary) } else { sudo(&binary)? };
     run(command.arg("demo").args(arguments))
 }

@@ -499,8 +499,13 @@ fn nothing_is_left_after_twenty_rounds() {
                 ..ExecV1::default()
             };
             assert_eq!(keeper.exec(exec).await.expect("ran").code, Some(0));
+            // A start returns before the program has run its first line.
+            let begun = Instant::now();
+            while !log_text(board, &id).contains("hello") {
+                assert!(begun.elapsed() < Duration::from_secs(10), "nothing logged");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             keeper.remove(&id).await.expect("removed");
-            assert!(log_text(board, &id).contains("hello"));
             keeper.sandbox_remove("pod").await.expect("removed");
         };
         round(0).await;

@@ -161,7 +161,11 @@ fn follow(child: &mut Child, lines: &Receiver<String>, outcome: &mut Outcome) ->
     let mut quiet = false;
     while ended.is_none_or(|at| at.elapsed() < LAST_LINES) {
         match lines.recv_timeout(Duration::from_millis(200)) {
-            Ok(line) => note(&line, &mut quiet, outcome),
+            Ok(line) => {
+                if note(&line, &mut quiet, outcome) {
+                    println!("{line}");
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => return true,
             Err(RecvTimeoutError::Timeout) if ended.is_some() => (),
             Err(RecvTimeoutError::Timeout) => {
@@ -175,24 +179,24 @@ fn follow(child: &mut Child, lines: &Receiver<String>, outcome: &mut Outcome) ->
     true
 }
 
-/// Takes in one line; prints it unless it is what a passed test printed.
-fn note(line: &str, quiet: &mut bool, outcome: &mut Outcome) {
+/// Takes in one line; whether it is for the reader, and not what a passed test printed.
+///
+/// A test may start test binaries of its own: the last result line is the binary's.
+fn note(line: &str, quiet: &mut bool, outcome: &mut Outcome) -> bool {
     match line {
         "successes:" => *quiet = true,
         "failures:" => *quiet = false,
         _ => (),
     }
-    if let Some(result) = line.strip_prefix("test result: ") {
-        *quiet = false;
-        outcome.passed += count(result, "passed");
-        outcome.failed += count(result, "failed");
-    }
     if let Some(why) = line.strip_prefix(NOT_RUN) {
         outcome.not_run.insert(why.to_owned());
     }
-    if !*quiet && !line.is_empty() {
-        println!("{line}");
+    let result = line.strip_prefix("test result: ");
+    if let Some(result) = result {
+        outcome.passed = count(result, "passed");
+        outcome.failed = count(result, "failed");
     }
+    (result.is_some() || !*quiet) && !line.is_empty()
 }
 
 /// The number before `word` in libtest's result line.
@@ -235,7 +239,8 @@ mod reading {
     fn the_result_line_of_a_test_binary_is_read() {
         let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured";
         let mut outcome = Outcome::default();
-        note(line, &mut true, &mut outcome);
+        note("test result: ok. 1 passed; 0 failed", &mut true, &mut outcome);
+        assert!(note(line, &mut true, &mut outcome), "shown although passed tests are quiet");
         assert_eq!((outcome.passed, outcome.failed), (12, 3));
     }
 

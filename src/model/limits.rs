@@ -127,8 +127,10 @@ const _: () = assert!(
 const _: () = assert!(OBJECT_BYTES_MAX <= REQUEST_BODY_BYTES_MAX);
 /// Connections on the control socket at once; more wait.
 pub const CONTROL_CONNECTIONS_MAX: usize = 32;
-/// Seconds that a client of the control socket may take for its request's head.
-pub const CONTROL_HEADER_SECONDS_MAX: u64 = 10;
+/// Seconds that a client of the control socket may take for its request's head. Whoever waits behind
+/// clients that take all places and say nothing gets its turn well before it gives up.
+pub const CONTROL_HEADER_SECONDS_MAX: u64 = 3;
+const _: () = assert!(CONTROL_HEADER_SECONDS_MAX * 3 < CONTROL_ANSWER_SECONDS_MAX);
 /// Seconds without a byte after which the body of a control request counts as cut off.
 pub const CONTROL_BODY_IDLE_SECONDS_MAX: u64 = 120;
 /// Seconds that a control client waits for an answer that the board has at hand.

@@ -19,6 +19,7 @@ use crate::io::net::AddressChanges;
 use crate::io::store::{self, Leadership, Store};
 use crate::io::tls::{ApiTls, Pki};
 use crate::master::api::{self, ApiOptions, Health, LinkLogs};
+use crate::master::contacts::{self, Contacts};
 use crate::master::controllers::{self, Views};
 use crate::master::dispatcher;
 use crate::master::registry::{Registry, RegistryOptions, ServiceRange};
@@ -111,6 +112,8 @@ pub(super) async fn start(
     loops.spawn(async move { ("API server", serving.await.map_err(Into::into)) });
     let driver = controllers::run(views.clone(), registry.clone(), stop.clone());
     loops.spawn(async move { ("controllers", driver.await.map_err(Into::into)) });
+    let judging = contacts::run(Contacts::new(&views), stop.clone());
+    loops.spawn(async move { ("contacts", Ok(judging.await)) });
     let as_leader = dispatcher::Options { epoch, term, ..Default::default() };
     let dispatcher = dispatcher::run(views, registry.clone(), as_leader, link, stop.clone());
     loops.spawn(async move { ("dispatcher", dispatcher.await.map_err(Into::into)) });

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod bootstrap;
+pub mod contacts;
 pub mod controllers;
 pub mod dispatcher;
 pub mod registry;

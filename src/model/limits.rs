@@ -225,3 +225,18 @@ const _: () = assert!(REQUEST_BODY_BYTES_MAX * 2 <= API_BODIES_BYTES_MAX);
 
 /// Pieces of a body on the control socket that wait between its two sides.
 pub const CONTROL_PIECES_MAX: usize = 4;
+
+/// From the end of a board's session to its being lost, unless it is back.
+pub const CONTACT_GONE_MILLIS: u64 = 1_500;
+/// From the last message of a board to the suspicion that it is lost; boards say something every 5 s.
+pub const CONTACT_SILENCE_MILLIS: u64 = 9_000;
+/// From the first look at a board that was never heard to its being lost.
+pub const CONTACT_GRACE_MILLIS: u64 = 15_000;
+/// From the suspicion to the judgement: messages that wait to be read still count.
+pub const CONTACT_CONFIRM_MILLIS: u64 = 250;
+/// A judgement that comes this much too late judges nobody: nobody was listened to.
+pub const CONTACT_LATE_MILLIS: u64 = 2_000;
+/// Boards that are remembered; those with a Node always are.
+pub const CONTACT_BOARDS_MAX: usize = 8_192;
+const _: () = assert!(CONTACT_GONE_MILLIS < CONTACT_SILENCE_MILLIS);
+const _: () = assert!(CONTACT_SILENCE_MILLIS + CONTACT_CONFIRM_MILLIS < CONTACT_GRACE_MILLIS);

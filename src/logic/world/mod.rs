@@ -17,6 +17,8 @@ use model::view::{
     ViewError, kind,
 };
 
+use crate::contact::Contact;
+
 use dependents::Dependents;
 use table::Table;
 
@@ -39,6 +41,9 @@ pub struct World {
     waiting: BTreeSet<PodName>,
     /// Pods that no controller manages.
     orphans: BTreeSet<PodName>,
+    /// Judgements on boards, by name of their Node. Not stored: a new leader has none.
+    contacts: HashMap<Box<str>, Contact>,
+    mass_silence: bool,
 }
 
 /// Namespace and name.
@@ -151,6 +156,30 @@ impl World {
     /// All nodes.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeView> {
         self.nodes.iter()
+    }
+
+    /// Whether a node's board is heard.
+    pub fn contact(&self, node: &str) -> Contact {
+        self.contacts.get(node).copied().unwrap_or_default()
+    }
+
+    /// Whether so many boards are silent that nobody is to be evicted for it.
+    pub fn mass_silence(&self) -> bool {
+        self.mass_silence
+    }
+
+    /// Takes over a judgement on a board. `true` when it is another one.
+    pub fn set_contact(&mut self, node: &str, contact: Contact) -> bool {
+        let before = match contact {
+            Contact::Unjudged => self.contacts.remove(node),
+            known => self.contacts.insert(node.into(), known),
+        };
+        before.unwrap_or_default() != contact
+    }
+
+    /// Takes over whether most boards are silent. `true` when that is new.
+    pub fn set_mass_silence(&mut self, silence: bool) -> bool {
+        std::mem::replace(&mut self.mass_silence, silence) != silence
     }
 
     /// One namespace.

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
+use logic::contact::Patience;
 use logic::controller::{Controller, KeyQueue, Op, Plan};
 use logic::world::{Changed, World};
 use model::ids::ObjectKey;
@@ -18,6 +19,7 @@ use tokio::sync::Notify;
 
 use crate::io::clock::Clock;
 use crate::io::store::{Applied, Change};
+use crate::master::contacts::Listening;
 
 /// A key of one controller.
 pub(super) type Work = (usize, ObjectKey);
@@ -40,6 +42,7 @@ struct Shared {
     /// There may be something to plan.
     wake: Notify,
     boards: Mutex<HashMap<String, Arc<Notify>>>,
+    listening: Listening,
     clock: Clock,
     start: Instant,
 }
@@ -57,12 +60,22 @@ pub struct Hook(Views);
 impl Views {
     /// Empty views for these controllers, and the hook that fills them.
     pub fn new(controllers: Vec<Box<dyn Controller>>, clock: Clock) -> (Self, Hook) {
+        Self::with_patience(controllers, clock, Patience::default())
+    }
+
+    /// The same, with another patience with silent boards.
+    pub fn with_patience(
+        controllers: Vec<Box<dyn Controller>>,
+        clock: Clock,
+        patience: Patience,
+    ) -> (Self, Hook) {
         let views = Self(Arc::new(Shared {
             world: RwLock::default(),
             controllers,
             queue: Mutex::default(),
             wake: Notify::new(),
             boards: Mutex::default(),
+            listening: Listening::new(patience),
             clock,
             start: Instant::now(),
         }));
@@ -84,6 +97,55 @@ impl Views {
     /// Stops remembering a board.
     pub fn forget_board(&self, node: &str) {
         self.0.boards.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
+    }
+
+    /// Who is heard.
+    pub(in crate::master) fn listening(&self) -> &Listening {
+        &self.0.listening
+    }
+
+    /// Shows the world how these boards are judged, and brings their keys to the controllers.
+    pub(in crate::master) fn show_contacts(&self, boards: &[&str]) {
+        let mut world = self.0.world.write().unwrap_or_else(PoisonError::into_inner);
+        let silence = self.judge_world(&mut world, boards);
+        let mut keys: Vec<ObjectKey> = boards.iter().map(|board| node_key(board)).collect();
+        if silence {
+            // Whether pods leave silent boards changes for all of these.
+            keys.extend(self.0.listening.book().lost().map(node_key));
+        }
+        for key in keys {
+            let Some(uid) = world.meta(&key).map(|meta| meta.uid) else { continue };
+            self.enqueue(&world, &Changed { key, uid, old: None, gone: false });
+        }
+        drop(world);
+        self.0.wake.notify_one();
+    }
+
+    /// Copies judgements to the world. `true` when it became another matter whether most are silent.
+    fn judge_world(&self, world: &mut World, boards: &[&str]) -> bool {
+        let book = self.0.listening.book();
+        for board in boards {
+            world.set_contact(board, book.contact(board));
+        }
+        let (silence, (lost, all)) = (book.mass_silence(), book.lost_of());
+        let changed = world.set_mass_silence(silence);
+        match (changed, silence) {
+            (true, true) => tracing::warn!(lost, all, "most boards are silent: nobody is evicted"),
+            (true, false) => tracing::info!(lost, all, "most boards are back: eviction goes on"),
+            _ => (),
+        }
+        changed
+    }
+
+    /// A Node came or went.
+    fn note_node(&self, world: &mut World, node: &str, gone: bool) {
+        let listening = &self.0.listening;
+        match gone {
+            true => listening.book().node_gone(node),
+            false => listening.book().node_exists(node, listening.now()),
+        }
+        self.judge_world(world, &[node]);
+        listening.wake();
     }
 
     /// Cluster time.
@@ -238,6 +300,9 @@ impl Applied for Hook {
                 return;
             }
         };
+        if changed.key.kind == kind::NODES && (changed.gone || changed.old.is_none()) {
+            views.note_node(&mut world, &changed.key.name, changed.gone);
+        }
         views.enqueue(&world, &changed);
         views.wake_boards(&world, &changed);
         drop(world);
@@ -266,6 +331,10 @@ impl Batch {
         self.plans.push(planned);
         None
     }
+}
+
+fn node_key(name: &str) -> ObjectKey {
+    ObjectKey { kind: kind::NODES, namespace: String::new(), name: name.to_owned() }
 }
 
 /// The object that an operation changes.

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::desired::Told;
 use super::{DispatchError, Options, Trouble, node, status};
+use crate::master::contacts::Contacts;
 use crate::master::controllers::Views;
 use crate::master::registry::{CommitError, Registry};
 
@@ -24,6 +25,7 @@ const ATTEMPTS_MAX: u32 = 8;
 pub(super) struct Session {
     pub(super) views: Views,
     pub(super) registry: Registry,
+    contacts: Contacts,
     options: Options,
     down: mpsc::Sender<Bytes>,
     assembly: Assembly,
@@ -52,6 +54,7 @@ impl Session {
         down: mpsc::Sender<Bytes>,
     ) -> Self {
         Self {
+            contacts: Contacts::new(&views),
             views,
             registry,
             options,
@@ -98,6 +101,10 @@ impl Session {
 
     /// Takes one message of the board.
     pub(super) async fn receive(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
+        if let Some(board) = &self.board {
+            // Before the message is acted on: what it brings up to date must not be undone.
+            self.contacts.heard(&board.name);
+        }
         let Some((header, body)) = self.assembly.take(bytes)? else { return Ok(()) };
         let body = body.as_slice();
         match header.kind {
@@ -116,6 +123,7 @@ impl Session {
             tracing::warn!("a board said Hello without a Node object that has a name");
             return Ok(());
         };
+        self.contacts.heard(&name);
         let registered = self.write(|session| node::register(session, &hello.node)).await?;
         if registered == Wrote::Refused {
             tracing::error!(node = name, "the API refuses the board's Node object");

@@ -5,6 +5,7 @@ mod say;
 
 mod addresses;
 pub mod api_client;
+mod board;
 mod cli;
 mod client;
 mod config;
@@ -15,6 +16,7 @@ mod dirs;
 mod hello;
 mod identity;
 mod logging;
+mod loops;
 mod master;
 mod remedy;
 mod repair;

@@ -10,14 +10,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, bail};
 use model::limits::{CONTAINER_OPEN_FILES, OPEN_FILES_MAX};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
-use super::addresses::Addresses;
+use super::addresses::{self, Addresses};
+use super::board::{BoardOptions, BoardRole};
 use super::cli::UpArgs;
 use super::client::Ending;
 use super::config::{self, Config};
@@ -25,11 +25,12 @@ use super::control::Control;
 use super::crash;
 use super::dirs::Dirs;
 use super::identity::Identity;
-use super::master::{self, MasterOptions};
-use super::version;
+use super::loops::Loops;
+use super::master::{MasterOptions, MasterRole};
 use crate::io::clock::Clock;
 use crate::io::image::ImageStore;
 use crate::io::keeper::{self, Keeper, KeeperPaths};
+use crate::io::net::AddressChanges;
 use crate::io::{control, host, link};
 use crate::master::dispatcher::DispatchError;
 use crate::node;
@@ -38,19 +39,14 @@ use crate::node;
 const RUNTIME_THREADS: usize = 2;
 /// How long pods may take to stop with `--stop-pods`.
 const STOP_PODS_WITHIN: Duration = Duration::from_secs(10);
-/// How long the loops may take to stop; the API lets requests under way finish within this.
-const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// How long loops that fail because another one has failed may take to say so.
 const CAUSE_WITHIN: Duration = Duration::from_millis(500);
 
 /// Mode bit of a folder that many share, as /tmp.
 const STICKY: u32 = 0o1000;
 
-/// The loops of this process, by name; each ends with a result.
-pub(super) type Loops = JoinSet<(&'static str, Result<()>)>;
-
 /// Runs until told to stop.
-pub(super) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
+pub(in crate::app) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
     let began = Instant::now();
     crash::on_panic();
     let open_files = host::allow_open_files(OPEN_FILES_MAX)?;
@@ -94,7 +90,7 @@ fn prepare(dirs: &Dirs) -> Result<Dirs> {
 }
 
 /// One process per data-dir.
-pub(super) fn lock(data: &Path) -> Result<Flock<File>> {
+pub(in crate::app) fn lock(data: &Path) -> Result<Flock<File>> {
     let path = data.join("lock");
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -105,12 +101,16 @@ pub(super) fn lock(data: &Path) -> Result<Flock<File>> {
 
 async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant) -> Result<()> {
     let mut signals = Signals::catch()?;
-    let (stopper, stop) = watch::channel(false);
     let mut loops = Loops::new();
     let clock = Clock::starting_at(Default::default());
-    let addresses = watch::Sender::new(Addresses::read(config.interface.as_deref()));
-    let followed = addresses.subscribe();
-    let paths = KeeperPaths {
+    // Before the addresses are read: no change may fall between.
+    let changes = AddressChanges::open().context("address changes cannot be followed")?;
+    let sender = watch::Sender::new(Addresses::read(config.interface.as_deref()));
+    let addresses = sender.subscribe();
+    let following =
+        addresses::follow(config.interface.clone(), changes, sender, loops.stop_signal());
+    loops.spawn("addresses", following);
+    let keeper = KeeperPaths {
         run_dir: dirs.run.clone(),
         data_dir: dirs.data.clone(),
         cgroup: identity.cgroup(),
@@ -121,16 +121,16 @@ async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant)
     // The control socket answers before the agent knows which containers run on which image.
     images.defer_collection();
     let (master_end, board_end) = link::pair();
-    let options = MasterOptions {
+    let master = MasterRole::start(MasterOptions {
         dirs,
         config,
         identity: &identity,
         clock: clock.clone(),
-        addresses,
+        addresses: addresses.clone(),
         link: master_end,
-    };
-    let master = master::start(options, &mut loops, &stop).await?;
-    let api = format!("https://{}:{}", followed.borrow().own, config.api_port);
+    });
+    let mut master = master.await?;
+    let api = format!("https://{}:{}", addresses.borrow().own, config.api_port);
     let millis = began.elapsed().as_millis();
     tracing::info!(%api, millis, "API ready");
 
@@ -139,75 +139,40 @@ async fn board(dirs: &Dirs, config: &Config, identity: Identity, began: Instant)
         registry: master.registry.clone(),
         images: images.clone(),
         pki: Arc::clone(&master.pki),
-        addresses: followed.clone(),
+        addresses: addresses.clone(),
         api_port: config.api_port,
         epoch: master.leader.epoch,
         term: master.leader.term,
     };
-    serve_control(dirs, control, &mut loops, &stop)?;
+    serve_control(dirs, control, &mut loops)?;
 
-    let keeper = Keeper::connect_or_spawn(paths.clone()).await?;
-    renew(&keeper, &paths.exe).await;
-    let options = node::NodeOptions {
-        name: identity.name.clone(),
-        data_dir: dirs.data.clone(),
-        run_dir: dirs.run.clone(),
-        keeper,
-        images,
-        link: board_end,
+    let board = BoardRole::start(BoardOptions {
+        dirs,
+        identity: &identity,
+        keeper: &keeper,
         clock,
-        version: version::git_version(),
-        address: node_address(followed),
+        images,
+        addresses,
+        link: board_end,
         is_master: true,
-    };
-    let agent_stop = stop.clone();
-    loops.spawn(async move { ("agent", node::run(options, agent_stop).await.map_err(Into::into)) });
+    });
+    let mut board = board.await?;
 
-    let ended = supervise(&mut loops, &mut signals).await;
-    stop_loops(&mut loops, &stopper).await;
-    master.store.close().await;
+    let ended = supervise(&mut signals, [&mut loops, &mut master.loops, &mut board.loops]).await;
+    tokio::join!(loops.stop(), master.stop(), board.stop());
     if config.stop_pods {
-        stop_pods(paths).await?;
+        stop_pods(keeper).await?;
     }
     tracing::info!("stopped");
     ended
 }
 
-/// A keeper of another build goes on as this one, with its containers.
-async fn renew(keeper: &Keeper, exe: &Path) {
-    match keeper.info().await {
-        Ok(info) if info.version != keeper::build_id() => match keeper.upgrade(exe).await {
-            Ok(()) => tracing::info!(before = info.version, "keeper is upgraded"),
-            // It understands this build all the same; the next start tries again.
-            Err(error) => tracing::warn!(%error, "keeper is not upgraded"),
-        },
-        Ok(_) => {}
-        Err(error) => tracing::warn!(%error, "keeper does not say what it is"),
-    }
-}
-
-/// Asks every loop to end, and waits until they have.
-async fn stop_loops(loops: &mut Loops, stopper: &watch::Sender<bool>) {
-    stopper.send_replace(true);
-    if tokio::time::timeout(STOP_WITHIN, async { while loops.join_next().await.is_some() {} })
-        .await
-        .is_err()
-    {
-        tracing::warn!(within = ?STOP_WITHIN, "parts of the board did not stop in time");
-    }
-}
-
-fn serve_control(
-    dirs: &Dirs,
-    control: Control,
-    loops: &mut Loops,
-    stop: &watch::Receiver<bool>,
-) -> Result<()> {
+fn serve_control(dirs: &Dirs, control: Control, loops: &mut Loops) -> Result<()> {
     let listener = control::bind(&dirs.socket()).context("cannot make the control socket")?;
-    let stop = stop.clone();
-    loops.spawn(async move {
+    let stop = loops.stop_signal();
+    loops.spawn("control socket", async move {
         control::serve(listener, Arc::new(control), stop).await;
-        ("control socket", Ok(()))
+        anyhow::Ok(())
     });
     Ok(())
 }
@@ -226,30 +191,29 @@ impl Signals {
 }
 
 /// Waits for a signal, or for a loop that ends although nobody asked it to.
-async fn supervise(loops: &mut Loops, signals: &mut Signals) -> Result<()> {
+async fn supervise(signals: &mut Signals, mut roles: [&mut Loops; 3]) -> Result<()> {
     // Cancel safety: all three lose nothing when dropped.
     tokio::select! {
         _ = signals.terminate.recv() => Ok(()),
         _ = signals.interrupt.recv() => Ok(()),
-        ended = loops.join_next() => {
-            let first = failure(ended);
+        first = any_failed(&mut roles) => {
             if !is_consequence(&first) {
                 return Err(first);
             }
-            // Cancel safety: what `join_next` would have given stays in the set.
-            let cause = tokio::time::timeout(CAUSE_WITHIN, loops.join_next()).await;
-            Err(cause.ok().map(failure).unwrap_or(first))
+            // Cancel safety: `any_failed` loses nothing.
+            let cause = tokio::time::timeout(CAUSE_WITHIN, any_failed(&mut roles)).await;
+            Err(cause.unwrap_or(first))
         }
     }
 }
 
-/// What a loop that ended unasked ended with.
-fn failure(ended: Option<Result<(&'static str, Result<()>), tokio::task::JoinError>>) -> Error {
-    match ended {
-        Some(Ok((name, Err(error)))) => error.context(format!("{name} failed")),
-        Some(Ok((name, Ok(())))) => anyhow!("{name} ended by itself"),
-        Some(Err(error)) => Error::from(error).context("a part of the board crashed"),
-        None => anyhow!("nothing runs"),
+/// The first loop of any role that ends unasked.
+async fn any_failed([first, second, third]: &mut [&mut Loops; 3]) -> Error {
+    // Cancel safety: `Loops::failed` loses nothing.
+    tokio::select! {
+        error = first.failed() => error,
+        error = second.failed() => error,
+        error = third.failed() => error,
     }
 }
 
@@ -280,20 +244,6 @@ async fn stop_pods(paths: KeeperPaths) -> Result<()> {
     })
     .await??;
     Ok(())
-}
-
-/// The board's address for its Node, as text and up to date.
-fn node_address(mut addresses: watch::Receiver<Addresses>) -> watch::Receiver<String> {
-    let text = |addresses: &Addresses| addresses.own.to_string();
-    let sender = watch::Sender::new(text(&addresses.borrow_and_update()));
-    let receiver = sender.subscribe();
-    // Ends with the addresses' owner.
-    tokio::spawn(async move {
-        while addresses.changed().await.is_ok() {
-            sender.send_replace(text(&addresses.borrow_and_update()));
-        }
-    });
-    receiver
 }
 
 #[cfg(test)]

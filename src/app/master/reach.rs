@@ -1,0 +1,97 @@
+//! How clients reach the API: its certificate's names and the `kubernetes` Service's endpoints follow
+//! the board's addresses.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::sync::watch;
+
+use crate::app::addresses::Addresses;
+use crate::io::tls::{ApiTls, Pki, ServerNames};
+use crate::master::bootstrap::{self, ApiAddress};
+use crate::master::registry::Registry;
+
+/// Pause before what a full disk refused is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// What a change of address has to reach.
+pub(super) struct Reach {
+    /// This board's name.
+    pub(super) board: String,
+    /// The objects.
+    pub(super) registry: Registry,
+    /// Signs the API's certificate.
+    pub(super) pki: Arc<Pki>,
+    /// Shows it.
+    pub(super) tls: Arc<ApiTls>,
+    /// Port of the API.
+    pub(super) api_port: u16,
+    /// This board's addresses.
+    pub(super) addresses: watch::Receiver<Addresses>,
+}
+
+impl Reach {
+    /// Makes the first objects, or those that depend on the address; whether they are there. A full
+    /// disk is no reason to end: what is refused is tried again.
+    ///
+    /// # Errors
+    /// The store or the API refuses for another reason.
+    pub(super) async fn bootstrap(&mut self) -> Result<bool> {
+        let address = self.addresses.borrow_and_update().own;
+        let api = ApiAddress { address, port: self.api_port };
+        match bootstrap::run(&self.registry, api).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.passes() => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, cause, "free space on the data-dir; trying again");
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Follows changes until `stop`; `complete` says whether the first objects are there.
+    ///
+    /// # Errors
+    /// A change cannot be taken over.
+    pub(super) async fn run(
+        mut self,
+        mut complete: bool,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<()> {
+        loop {
+            // Cancel safety: all three lose nothing when dropped. An error of the last means that
+            // nobody can ask any more; one of the first, that the board ends.
+            let changed = tokio::select! {
+                changed = self.addresses.changed() => changed.is_ok(),
+                () = tokio::time::sleep(RETRY), if !complete => false,
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            };
+            if changed {
+                self.certify().await?;
+            }
+            if changed || !complete {
+                complete = self.bootstrap().await?;
+            }
+        }
+    }
+
+    async fn certify(&self) -> Result<()> {
+        let service = self.registry.options().service_range.api_address();
+        let names = server_names(&self.board, service, &self.addresses.borrow());
+        let (tls, pki) = (Arc::clone(&self.tls), Arc::clone(&self.pki));
+        let issued = tokio::task::spawn_blocking(move || tls.set_names(&pki, &names)).await?;
+        if let Err(error) = issued {
+            // The old certificate still serves the old names; clients of the new ones are refused.
+            tracing::error!(%error, "no certificate for the new addresses");
+        }
+        Ok(())
+    }
+}
+
+/// Names for the API's certificate.
+pub(super) fn server_names(board: &str, service: Ipv4Addr, addresses: &Addresses) -> ServerNames {
+    ServerNames::new(board, IpAddr::V4(service), addresses.all.clone())
+}

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor. A module may use only lower floors and itself.
 const FLOORS: &[(&str, u8)] =
-    &[("model", 1), ("logic", 2), ("io", 3), ("master", 4), ("node", 4), ("app", 5)];
+    &[("model", 1), ("logic", 2), ("broker", 3), ("io", 3), ("master", 4), ("node", 4), ("app", 5)];
 
 /// Outside crates and the only places that may name them.
 const HOMES: &[(&str, &[&str])] = &[
@@ -16,6 +16,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("libcontainer::", &["io/keeper"]),
     ("rcgen::", &["io/tls"]),
     ("x509_parser::", &["io/tls"]),
+    ("rumqttc::", &["broker", "io/bus"]),
+    ("broker::", &["broker", "io/bus", "master", "app"]),
     ("ruzstd::", &["io/image"]),
     ("tar::", &["io/image"]),
     ("clap::", &["app"]),
@@ -179,6 +181,9 @@ fn check_floor(name: &str, at: &str, line: &str, findings: &mut Vec<String>) {
     if module == "model" && line.contains("logic::") {
         findings.push(format!("{at}: model must not use logic"));
     }
+    if module == "broker" && ["model::", "logic::"].iter().any(|ours| line.contains(ours)) {
+        findings.push(format!("{at}: the broker knows nothing of kumquat"));
+    }
     if own <= 2 {
         for impure in IMPURE.iter().filter(|impure| line.contains(**impure)) {
             findings.push(format!("{at}: {impure} in pure floor {own}; take it as an input"));
@@ -259,6 +264,8 @@ fn the_checks_find_what_they_should() {
         ("logic/a.rs", "//! x\nlet t = Instant::now();\n", "take it as an input"),
         ("logic/a.rs", "//! x\npub async fn f() {}\n", "take it as an input"),
         ("master/a.rs", "//! x\nuse heed::Env;\n", "belongs in"),
+        ("master/a.rs", "//! x\nuse rumqttc::Client;\n", "belongs in"),
+        ("broker/a.rs", "//! x\nuse model::limits;\n", "knows nothing"),
         ("node/a.rs", "//! x\nlet c = unbounded_channel();\n", "is banned"),
         ("io/http/a.rs", "//! x\nunsafe { f() }\n", "unsafe outside"),
         ("io/control/a.rs", "//! x\nuse crate::io::store::Store;\n", "adapters do not know"),

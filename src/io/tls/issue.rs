@@ -5,10 +5,11 @@
 use model::timestamp::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, SubjectPublicKeyInfo,
 };
 use time::{Duration, OffsetDateTime};
 
+use super::board::{MASTERS, NODES, USER_PREFIX};
 use super::{ServerNames, TlsError};
 
 /// First year of every certificate.
@@ -17,6 +18,13 @@ const FIRST_YEAR: i32 = 2020;
 const AUTHORITY_YEARS: i32 = 100;
 /// Life of the admin's certificate, from its issue.
 const ADMIN_DAYS: i64 = 3652;
+
+/// id-at-organizationName (RFC 5280 appendix A.1).
+const ORGANIZATION: [u64; 4] = [2, 5, 4, 10];
+/// How an Ed25519 SubjectPublicKeyInfo begins (RFC 8410 section 4), and how long it is.
+const ED25519_START: [u8; 12] =
+    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+const ED25519_BYTES: usize = 44;
 
 /// A certificate and its key, both as PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +73,33 @@ pub(super) fn admin(ca: &str, ca_key: &KeyPair, now: Timestamp) -> Result<Pair, 
         .saturating_add(Duration::days(ADMIN_DAYS));
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     leaf(params, subject, ca, ca_key)
+}
+
+/// A board's certificate for its own public key. Only a master's may be shown by a server.
+pub(super) fn board(
+    ca: &str,
+    ca_key: &KeyPair,
+    name: &str,
+    public_key: &[u8],
+    is_master: bool,
+) -> Result<String, TlsError> {
+    let subject = format!("{USER_PREFIX}{name}");
+    let key = SubjectPublicKeyInfo::from_der(public_key)
+        .ok()
+        .filter(|_| public_key.len() == ED25519_BYTES && public_key.starts_with(&ED25519_START))
+        .ok_or_else(|| TlsError::PublicKey { board: name.into() })?;
+    let mut params = params(&subject, Some(NODES));
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    if is_master {
+        // The library keeps one value for each kind of name; spelled as a number it takes another.
+        let organization = DnType::CustomDnType(ORGANIZATION.to_vec());
+        params.distinguished_name.push(organization, MASTERS);
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+    }
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    let issuer = Issuer::from_ca_cert_pem(ca, ca_key).map_err(failed(&subject))?;
+    Ok(params.signed_by(&key, &issuer).map_err(failed(&subject))?.pem())
 }
 
 fn leaf(

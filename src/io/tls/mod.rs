@@ -1,12 +1,16 @@
-//! Certificates of the API: the cluster's authority on disk, what it signs, and the TLS set-up.
+//! Keys and certificates: the cluster's authority on disk, what it signs, and the TLS set-up of the
+//! API ([`ApiTls`]) and between boards ([`Credentials`]).
 //!
-//! In: a data directory and the names and addresses of this board. Out: a rustls server
-//! configuration, the admin's kubeconfig, and "who is this peer" for a presented certificate.
+//! In: a data directory and the names and addresses of this board. Out: rustls configurations, the
+//! admin's kubeconfig, and "who is this peer" for a presented certificate.
 //! Invariant: a key file is never readable by others and never half written; the authority is never
 //! replaced silently, because that would lock every client out.
-//! Dates are judged by cluster time ([`crate::io::clock::Clock`]), so a board whose own clock says
-//! 1970 refuses nobody. Keys between boards are another matter and are not here.
+//! At the API dates are judged by cluster time ([`crate::io::clock::Clock`]), so a board whose own
+//! clock says 1970 refuses nobody; between boards they are ignored.
 
+mod board;
+mod chain;
+mod credentials;
 mod file;
 mod issue;
 mod kubeconfig;
@@ -14,13 +18,17 @@ mod names;
 mod peer;
 mod pki;
 mod server;
+mod signed;
 
 use std::path::PathBuf;
 
+pub use board::{BoardKey, BoardPeer, board_peer};
+pub use credentials::{Clients, Credentials, pinned_client_config};
 pub use names::ServerNames;
 pub use peer::{BadCertificate, PeerIdentity};
 pub use pki::Pki;
 pub use server::ApiTls;
+pub use signed::{is_proof, proof, verify};
 
 /// Why certificates could not be made, kept or used.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +59,29 @@ pub enum TlsError {
         path: PathBuf,
         /// What is wrong with it.
         why: String,
+    },
+    /// The board's own key on disk cannot be used.
+    #[error(
+        "{path} is damaged ({why}); remove it and start the board with a new token \
+         (`kumquat token create` on the master board)"
+    )]
+    DamagedBoard {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Key, certificate and authority are not of one board.
+    #[error("the board's key, certificate and authority do not belong together: {why}")]
+    Mismatch {
+        /// What contradicts what.
+        why: &'static str,
+    },
+    /// A public key that no certificate is issued for.
+    #[error("the public key of board {board} is not Ed25519")]
+    PublicKey {
+        /// Name of the board.
+        board: String,
     },
     /// A certificate could not be signed.
     #[error("cannot issue the certificate of {subject}")]

@@ -1,4 +1,5 @@
 //! The key folder of a board: `<data-dir>/pki/{ca.key, ca.crt, api.pem, admin.pem}`.
+//! (`board.pem` beside them is [`super::BoardKey`]'s.)
 //!
 //! The authority is made once; its key is written before its certificate, so a power cut between
 //! them leaves a key from which the certificate is made again. The API's and the admin's pairs are
@@ -8,13 +9,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use model::timestamp::Timestamp;
-use rcgen::KeyPair;
+use rcgen::{KeyPair, SigningKey};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::issue::{self, Pair};
 use super::server::{self, Usage};
-use super::{ServerNames, TlsError, file, kubeconfig, peer};
+use super::{ServerNames, TlsError, board, file, kubeconfig, peer, signed};
 
 /// The admin's certificate is replaced when it has less than this to live (a year).
 const ADMIN_RENEW_SECONDS: i64 = 365 * 86_400;
@@ -59,6 +60,31 @@ impl Pki {
     /// A kubeconfig with the admin's certificate and key inside.
     pub fn admin_kubeconfig(&self, cluster: &str, server_url: &str) -> String {
         kubeconfig::text(cluster, server_url, &self.ca, &self.admin)
+    }
+
+    /// A board's certificate as PEM, for its Ed25519 public key (DER SubjectPublicKeyInfo).
+    ///
+    /// # Errors
+    /// Another kind of key.
+    pub fn issue_board(
+        &self,
+        name: &str,
+        public_key: &[u8],
+        is_master: bool,
+    ) -> Result<String, TlsError> {
+        issue::board(&self.ca, &self.ca_key, name, public_key, is_master)
+    }
+
+    /// Signs what boards check with [`super::verify`]: ECDSA P-256, SHA-256, ASN.1.
+    pub fn sign(&self, bytes: &[u8]) -> Vec<u8> {
+        self.ca_key
+            .sign(&[signed::SIGNED, bytes].concat())
+            .expect("a loaded key needs nothing but the system's randomness")
+    }
+
+    /// SHA-256 of the authority's SubjectPublicKeyInfo: what a token carries.
+    pub fn pin(&self) -> [u8; 32] {
+        board::spki_hash(&self.ca_der).expect("parsed when the authority was opened")
     }
 
     pub(super) fn ca_der(&self) -> &CertificateDer<'static> {
@@ -154,6 +180,6 @@ fn decode(pair: &Pair) -> Option<(CertificateDer<'static>, PrivateKeyDer<'static
     Some((first_certificate(&pair.certificate)?, key))
 }
 
-fn first_certificate(pem: &str) -> Option<CertificateDer<'static>> {
+pub(super) fn first_certificate(pem: &str) -> Option<CertificateDer<'static>> {
     CertificateDer::from_pem_slice(pem.as_bytes()).ok()
 }

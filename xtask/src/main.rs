@@ -9,6 +9,7 @@ mod cross;
 mod generate;
 mod setup;
 mod shell;
+mod sim;
 mod soak;
 mod tests;
 mod verify;
@@ -24,6 +25,7 @@ cargo xtask TASK
   cross           build for 64-bit boards, check for 32-bit ones, without a container engine
   cluster N       run N boards in network namespaces until Ctrl-C, from a quick build
   bench           measure the budgets of SPEC.md on this machine
+  sim [FLAGS]     a master with simulated boards: --boards 1000 --pods 10 [--link memory|bus]
   soak [NAME]     the long trials: power, restarts, ...
 ";
 
@@ -45,6 +47,7 @@ fn run(words: &[String]) -> Result<()> {
         "cluster" => setup::cluster(rest),
         "test" => tests::run_tests(rest),
         "bench" => bench::bench(rest),
+        "sim" => sim::sim(rest),
         "soak" => soak::soak(rest),
         "cross" => cross::cross(),
         "verify" => verify::verify(),

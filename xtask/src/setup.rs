@@ -1,6 +1,6 @@
 //! What a fresh machine lacks, and the demo.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -46,13 +46,27 @@ fn run_demo(profile: &str, arguments: &[String]) -> Result<()> {
 
 /// Builds the static binary of this machine's architecture in a profile; gives its path.
 pub(crate) fn build_static(profile: &str) -> Result<PathBuf> {
-    install(BUILD_TOOLS)?;
-    let target = static_target();
-    let environment = static_environment(&target);
-    run(cargo()
-        .args(["build", "--profile", profile, "--bin", "kumquat", "--target", &target])
-        .envs(environment))?;
+    let target = static_target()?;
+    run(static_cargo(&target).args(["build", "--profile", profile, "--bin", "kumquat"]))?;
     Ok(root().join("target").join(&target).join(profile).join("kumquat"))
+}
+
+/// Runs a benchmark that is itself built as the static binary is, with `words` for it.
+pub(crate) fn bench_static(
+    profile: &str,
+    bench: &str,
+    binary: &Path,
+    words: &[String],
+) -> Result<()> {
+    let mut command = static_cargo(&static_target()?);
+    command.args(["bench", "--profile", profile, "--bench", bench, "--"]).args(words);
+    run(command.env("KUMQUAT_BINARY", binary))
+}
+
+fn static_cargo(target: &str) -> Command {
+    let mut command = cargo();
+    command.envs(static_environment(target)).env("CARGO_BUILD_TARGET", target);
+    command
 }
 
 /// Installs what the tests use; what cannot be had is named and its tests say that they did not run.
@@ -69,17 +83,18 @@ pub(crate) fn for_tests() -> Result<()> {
 
 /// A target whose binaries are static: musl when its standard library can be had, else static glibc.
 /// `KUMQUAT_LIBC=glibc` asks for the latter.
-fn static_target() -> String {
+fn static_target() -> Result<String> {
+    install(BUILD_TOOLS)?;
     let arch = std::env::consts::ARCH;
     let musl = format!("{arch}-unknown-linux-musl");
     let wanted = std::env::var("KUMQUAT_LIBC").is_ok_and(|libc| libc == "glibc");
     let mut add = Command::new("rustup");
     add.args(["target", "add", &musl]).current_dir(root());
     if !wanted && has("musl-gcc") && succeeds(&mut add) {
-        return musl;
+        return Ok(musl);
     }
     eprintln!("xtask: no musl target here: building a static glibc binary instead");
-    format!("{arch}-unknown-linux-gnu")
+    Ok(format!("{arch}-unknown-linux-gnu"))
 }
 
 /// What the build of a static target needs in its environment. A panic ends the process, so a

@@ -31,7 +31,8 @@ mod paths;
 mod process;
 mod pump;
 mod record;
-mod wire;
+/// The protocol, public for those who play a keeper in simulations.
+pub mod wire;
 mod worker;
 
 pub use build::build_id;

@@ -14,44 +14,89 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The version that this build speaks.
-pub(super) const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 1;
 /// Bytes before a frame's body: length and version.
-pub(super) const FRAME_HEADER_BYTES: usize = 6;
+pub const FRAME_HEADER_BYTES: usize = 6;
 
 /// A request of the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) enum RequestV1 {
+pub enum RequestV1 {
+    /// Who answers?
     Hello,
+    /// Make a pod's namespaces.
     SandboxCreate(SandboxV1),
-    SandboxRemove { uid: String },
+    /// Remove a pod's namespaces.
+    SandboxRemove {
+        /// The pod's uid.
+        uid: String,
+    },
+    /// Which pods have namespaces?
     SandboxList,
+    /// Create and start a container; its OCI spec follows as a raw frame.
     Start(StartHeaderV1),
-    Signal { id: String, signo: i32 },
-    Remove { id: String },
+    /// Signal a container's init process.
+    Signal {
+        /// The container.
+        id: String,
+        /// The signal's number.
+        signo: i32,
+    },
+    /// Kill what still runs and remove every trace but the log.
+    Remove {
+        /// The container.
+        id: String,
+    },
+    /// Which containers are there?
     List,
+    /// The state of everything, then exits as they happen.
     Events,
+    /// Run a process inside a container.
     Exec(ExecV1),
-    Upgrade { exe: PathBuf },
+    /// Go on as another binary.
+    Upgrade {
+        /// That binary.
+        exe: PathBuf,
+    },
 }
 
 impl RequestV1 {
     /// Whether asking twice is the same as asking once.
-    pub(super) fn is_idempotent(&self) -> bool {
+    pub fn is_idempotent(&self) -> bool {
         !matches!(self, Self::Start(_) | Self::Signal { .. } | Self::Exec(_) | Self::Upgrade { .. })
     }
 }
 
 /// An answer of the keeper.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) enum ResponseV1 {
+pub enum ResponseV1 {
+    /// It is done.
     Done,
-    Failed { refusal: Refusal, text: String },
+    /// It is not done.
+    Failed {
+        /// What kind of refusal.
+        refusal: Refusal,
+        /// What happened, with all causes.
+        text: String,
+    },
+    /// A container runs.
     Started(StartedV1),
+    /// All containers.
     States(Vec<ContainerStateV1>),
+    /// A container ended.
     Exited(ContainerStateV1),
+    /// A process inside a container ended.
     Executed(ExecResultV1),
+    /// Uids of pods that have namespaces.
     Sandboxes(Vec<String>),
-    Hello { pid: u32, pump: Option<u32>, version: String },
+    /// Who answers.
+    Hello {
+        /// Process of the holder.
+        pid: u32,
+        /// Process of the log pump, when it runs.
+        pump: Option<u32>,
+        /// Build of the binary that runs.
+        version: String,
+    },
 }
 
 /// The namespaces that the containers of one pod share.
@@ -69,12 +114,17 @@ pub struct SandboxV1 {
 
 /// [`super::Start`] without its spec.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct StartHeaderV1 {
-    pub(super) id: String,
-    pub(super) pod_uid: String,
-    pub(super) lower_dirs: Vec<PathBuf>,
-    pub(super) writable_dir: PathBuf,
-    pub(super) log_path: PathBuf,
+pub struct StartHeaderV1 {
+    /// Id of the container.
+    pub id: String,
+    /// The pod's uid.
+    pub pod_uid: String,
+    /// Directories of the image's layers, topmost first.
+    pub lower_dirs: Vec<PathBuf>,
+    /// Where the writable layer lies.
+    pub writable_dir: PathBuf,
+    /// Where the CRI log goes.
+    pub log_path: PathBuf,
 }
 
 /// A container that runs.
@@ -188,7 +238,10 @@ pub enum Refusal {
 }
 
 /// A frame around `body`.
-pub(super) fn frame<T: Serialize>(body: &T) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// When it is larger than a frame may be.
+pub fn frame<T: Serialize>(body: &T) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; FRAME_HEADER_BYTES];
     bytes = postcard::to_extend(body, bytes).map_err(io::Error::other)?;
     seal(&mut bytes)?;
@@ -196,7 +249,10 @@ pub(super) fn frame<T: Serialize>(body: &T) -> io::Result<Vec<u8>> {
 }
 
 /// A frame around raw bytes.
-pub(super) fn raw_frame(body: &[u8]) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// When it is larger than a frame may be.
+pub fn raw_frame(body: &[u8]) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; FRAME_HEADER_BYTES];
     bytes.extend_from_slice(body);
     seal(&mut bytes)?;
@@ -220,7 +276,7 @@ fn seal(bytes: &mut [u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// When it is longer than `bytes_max` or of a version that this build cannot read.
-pub(super) fn body_bytes(header: &[u8; FRAME_HEADER_BYTES], bytes_max: usize) -> io::Result<usize> {
+pub fn body_bytes(header: &[u8; FRAME_HEADER_BYTES], bytes_max: usize) -> io::Result<usize> {
     let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
     let [a, b, c, d, e, f] = *header;
     let length = u32::from_le_bytes([a, b, c, d]) as usize;
@@ -235,7 +291,10 @@ pub(super) fn body_bytes(header: &[u8; FRAME_HEADER_BYTES], bytes_max: usize) ->
 }
 
 /// Reads one frame's body from a blocking stream.
-pub(super) fn read_raw(stream: &mut impl Read) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// What the stream says, or a frame that is none.
+pub fn read_raw(stream: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut header = [0; FRAME_HEADER_BYTES];
     stream.read_exact(&mut header)?;
     let mut body = vec![0; body_bytes(&header, KEEPER_FRAME_BYTES_MAX)?];
@@ -244,17 +303,26 @@ pub(super) fn read_raw(stream: &mut impl Read) -> io::Result<Vec<u8>> {
 }
 
 /// Reads one message from a blocking stream.
-pub(super) fn read<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<T> {
+///
+/// # Errors
+/// What the stream says, or bytes that are no message.
+pub fn read<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<T> {
     decode(&read_raw(stream)?)
 }
 
 /// Writes one message to a blocking stream.
-pub(super) fn write<T: Serialize>(stream: &mut impl Write, message: &T) -> io::Result<()> {
+///
+/// # Errors
+/// What the stream says.
+pub fn write<T: Serialize>(stream: &mut impl Write, message: &T) -> io::Result<()> {
     stream.write_all(&frame(message)?)
 }
 
 /// A message from a frame's body.
-pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
+///
+/// # Errors
+/// Bytes that are no message.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
     postcard::from_bytes(body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 

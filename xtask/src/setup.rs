@@ -1,6 +1,6 @@
 //! What a fresh machine lacks, and the demo.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -51,16 +51,13 @@ pub(crate) fn build_static(profile: &str) -> Result<PathBuf> {
     Ok(root().join("target").join(&target).join(profile).join("kumquat"))
 }
 
-/// Runs a benchmark that is itself built as the static binary is, with `words` for it.
-pub(crate) fn bench_static(
-    profile: &str,
-    bench: &str,
-    binary: &Path,
-    words: &[String],
-) -> Result<()> {
-    let mut command = static_cargo(&static_target()?);
-    command.args(["bench", "--profile", profile, "--bench", bench, "--"]).args(words);
-    run(command.env("KUMQUAT_BINARY", binary))
+/// Builds that binary and the simulator of boards, which shares everything with it; gives both paths.
+pub(crate) fn build_simulator(profile: &str) -> Result<(PathBuf, PathBuf)> {
+    let target = static_target()?;
+    let packages = ["--package", "kumquat", "--package", "kumquat-sim", "--bins"];
+    run(static_cargo(&target).args(["build", "--profile", profile]).args(packages))?;
+    let folder = root().join("target").join(&target).join(profile);
+    Ok((folder.join("kumquat"), folder.join("kumquat-sim")))
 }
 
 fn static_cargo(target: &str) -> Command {

@@ -3,67 +3,29 @@
 
 use std::time::{Duration, Instant};
 
-use kumquat::io::clock::Clock;
 use kumquat::io::link;
-use kumquat::io::store::{Options, Store};
-use kumquat::master::controllers::{self, Views};
+use kumquat::master::controllers::Views;
 use kumquat::master::dispatcher;
-use kumquat::master::registry::{Registry, RegistryOptions, Target, WriteOptions};
-use model::resource;
-use model::timestamp::Timestamp;
 use model::view::Phase;
-use serde_json::json;
-use tokio::sync::watch;
 
+use crate::loops::Loops;
 use crate::simulated::{Folder, SimulatedBoard, Site, images};
 use crate::{PATIENCE, Scale, deployments, figures, row};
 
-struct Master {
-    views: Views,
-    registry: Registry,
-}
-
-impl Master {
-    fn start(folder: &Folder, stop: &watch::Receiver<bool>) -> Self {
-        let clock = Clock::starting_at(Timestamp(0));
-        let (views, hook) = Views::new(controllers::all("none"), clock.clone());
-        let options = Options::new(folder.path().join("store"));
-        let store = Store::open(options, Box::new(hook)).expect("store");
-        let registry = Registry::new(store, clock, RegistryOptions::default()).expect("registry");
-        let (own, objects) = (views.clone(), registry.clone());
-        tokio::spawn(controllers::run(own, objects, stop.clone()));
-        Self { views, registry }
-    }
-
-    async fn create(&self, kind: &str, namespace: &str, object: serde_json::Value) {
-        let row = resource::by_kind_key(kind).expect("in the table");
-        let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
-        let target = Target::new(row, namespace.to_owned(), name);
-        let created = self.registry.create(&target, object, &WriteOptions::default()).await;
-        created.expect("created");
-    }
-
-    fn running(&self) -> usize {
-        let world = self.views.world();
-        let runs = |node: &model::view::NodeView| {
-            let pods = world.pods_on(&node.meta.name);
-            pods.filter(|pod| pod.phase == Phase::Running).count()
-        };
-        world.nodes().map(runs).sum()
-    }
+fn running(views: &Views) -> usize {
+    let world = views.world();
+    let runs = |node: &model::view::NodeView| {
+        let pods = world.pods_on(&node.meta.name);
+        pods.filter(|pod| pod.phase == Phase::Running).count()
+    };
+    world.nodes().map(runs).sum()
 }
 
 /// Counts boards up to `scale.boards`, then pods.
 pub(crate) async fn run(scale: Scale) {
     let folder = Folder::new("sim");
     let images = images(folder.path());
-    let (stop, stopped) = watch::channel(false);
-    let master = Master::start(&folder, &stopped);
-    for name in ["default", "kube-system", "kube-node-lease"] {
-        let namespace =
-            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        master.create("/namespaces", "", namespace).await;
-    }
+    let master = Loops::start(folder.path()).await;
     let own = std::process::id();
     let empty = figures::pss_mb(own);
     row("this process without boards", &format!("{empty:.1} MB PSS"), "-");
@@ -79,7 +41,7 @@ pub(crate) async fn run(scale: Scale) {
         };
         let options = dispatcher::Options::default();
         let (views, registry) = (master.views.clone(), master.registry.clone());
-        tokio::spawn(dispatcher::run(views, registry, options, end, stopped.clone()));
+        tokio::spawn(dispatcher::run(views, registry, options, end, master.stop.subscribe()));
         boards.push(SimulatedBoard::start(site, link).await);
     }
     until("nodes", || (master.views.world().nodes().count(), scale.boards)).await;
@@ -93,7 +55,7 @@ pub(crate) async fn run(scale: Scale) {
     for deployment in deployments(pods) {
         master.create("apps/deployments", "default", deployment).await;
     }
-    until("running pods", || (master.running(), pods)).await;
+    until("running pods", || (running(&master.views), pods)).await;
     row("all pods Running", &format!("{:.1} s", begun.elapsed().as_secs_f64()), "-");
     tokio::time::sleep(Duration::from_secs(12)).await;
     per("a pod, both ends", figures::pss_mb(own) - with_boards, pods);
@@ -106,7 +68,7 @@ pub(crate) async fn run(scale: Scale) {
     row("most that was resident", &format!("{:.1} MB", figures::peak_mb(own)), "-");
     row("open files", &figures::open_files(own).to_string(), "-");
     assert!(boards.iter().all(SimulatedBoard::lives), "an agent has ended");
-    stop.send_replace(true);
+    master.stop.send_replace(true);
 }
 
 fn per(what: &str, grown_mb: f64, count: usize) {

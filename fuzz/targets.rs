@@ -70,6 +70,7 @@ pub fn messages(bytes: &[u8]) -> bool {
         MessageKind::Desired => wire::decode::<wire::DesiredV1>(kind, body).is_ok(),
         MessageKind::Command => wire::decode::<wire::CommandV1>(kind, body).is_ok(),
         MessageKind::BeatDown => wire::decode::<wire::BeatDownV1>(kind, body).is_ok(),
+        MessageKind::Fetch => wire::decode::<wire::FetchV1>(kind, body).is_ok(),
         MessageKind::Stream => wire::decode::<wire::StreamRequestV1>(kind, body).is_ok(),
     }
 }

@@ -7,6 +7,7 @@ pub mod defaulting;
 mod hostile;
 pub mod ids;
 pub mod limits;
+pub mod line_budget;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;

@@ -10,6 +10,9 @@ pub const OBJECT_BYTES_MAX: usize = 1_572_864;
 pub const BUS_PAYLOAD_BYTES_MAX: usize = 128 * 1024;
 /// Largest message, all parts together: a board's whole desired set.
 pub const WIRE_MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Largest message of a board, all parts together: what one board may make its master hold.
+pub const UP_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+const _: () = assert!(UP_MESSAGE_BYTES_MAX > 8 * OBJECT_BYTES_MAX);
 /// Longest object name (RFC 1123 subdomain).
 pub const NAME_BYTES_MAX: usize = 253;
 /// Longest namespace name (RFC 1123 label).

@@ -70,3 +70,14 @@ pub struct BeatDownV1 {
     /// Cluster time.
     pub cluster_time: Timestamp,
 }
+
+/// Stands for a message that is too large for one bus payload: the board fetches it elsewhere.
+///
+/// What it fetches are the parts as [`super::pack`] packs them; their header says what they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchV1 {
+    /// SHA-256 of the packed parts.
+    pub digest: [u8; 32],
+    /// Their length.
+    pub bytes: u64,
+}

@@ -26,18 +26,21 @@ pub enum MessageKind {
     Command = 17,
     /// [`super::BeatDownV1`], master to board.
     BeatDown = 18,
+    /// [`super::FetchV1`], master to board, in place of a message that is too large for the bus.
+    Fetch = 19,
     /// [`super::StreamRequestV1`], master to board, opens a stream.
     Stream = 32,
 }
 
 impl MessageKind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Hello,
         Self::BeatUp,
         Self::Status,
         Self::Desired,
         Self::Command,
         Self::BeatDown,
+        Self::Fetch,
         Self::Stream,
     ];
 
@@ -96,11 +99,11 @@ pub fn encode<T: Serialize>(header: Header, body: &T) -> Vec<u8> {
 
 /// Which part of a message this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Part {
+pub struct Part {
     /// From 0.
-    pub(super) number: u16,
+    pub number: u16,
     /// How many there are.
-    pub(super) of: u16,
+    pub of: u16,
 }
 
 impl Header {
@@ -127,7 +130,10 @@ impl Header {
     }
 
     /// Reads the header of a message or of a part of one.
-    pub(super) fn split_part(bytes: &[u8]) -> Result<(Self, Part, &[u8]), WireError> {
+    ///
+    /// # Errors
+    /// Any [`WireError`] but `Body` and `TooLarge`.
+    pub fn split_part(bytes: &[u8]) -> Result<(Self, Part, &[u8]), WireError> {
         let Some((raw, body)) = bytes.split_at_checked(HEADER_BYTES) else {
             return Err(WireError::Short(bytes.len()));
         };

@@ -13,8 +13,8 @@ mod up;
 #[cfg(test)]
 mod tests;
 
-pub use down::{BeatDownV1, CommandV1, DesiredPodV1, DesiredV1, ObjectV1};
-pub use header::{Header, MessageKind, SCHEMA, WireError, decode, encode};
-pub use parts::{Assembly, encode_parts};
+pub use down::{BeatDownV1, CommandV1, DesiredPodV1, DesiredV1, FetchV1, ObjectV1};
+pub use header::{Header, MessageKind, Part, SCHEMA, WireError, decode, encode};
+pub use parts::{Assembly, encode_parts, pack, unpack};
 pub use stream::{LogsRequestV1, StreamRequestV1};
 pub use up::{BeatUpV1, HelloV1, PodStatusV1, StatusV1};

@@ -4,6 +4,7 @@
 //! that does not follow the one before drops what there is: what is lost is sent again by those who
 //! compare versions in the beats.
 
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::Serialize;
 
 use super::header::{HEADER_BYTES, Header, Part, WireError, encode};
@@ -36,16 +37,67 @@ pub fn encode_parts<T: Serialize>(header: Header, body: &T) -> Result<Vec<Vec<u8
     Ok((0..of).zip(pieces).map(part).collect())
 }
 
+/// The parts of a message in one piece, to be fetched: each behind its length (u32, little endian).
+pub fn pack(parts: &[Bytes]) -> Bytes {
+    let bytes = parts.iter().map(|part| size_of::<u32>() + part.len()).sum();
+    let mut packed = BytesMut::with_capacity(bytes);
+    for part in parts {
+        let length = u32::try_from(part.len()).expect("a part fits one bus payload");
+        packed.put_u32_le(length);
+        packed.extend_from_slice(part);
+    }
+    packed.freeze()
+}
+
+/// The parts that [`pack`] packed, without a copy.
+///
+/// # Errors
+/// `Short` for bytes that end within a part, and what [`Header::split_part`] finds: every part
+/// is one, though not yet one that follows the one before.
+pub fn unpack(mut packed: Bytes) -> Result<Vec<Bytes>, WireError> {
+    let mut parts = Vec::new();
+    while packed.has_remaining() {
+        if packed.remaining() < size_of::<u32>() {
+            return Err(WireError::Short(packed.remaining()));
+        }
+        let length = packed.get_u32_le() as usize;
+        if packed.remaining() < length {
+            return Err(WireError::Short(packed.remaining()));
+        }
+        let part = packed.split_to(length);
+        Header::split_part(&part)?;
+        parts.push(part);
+    }
+    Ok(parts)
+}
+
 /// Puts the parts of one sender's messages together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Assembly {
     header: Option<Header>,
     /// Parts that there are.
     parts: u16,
     body: Vec<u8>,
+    bytes_max: usize,
+}
+
+impl Default for Assembly {
+    fn default() -> Self {
+        Self::bounded(WIRE_MESSAGE_BYTES_MAX)
+    }
 }
 
 impl Assembly {
+    /// Takes no message with a body beyond `bytes_max`.
+    pub fn bounded(bytes_max: usize) -> Self {
+        Self { header: None, parts: 0, body: Vec::new(), bytes_max }
+    }
+
+    /// Drops what there is of a message.
+    fn drop_parts(&mut self) {
+        *self = Self::bounded(self.bytes_max);
+    }
+
     /// Takes what came over the bus; gives header and body once they are whole.
     ///
     /// # Errors
@@ -54,14 +106,15 @@ impl Assembly {
     pub fn take(&mut self, bytes: &[u8]) -> Result<Option<(Header, Vec<u8>)>, WireError> {
         let (header, part, body) = Header::split_part(bytes)?;
         if part.number == 0 {
-            *self = Self { header: Some(header), parts: 0, body: Vec::new() };
+            self.drop_parts();
+            self.header = Some(header);
         }
         if self.header != Some(header) || part.number != self.parts {
-            *self = Self::default();
+            self.drop_parts();
             return Err(WireError::Part(part.number, part.of));
         }
-        if self.body.len() + body.len() > WIRE_MESSAGE_BYTES_MAX {
-            *self = Self::default();
+        if self.body.len() + body.len() > self.bytes_max {
+            self.drop_parts();
             return Err(WireError::TooLarge(header.kind));
         }
         self.body.extend_from_slice(body);
@@ -69,14 +122,14 @@ impl Assembly {
         if self.parts < part.of {
             return Ok(None);
         }
-        Ok(Some((header, std::mem::take(self).body)))
+        let body = std::mem::take(&mut self.body);
+        self.drop_parts();
+        Ok(Some((header, body)))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::wire::{MessageKind, ObjectV1, decode};
 
@@ -126,5 +179,29 @@ mod tests {
             let taken: Vec<_> = parts.iter().map(|part| assembly.take(part)).collect();
             assert!(matches!(taken[3], Ok(Some(_))), "{taken:?}");
         }
+    }
+
+    #[test]
+    fn packed_parts_come_apart_again_and_damage_is_named() {
+        let parts = encode_parts(HEADER, &object(300_000)).expect("not too large");
+        let parts: Vec<Bytes> = parts.into_iter().map(Bytes::from).collect();
+        let packed = pack(&parts);
+        assert_eq!(unpack(packed.clone()), Ok(parts));
+        assert_eq!(unpack(Bytes::new()), Ok(Vec::new()));
+        for cut in [packed.len() - 1, 3] {
+            assert!(matches!(unpack(packed.slice(..cut)), Err(WireError::Short(_))), "{cut}");
+        }
+        let no_header = pack(&[Bytes::from_static(b"abc")]);
+        assert_eq!(unpack(no_header), Err(WireError::Short(3)));
+    }
+
+    #[test]
+    fn a_bounded_assembly_takes_no_more_than_its_bound() {
+        let parts = encode_parts(HEADER, &object(400_000)).expect("not too large");
+        let mut assembly = Assembly::bounded(300_000);
+        let taken: Vec<_> = parts.iter().map(|part| assembly.take(part)).collect();
+        assert_eq!(taken[2], Err(WireError::TooLarge(HEADER.kind)), "{taken:?}");
+        let small = encode(HEADER, &object(10));
+        assert!(matches!(assembly.take(&small), Ok(Some(_))), "the next message is taken");
     }
 }

@@ -68,6 +68,8 @@ fn master_to_board() {
         cluster_time: Timestamp(150),
     };
     check(beat, &[&[1, 2, 3, 0xac, 2]]);
+    let fetch = FetchV1 { digest: *b"0123456789abcdef0123456789abcdef", bytes: 300 };
+    check(fetch, &[uid, uid, &[0xac, 2]]);
 }
 
 #[test]

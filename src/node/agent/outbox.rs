@@ -11,10 +11,14 @@ use model::ids::Uid;
 use model::limits::{NODE_EVENTS_MAX, STATUS_PODS_MAX};
 use model::wire::{PodStatusV1, StatusV1};
 
-/// Statuses are gathered for this long, and there is never more than one message in it.
+/// Statuses are gathered for this long; over time there is no more than one message in it.
 const GATHER_MILLIS: u64 = 100;
-/// After a quiet time, what users wait for (a start, an end, readiness) leaves this soon.
+/// What users wait for (a start, an end, readiness) leaves this soon, with what comes right after it.
 const URGENT_MILLIS: u64 = 5;
+/// Least time between two messages.
+const BETWEEN_MILLIS: u64 = 20;
+/// How far urgent messages may run ahead of one per [`GATHER_MILLIS`]: the five or so of a pod's start.
+const AHEAD_MILLIS: u64 = 5 * GATHER_MILLIS;
 /// A status that is not acknowledged after this is sent again.
 const RESEND_MILLIS: u64 = 7_000;
 
@@ -40,6 +44,9 @@ pub(super) struct Outbox {
     owes_message: bool,
     sequence: u64,
     sent_ticks: u64,
+    /// When the messages so far would be over at one per [`GATHER_MILLIS`] (a token bucket, told as
+    /// the time at which it is full again).
+    paid_ticks: u64,
     due_ticks: Option<u64>,
 }
 
@@ -55,7 +62,7 @@ impl Outbox {
         entry.0 = Knowledge::Dirty;
         self.schedule(now_ticks);
         if urgent {
-            let soon = (now_ticks + URGENT_MILLIS).max(self.sent_ticks + GATHER_MILLIS);
+            let soon = (now_ticks + URGENT_MILLIS).max(self.earliest_ticks());
             self.due_ticks = self.due_ticks.map(|due| due.min(soon));
         }
     }
@@ -141,6 +148,7 @@ impl Outbox {
         self.owes_message = false;
         self.sequence += 1;
         self.sent_ticks = now_ticks;
+        self.paid_ticks = self.paid_ticks.max(now_ticks) + GATHER_MILLIS;
         let mut node_status = Bytes::new();
         if let Some((patch, sent @ None)) = &mut self.node_status {
             *sent = Some(self.sequence);
@@ -199,7 +207,14 @@ impl Outbox {
     }
 
     fn schedule(&mut self, now_ticks: u64) {
-        self.due_ticks.get_or_insert(now_ticks + GATHER_MILLIS);
+        let at = (now_ticks + GATHER_MILLIS).max(self.earliest_ticks());
+        self.due_ticks.get_or_insert(at);
+    }
+
+    /// Before this the next message would be one too many.
+    fn earliest_ticks(&self) -> u64 {
+        let paid = self.paid_ticks.saturating_sub(AHEAD_MILLIS);
+        paid.max(self.sent_ticks + BETWEEN_MILLIS)
     }
 }
 
@@ -245,7 +260,31 @@ mod tests {
         assert_eq!(outbox.due_ticks(), Some(1_045));
         assert!(outbox.take(1_045, |uid| status(uid, "a")).is_some());
         outbox.touch(uid, true, 1_050);
-        assert_eq!(outbox.due_ticks(), Some(1_145));
+        assert_eq!(outbox.due_ticks(), Some(1_065), "a start and its readiness are no crowd");
+        assert!(outbox.take(1_065, |uid| status(uid, "b")).is_some());
+        outbox.touch(uid, true, 1_100);
+        assert_eq!(outbox.due_ticks(), Some(1_105), "the last message is old enough");
+    }
+
+    #[test]
+    fn urgent_changes_without_end_are_bounded_and_lose_nothing() {
+        let (mut outbox, uid) = (Outbox::default(), Uid([1; 16]));
+        let news = |messages: usize| if messages.is_multiple_of(2) { "a" } else { "b" };
+        let mut messages = 0;
+        for now in 1_000..11_000 {
+            outbox.touch(uid, true, now);
+            if outbox.due_ticks().is_some_and(|due| due <= now) {
+                messages += 1;
+                assert!(outbox.take(now, |uid| status(uid, news(messages))).is_some());
+            }
+        }
+        assert!((100..=106).contains(&messages), "{messages} messages in ten seconds");
+        let due = outbox.due_ticks().expect("the last change is not said yet");
+        assert!(due <= 11_100, "{due}");
+        assert!(outbox.take(due, |uid| status(uid, news(messages + 1))).is_some());
+        // After a quiet time the next start is as quick as the first.
+        outbox.touch(uid, true, 15_000);
+        assert_eq!(outbox.due_ticks(), Some(15_005));
     }
 
     #[test]

@@ -12,13 +12,16 @@ use tokio::sync::mpsc;
 #[error("the link is closed")]
 pub struct Closed;
 
+/// Where the chunks of a stream go; an error ends the stream and is what the client is told.
+pub type StreamAnswer = mpsc::Sender<Result<Bytes, String>>;
+
 /// A stream that the master opens: the encoded request, and where the answer goes.
 #[derive(Debug)]
 pub struct StreamOpen {
     /// An encoded `wire::StreamRequestV1` message.
     pub request: Bytes,
-    /// Chunks of the answer; an error ends the stream and is what the client is told.
-    pub answer: mpsc::Sender<Result<Bytes, String>>,
+    /// Chunks of the answer.
+    pub answer: StreamAnswer,
 }
 
 /// The master's end.

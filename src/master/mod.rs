@@ -6,3 +6,4 @@ pub mod contacts;
 pub mod controllers;
 pub mod dispatcher;
 pub mod registry;
+pub mod tunnel;

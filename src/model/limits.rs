@@ -243,3 +243,38 @@ pub const CONTACT_LATE_MILLIS: u64 = 2_000;
 pub const CONTACT_BOARDS_MAX: usize = 8_192;
 const _: () = assert!(CONTACT_GONE_MILLIS < CONTACT_SILENCE_MILLIS);
 const _: () = assert!(CONTACT_SILENCE_MILLIS + CONTACT_CONFIRM_MILLIS < CONTACT_GRACE_MILLIS);
+// Tunnel and images between boards.
+
+/// Largest frame that asks a board for a stream.
+pub const TUNNEL_FRAME_BYTES_MAX: usize = 64 * 1024;
+/// Frames that wait for a board to take them; further streams are refused.
+pub const TUNNEL_FRAMES_MAX: usize = 64;
+/// Streams of one board at a time, asked for or under way; further ones are refused.
+pub const TUNNEL_STREAMS_MAX: usize = 128;
+/// Seconds that a board may take to begin a stream that it was asked for.
+pub const TUNNEL_BEGIN_SECONDS_MAX: u64 = 10;
+/// Chunks of a stream that wait for a slow reader before the sender waits.
+pub const TUNNEL_CHUNKS_MAX: usize = 4;
+/// Bytes of one chunk of a blob.
+pub const BLOB_CHUNK_BYTES: usize = 64 * 1024;
+/// Seconds without a byte after which a blob that is fetched counts as cut off.
+pub const BLOB_IDLE_SECONDS_MAX: u64 = 20;
+/// Blobs that a master gives to boards at a time; further requests are told to come again.
+pub const BLOB_RELAYS_MAX: usize = 64;
+/// Blobs that one board sends at a time.
+pub const BLOB_STREAMS_MAX: usize = 8;
+/// Blobs that one board may be given at a time.
+pub const BLOB_RELAYS_PER_BOARD_MAX: usize = 4;
+/// Different images that a cluster may offer under one name (one per architecture, and old ones).
+pub const IMAGE_OFFERS_MAX: usize = 8;
+/// Images whose blobs the master remembers without having them.
+pub const IMAGE_MANIFESTS_KNOWN_MAX: usize = 64;
+/// Images that a board fetches at a time.
+pub const IMAGE_FETCHES_MAX: usize = 2;
+/// Bytes of blobs that were begun and are not being fetched; the oldest are removed.
+pub const IMAGE_PARTIAL_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Bytes of a blob after which what there is of it is made durable.
+pub const IMAGE_PARTIAL_SYNC_BYTES: u64 = 16 * 1024 * 1024;
+/// Seconds after which a board asks again for an image that no board has had.
+pub const IMAGE_ASK_AGAIN_SECONDS_MAX: u64 = 10;
+const _: () = assert!(BLOB_STREAMS_MAX + LOG_STREAMS_MAX <= TUNNEL_STREAMS_MAX);

@@ -16,6 +16,16 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// From the 32 bytes themselves.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes themselves.
+    pub fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+
     /// Reads `sha256:...`; no other algorithm is supported.
     pub fn parse(text: &str) -> Option<Self> {
         Self::from_hex(text.strip_prefix("sha256:")?)

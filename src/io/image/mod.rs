@@ -6,6 +6,7 @@
 //! (later work), signatures, sparse files.
 
 mod archive;
+mod blob;
 pub mod build;
 mod decompress;
 mod digest;
@@ -24,6 +25,7 @@ mod tarstream;
 mod tests;
 mod tree;
 
+pub use blob::{Chunks, blobs_of_manifest};
 pub use digest::Digest;
 pub use document::ImageConfig;
 pub use error::ImageError;

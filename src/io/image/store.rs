@@ -44,8 +44,8 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    record: Record,
+pub(super) struct State {
+    pub(super) record: Record,
     /// Containers by the image that they were made from.
     holds: BTreeMap<Digest, usize>,
     /// Not all holds are known yet: nothing is removed.
@@ -281,7 +281,7 @@ impl ImageStore {
         Ok(Some(bytes))
     }
 
-    fn find(&self, text: &str) -> Result<(ImageRecord, String), ImageError> {
+    pub(super) fn find(&self, text: &str) -> Result<(ImageRecord, String), ImageError> {
         let state = self.state();
         let by_id = Digest::parse(text);
         let name = match by_id {
@@ -384,11 +384,11 @@ impl ImageStore {
         state.record.images.iter().any(|image| image.layers.iter().any(|l| l.chain == chain))
     }
 
-    fn writing(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn writing(&self) -> MutexGuard<'_, ()> {
         self.shared.writing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

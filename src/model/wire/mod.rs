@@ -8,6 +8,7 @@ mod down;
 mod header;
 mod parts;
 mod stream;
+mod tunnel;
 mod up;
 
 #[cfg(test)]
@@ -16,5 +17,6 @@ mod tests;
 pub use down::{BeatDownV1, CommandV1, DesiredPodV1, DesiredV1, FetchV1, ObjectV1};
 pub use header::{Header, MessageKind, Part, SCHEMA, WireError, decode, encode};
 pub use parts::{Assembly, encode_parts, pack, unpack};
-pub use stream::{LogsRequestV1, StreamRequestV1};
+pub use stream::{BlobRequestV1, LogsRequestV1, StreamRequestV1};
+pub use tunnel::{Frames, TunnelRequest, frame};
 pub use up::{BeatUpV1, HelloV1, PodStatusV1, StatusV1};

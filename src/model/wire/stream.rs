@@ -9,6 +9,17 @@ use crate::ids::Uid;
 pub enum StreamRequestV1 {
     /// Container logs.
     Logs(LogsRequestV1),
+    /// A blob of an image that the board has.
+    Blob(BlobRequestV1),
+}
+
+/// A manifest, configuration or layer by its digest, as it lies in the board's image store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobRequestV1 {
+    /// SHA-256 of the blob.
+    pub sha256: [u8; 32],
+    /// Bytes to leave out at its beginning.
+    pub from: u64,
 }
 
 /// The options of `GET /api/v1/namespaces/{ns}/pods/{name}/log`.

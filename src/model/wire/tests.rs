@@ -86,4 +86,6 @@ fn streams() {
     };
     let uid = b"0123456789abcdef";
     check(StreamRequestV1::Logs(logs), &[&[0], uid, b"\x01c", &[1, 0, 1, 1, 0xac, 2, 0, 1, 1]]);
+    let blob = BlobRequestV1 { sha256: *b"0123456789abcdef0123456789abcdef", from: 300 };
+    check(StreamRequestV1::Blob(blob), &[&[1], uid, uid, &[0xac, 2]]);
 }

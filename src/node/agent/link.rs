@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use model::wire::{
-    BeatDownV1, BeatUpV1, CommandV1, DesiredV1, Header, HelloV1, LogsRequestV1, MessageKind,
-    PodStatusV1, StatusV1, StreamRequestV1, WireError, decode, encode_parts,
+    BeatDownV1, BeatUpV1, BlobRequestV1, CommandV1, DesiredV1, Header, HelloV1, LogsRequestV1,
+    MessageKind, PodStatusV1, StatusV1, StreamRequestV1, WireError, decode, encode_parts,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -11,7 +11,8 @@ use serde_json::json;
 use logic::pod::Host;
 
 use super::{Agent, off_runtime};
-use crate::io::link::StreamOpen;
+use crate::io::image::Digest;
+use crate::io::link::{StreamAnswer, StreamOpen};
 use crate::node::NodeError;
 use crate::node::desired::{DesiredError, Reign};
 use crate::node::driver::blocking;
@@ -201,10 +202,28 @@ impl Agent {
         if !self.obeys((header.epoch, header.term)) {
             return refuse("the request comes from an earlier leader".to_owned());
         }
-        let request: LogsRequestV1 = match decode(header.kind, body) {
-            Ok(StreamRequestV1::Logs(request)) => request,
-            Err(error) => return refuse(error.to_string()),
+        match decode(header.kind, body) {
+            Ok(StreamRequestV1::Logs(request)) => self.open_logs(request, answer),
+            Ok(StreamRequestV1::Blob(request)) => self.open_blob(request, answer),
+            Err(error) => refuse(error.to_string()),
+        }
+    }
+
+    /// Sends an image's blob to the master, which gives it to a board that lacks it.
+    fn open_blob(&self, request: BlobRequestV1, answer: StreamAnswer) {
+        let Ok(permit) = self.blob_streams.clone().try_acquire_owned() else {
+            let text = "this board is sending too many images already".to_owned();
+            return drop(answer.try_send(Err(text)));
         };
+        let images = self.driver.images.clone();
+        tokio::task::spawn_blocking(move || {
+            images.send_blob(Digest::from_bytes(request.sha256), request.from, &answer);
+            drop(permit);
+        });
+    }
+
+    fn open_logs(&mut self, request: LogsRequestV1, answer: StreamAnswer) {
+        let refuse = |text: String| drop(answer.try_send(Err(text)));
         let (path, id) = match self.log_of(&request) {
             Ok(found) => found,
             Err(text) => return refuse(text),

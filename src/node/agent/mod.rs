@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use logic::pod::{Host, Moment};
 use model::ids::Uid;
-use model::limits::{LOG_STREAMS_MAX, NODE_ANSWERS_MAX};
+use model::limits::{BLOB_STREAMS_MAX, LOG_STREAMS_MAX, NODE_ANSWERS_MAX};
 use model::wire::Assembly;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
@@ -57,6 +57,7 @@ pub(super) struct Agent {
     /// Ids of containers that run, for those who follow logs.
     running: Arc<Mutex<BTreeSet<String>>>,
     log_streams: Arc<Semaphore>,
+    blob_streams: Arc<Semaphore>,
     assembly: Assembly,
     boot: u64,
     rebooted: bool,
@@ -153,6 +154,7 @@ impl Agent {
             answers,
             running: Arc::default(),
             log_streams: Arc::new(Semaphore::new(LOG_STREAMS_MAX)),
+            blob_streams: Arc::new(Semaphore::new(BLOB_STREAMS_MAX)),
             boot,
             rebooted,
             assembly: Assembly::default(),

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use kumquat::io::image::{ImageStore, Platform};
 use kumquat::io::store::{Options, Store};
+use model::leader::SignedRecord;
 use model::wire::{self, Header, MessageKind};
 use model::{patch, protobuf, resource, schema};
 use serde_json::Value;
@@ -19,9 +20,10 @@ use serde_json::Value;
 pub type Target = fn(&[u8]) -> bool;
 
 /// All of them, by the name of their corpus folder.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("image", image),
     ("json", json),
+    ("leader_record", leader_record),
     ("log", log),
     ("patch", patches),
     ("protobuf", kubernetes_protobuf),
@@ -73,6 +75,14 @@ pub fn messages(bytes: &[u8]) -> bool {
         MessageKind::Fetch => wire::decode::<wire::FetchV1>(kind, body).is_ok(),
         MessageKind::Stream => wire::decode::<wire::StreamRequestV1>(kind, body).is_ok(),
     }
+}
+
+/// A signed leader record; what is accepted is written again as the same text.
+pub fn leader_record(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let Ok(record) = text.parse::<SignedRecord>() else { return false };
+    assert_eq!(record.to_string(), text, "one text form");
+    true
 }
 
 /// The first segment of a store's log; what is accepted opens a second time with the same version

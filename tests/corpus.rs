@@ -52,7 +52,7 @@ fn every_file_of_the_corpus_is_judged_as_its_name_says() {
 
 #[test]
 fn mutated_requests_and_messages_break_nothing() {
-    for name in ["json", "patch", "protobuf", "wire"] {
+    for name in ["json", "leader_record", "patch", "protobuf", "wire"] {
         mutate_corpus(name, 1_500);
     }
 }

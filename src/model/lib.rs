@@ -6,6 +6,8 @@ pub mod defaulting;
 #[cfg(test)]
 mod hostile;
 pub mod ids;
+pub mod interfaces;
+pub mod leader;
 pub mod limits;
 pub mod line_budget;
 pub mod patch;

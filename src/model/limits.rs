@@ -278,3 +278,11 @@ pub const IMAGE_PARTIAL_SYNC_BYTES: u64 = 16 * 1024 * 1024;
 /// Seconds after which a board asks again for an image that no board has had.
 pub const IMAGE_ASK_AGAIN_SECONDS_MAX: u64 = 10;
 const _: () = assert!(BLOB_STREAMS_MAX + LOG_STREAMS_MAX <= TUNNEL_STREAMS_MAX);
+/// Addresses that a leader record names.
+pub const LEADER_ADDRESSES_MAX: usize = 4;
+/// Bytes of a leader record's signature: P-256 ECDSA in ASN.1.
+pub const LEADER_SIGNATURE_BYTES_MAX: usize = 72;
+/// Bytes of a leader record's text: a TXT record that every responder and cache takes.
+pub const LEADER_RECORD_BYTES_MAX: usize = 400;
+/// Leader records that a board remembers of what it hears; whoever forges more displaces forged ones.
+pub const HEARD_RECORDS_MAX: usize = 64;

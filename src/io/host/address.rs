@@ -4,11 +4,9 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 
-use super::parse;
+use model::interfaces;
 
-/// Interfaces that containers and virtual machines make for themselves.
-const VIRTUAL: [&str; 9] =
-    ["docker", "veth", "br-", "virbr", "cni", "flannel", "cali", "vxlan", "kumquat"];
+use super::parse;
 
 /// An address of an interface that is up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,8 +63,7 @@ fn is_reachable(interface: &str, address: IpAddr, named: Option<&str>) -> bool {
             v6.is_loopback() || v6.is_unspecified() || v6.segments()[0] & 0xffc0 == 0xfe80
         }
     };
-    let is_virtual = VIRTUAL.iter().any(|prefix| interface.starts_with(prefix));
-    !local && (!is_virtual || named == Some(interface))
+    !local && (!interfaces::is_virtual(interface) || named == Some(interface))
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("x509_parser::", &["io/tls"]),
     ("rumqttc::", &["broker", "io/bus"]),
     ("broker::", &["broker", "io/bus", "master", "app"]),
+    ("mdns_sd::", &["io/discovery"]),
     ("ruzstd::", &["io/image"]),
     ("tar::", &["io/image"]),
     ("clap::", &["app"]),

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod control;
+pub mod discovery;
 pub mod durable;
 pub mod host;
 pub mod image;

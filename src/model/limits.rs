@@ -286,3 +286,5 @@ pub const LEADER_SIGNATURE_BYTES_MAX: usize = 72;
 pub const LEADER_RECORD_BYTES_MAX: usize = 400;
 /// Leader records that a board remembers of what it hears; whoever forges more displaces forged ones.
 pub const HEARD_RECORDS_MAX: usize = 64;
+/// Records in the mDNS library's cache at which it is emptied; an honest link has a few per responder.
+pub const MDNS_CACHE_RECORDS_MAX: i64 = 2_048;

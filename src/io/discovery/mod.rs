@@ -1,0 +1,136 @@
+//! Discovery: who leads a cluster on this link, by mDNS (`_kumquat._tcp`, RFC 6762 and 6763).
+//!
+//! In: leader records to announce, and a judge of what is heard. Out: the records heard, newest last
+//! known per cluster and board, on a watch channel. A record is a hint: mDNS can be forged by everybody
+//! on the link, so a caller that knows its cluster's authority passes a judge that checks signatures,
+//! and nothing else takes up room. It is no failure detector: a board that is killed stays up to 90 s.
+//!
+//! Only interfaces shared with other boards are used ([`model::interfaces`]); those that come and go are
+//! followed. Everything is bounded: the library's cache grows with what strangers send, so its daemon
+//! is replaced when the cache does ([`driver`]). IPv4 only. No default route is needed.
+
+mod driver;
+mod heard;
+mod judging;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::interfaces;
+use model::leader::SignedRecord;
+use nix::net::if_::InterfaceFlags;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use driver::Driver;
+
+/// How long the goodbye may take.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+
+/// Says whether a heard record counts; it is called for each different one and may check a signature.
+pub type Judge = Arc<dyn Fn(&SignedRecord) -> bool + Send + Sync>;
+
+/// What to listen for, and where.
+#[derive(Clone)]
+pub struct Options {
+    /// The only interface to use, also if it looks like one of containers; else all that do not.
+    pub interface: Option<String>,
+    /// Which records count.
+    pub judge: Judge,
+}
+
+impl Default for Options {
+    /// Everybody's records, on every shared interface.
+    fn default() -> Self {
+        Self { interface: None, judge: Arc::new(|_| true) }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("interface", &self.interface).finish_non_exhaustive()
+    }
+}
+
+/// A responder and listener that runs until it is stopped or dropped.
+pub struct Discovery {
+    announced: watch::Sender<Option<SignedRecord>>,
+    judge: watch::Sender<Judge>,
+    heard: watch::Receiver<Vec<SignedRecord>>,
+    asked: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl fmt::Debug for Discovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let heard = self.heard.borrow().len();
+        f.debug_struct("Discovery").field("heard", &heard).finish_non_exhaustive()
+    }
+}
+
+impl Discovery {
+    /// Starts to listen in the network namespace of the calling thread. A link without multicast is
+    /// no error: nothing is heard then.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(options: Options) -> Self {
+        let (announced, to_announce) = watch::channel(None);
+        let (judge, judged_by) = watch::channel(options.judge);
+        let (publish, heard) = watch::channel(Vec::new());
+        let asked = Arc::new(Notify::new());
+        let driver =
+            Driver::new(options.interface, to_announce, judged_by, publish, Arc::clone(&asked));
+        let task = tokio::spawn(driver.run());
+        Self { announced, judge, heard, asked, task }
+    }
+
+    /// The records heard from others that count, the greatest rank first.
+    pub fn heard(&self) -> watch::Receiver<Vec<SignedRecord>> {
+        self.heard.clone()
+    }
+
+    /// Announces this board's record, in place of the one before.
+    pub fn announce(&self, record: SignedRecord) {
+        self.announced.send_replace(Some(record));
+    }
+
+    /// Says goodbye to the record that was announced.
+    pub fn withdraw(&self) {
+        self.announced.send_replace(None);
+    }
+
+    /// Judges anew what was heard, and everything from here on: for a board that has learned its
+    /// cluster's authority.
+    pub fn judge_by(&self, judge: Judge) {
+        self.judge.send_replace(judge);
+    }
+
+    /// Asks the link again, at most once a second; for a board whose leader does not answer.
+    pub fn ask(&self) {
+        self.asked.notify_one();
+    }
+
+    /// Says goodbye and ends.
+    pub async fn stop(self) {
+        let Self { announced, judge, heard, asked, mut task } = self;
+        drop((announced, judge, heard, asked));
+        if tokio::time::timeout(STOP_WITHIN, &mut task).await.is_err() {
+            task.abort();
+        }
+    }
+}
+
+/// Whether there is an interface that is up, takes multicast and is shared with other boards. It may
+/// have no address yet.
+pub fn usable_interfaces(named: Option<&str>) -> bool {
+    let wanted = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_MULTICAST;
+    nix::ifaddrs::getifaddrs().is_ok_and(|mut all| {
+        all.any(|entry| {
+            entry.flags.contains(wanted)
+                && !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK)
+                && interfaces::is_shared(&entry.interface_name, named)
+        })
+    })
+}

@@ -5,6 +5,7 @@
 
 use model::ids::Uid;
 use model::timestamp::Timestamp;
+use model::view::Meta;
 use serde_json::{Value, json};
 
 /// The object that an event is about.
@@ -20,6 +21,14 @@ pub struct ObjectReference {
     pub name: String,
     /// Uid.
     pub uid: Uid,
+}
+
+impl ObjectReference {
+    /// A reference to the object with this metadata.
+    pub fn of(api_version: &'static str, kind: &'static str, meta: &Meta) -> Self {
+        let (namespace, name) = (meta.namespace.to_string(), meta.name.to_string());
+        Self { api_version, kind, namespace, name, uid: meta.uid }
+    }
 }
 
 /// One event.

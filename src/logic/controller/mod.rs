@@ -6,20 +6,23 @@
 //! Because the world is updated before a commit is answered, a plan always sees the effect of the
 //! plans before it, and no "expectations" as upstream has them are needed.
 //!
-//! Rules for plans: at most one operation per object; nothing when nothing is to be done; at most
+//! Rules for plans: at most one operation per object (conditions before a deletion apart); nothing when nothing is to be done; at most
 //! `PLAN_OPS_MAX` operations, the rest follows because every change brings its key back.
 
 mod deployment;
 mod event;
 mod garbage;
 mod namespace;
+mod node_lifecycle;
 mod node_taints;
 mod op;
 mod ownership;
+mod pod_garbage;
 mod queue;
 mod replicas;
 mod root_ca;
 mod service_account;
+mod taint_eviction;
 
 use model::ids::ObjectKey;
 use model::status::ApiError;
@@ -31,12 +34,15 @@ pub use deployment::DeploymentController;
 pub use event::{Event, ObjectReference};
 pub use garbage::GarbageCollector;
 pub use namespace::NamespaceController;
+pub use node_lifecycle::NodeLifecycleController;
 pub use node_taints::NodeTaintController;
-pub use op::{Op, Plan, Propagation};
+pub use op::{Op, Plan, Propagation, set_conditions};
+pub use pod_garbage::PodGarbageCollector;
 pub use queue::KeyQueue;
 pub use replicas::ReplicasController;
 pub use root_ca::RootCaController;
 pub use service_account::ServiceAccountController;
+pub use taint_eviction::TaintEvictionController;
 
 /// One controller.
 pub trait Controller: Send + Sync {
@@ -54,6 +60,11 @@ pub trait Controller: Send + Sync {
     fn refused(&self, _: &World, _: &ObjectKey, _: &ApiError, _: Timestamp) -> Vec<Op> {
         Vec::new()
     }
+}
+
+/// The key of a Node.
+fn node_key(name: &str) -> ObjectKey {
+    ObjectKey { kind: model::view::kind::NODES, namespace: String::new(), name: name.to_owned() }
 }
 
 #[cfg(test)]

@@ -43,6 +43,16 @@ pub enum Op {
         /// The merge patch.
         merge: Value,
     },
+    /// Sets conditions in the status, by type; the others stay. What a new condition does not name
+    /// stays as it was, and so does the transition time of one that keeps its status.
+    Conditions {
+        /// The object.
+        key: ObjectKey,
+        /// Its version when this was planned.
+        base: Version,
+        /// The conditions.
+        set: Vec<Value>,
+    },
     /// Deletes an object as a client's DELETE would.
     Delete {
         /// The object.
@@ -87,5 +97,27 @@ impl Plan {
     /// Plan again at `at`, or earlier if that was asked for before.
     pub fn again(&mut self, at: Timestamp) {
         self.again_at = Some(self.again_at.map_or(at, |earlier| earlier.min(at)));
+    }
+}
+
+/// Carries out [`Op::Conditions`] on an object.
+pub fn set_conditions(object: &mut Value, set: Vec<Value>) {
+    if !object["status"]["conditions"].is_array() {
+        object["status"]["conditions"] = Value::Array(Vec::new());
+    }
+    let Some(have) = object["status"]["conditions"].as_array_mut() else { return };
+    for mut condition in set {
+        let Some(old) = have.iter_mut().find(|old| old["type"] == condition["type"]) else {
+            have.push(condition);
+            continue;
+        };
+        let keeps = old["status"] == condition["status"];
+        let (Some(old), Some(new)) = (old.as_object_mut(), condition.as_object_mut()) else {
+            continue;
+        };
+        if keeps && old.contains_key("lastTransitionTime") {
+            new.remove("lastTransitionTime");
+        }
+        old.append(new);
     }
 }

@@ -3,6 +3,7 @@
 mod deployment;
 mod garbage;
 pub(crate) mod harness;
+mod lifecycle;
 mod namespace;
 mod node_taints;
 mod replicas;

@@ -75,7 +75,7 @@ impl<'a> Board<'a> {
 
     /// Whether the pod may run here, in the order of upstream's filter plugins.
     pub(super) fn check(&self, pod: &PodView, wish: &Scheduling) -> Result<(), Refusal> {
-        let bears = |taint: &Taint| wish.tolerations.iter().any(|it| it.bears(taint));
+        let bears = |taint: &Taint| pod.tolerations.iter().any(|it| it.bears(taint));
         let cordoned = no_schedule("node.kubernetes.io/unschedulable");
         if self.node.unschedulable && !bears(&cordoned) {
             return Refusal::one("node(s) were unschedulable", true);

@@ -23,7 +23,7 @@ pub(super) fn best(
     };
     let siblings = of(&|board| siblings(pod, board));
     let preferred = of(&|board| preference(wish, board));
-    let unborne = of(&|board| unborne_taints(wish, board));
+    let unborne = of(&|board| unborne_taints(pod, board));
     let most = |values: &[u64]| values.iter().copied().max().unwrap_or_default();
     let (most_siblings, most_preferred, most_unborne) =
         (most(&siblings), most(&preferred), most(&unborne));
@@ -66,9 +66,9 @@ fn preference(wish: &Scheduling, board: &Board<'_>) -> u64 {
     matching.map(|(weight, _)| u64::try_from(*weight).unwrap_or_default()).sum()
 }
 
-fn unborne_taints(wish: &Scheduling, board: &Board<'_>) -> u64 {
+fn unborne_taints(pod: &PodView, board: &Board<'_>) -> u64 {
     let soft = |taint: &&Taint| taint.effect == TaintEffect::PreferNoSchedule;
-    let borne = |taint: &Taint| wish.tolerations.iter().any(|it| it.bears(taint));
+    let borne = |taint: &Taint| pod.tolerations.iter().any(|it| it.bears(taint));
     board.node().taints.iter().filter(soft).filter(|taint| !borne(taint)).count() as u64
 }
 

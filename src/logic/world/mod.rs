@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use model::ids::{KindKey, ObjectKey, Uid, Version};
+use model::timestamp::Timestamp;
 use model::view::{
     DeploymentView, Meta, NamespaceView, NodeView, PlainView, PodView, ReplicasView, View,
     ViewError, kind,
@@ -44,6 +45,10 @@ pub struct World {
     /// Judgements on boards, by name of their Node. Not stored: a new leader has none.
     contacts: HashMap<Box<str>, Contact>,
     mass_silence: bool,
+    /// Cluster time of the change that is being applied.
+    time: Timestamp,
+    /// Nodes that do not exist although pods are bound to them, and since when.
+    absent: HashMap<Box<str>, Timestamp>,
 }
 
 /// Namespace and name.
@@ -93,7 +98,34 @@ impl World {
                 self.insert(&key, view);
             }
         }
+        if key.kind == kind::NODES {
+            self.note_absence(&key.name);
+        } else if key.kind == kind::PODS {
+            let node = self.pod(&key.namespace, &key.name).map(|pod| pod.node.clone());
+            node.iter().for_each(|node| self.note_absence(node));
+            if let Some(View::Pod(old)) = old.as_ref().filter(|_| body.is_none()) {
+                self.note_absence(&old.node);
+            }
+        }
         Ok(Changed { key, uid, old, gone: body.is_none() })
+    }
+
+    /// Says at what time the next changes happen.
+    pub fn set_time(&mut self, now: Timestamp) {
+        self.time = now;
+    }
+
+    /// Since when a node does not exist that pods are bound to.
+    pub fn absent_since(&self, node: &str) -> Option<Timestamp> {
+        self.absent.get(node).copied()
+    }
+
+    fn note_absence(&mut self, node: &str) {
+        if self.pods_by_node.contains_key(node) && self.node(node).is_none() {
+            self.absent.entry(node.into()).or_insert(self.time);
+        } else {
+            self.absent.remove(node);
+        }
     }
 
     /// Newest version that was applied.

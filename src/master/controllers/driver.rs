@@ -154,12 +154,17 @@ fn broken(registry: &Registry) -> bool {
     store.failed() || matches!(store.get(&somewhere), Err(StoreError::Closed))
 }
 
-/// Operations that do not depend on each other; an event stays with the operation before it.
+/// Operations that do not depend on each other; an event stays with the operation before it, and so
+/// does a deletion with the conditions of the same object.
 fn groups(ops: Vec<Op>) -> Vec<Vec<Op>> {
     let mut groups: Vec<Vec<Op>> = Vec::new();
     for op in ops {
-        match (&op, groups.last_mut()) {
-            (Op::Event(_), Some(group)) => group.push(op),
+        let same_object = |group: &Vec<Op>| match (group.last(), &op) {
+            (Some(Op::Conditions { key: one, .. }), Op::Delete { key, .. }) => one == key,
+            _ => matches!(op, Op::Event(_)),
+        };
+        match groups.last_mut().filter(|group| same_object(group)) {
+            Some(group) => group.push(op),
             _ => groups.push(vec![op]),
         }
     }

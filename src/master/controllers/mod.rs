@@ -12,8 +12,9 @@ mod driver;
 mod views;
 
 use logic::controller::{
-    Controller, DeploymentController, GarbageCollector, NamespaceController, NodeTaintController,
-    ReplicasController, RootCaController, ServiceAccountController,
+    Controller, DeploymentController, GarbageCollector, NamespaceController,
+    NodeLifecycleController, NodeTaintController, PodGarbageCollector, ReplicasController,
+    RootCaController, ServiceAccountController, TaintEvictionController,
 };
 use logic::schedule::Scheduler;
 
@@ -27,7 +28,10 @@ pub fn all(root_ca: &str) -> Vec<Box<dyn Controller>> {
         Box::new(ReplicasController::REPLICA_SETS),
         Box::new(ReplicasController::REPLICATION_CONTROLLERS),
         Box::new(Scheduler),
+        Box::new(NodeLifecycleController),
         Box::new(NodeTaintController),
+        Box::new(TaintEvictionController),
+        Box::new(PodGarbageCollector),
         Box::new(NamespaceController),
         Box::new(ServiceAccountController),
         Box::new(RootCaController::new(root_ca)),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use logic::contact::Patience;
 use model::ids::{ObjectKey, Version};
 use model::resource;
 use model::timestamp::Timestamp;
@@ -16,6 +17,7 @@ use super::*;
 use crate::io::clock::Clock;
 use crate::io::store::{Options, Store};
 use crate::master::bootstrap::{self, ApiAddress};
+use crate::master::contacts::{self, Contacts};
 use crate::master::registry::{
     DeleteOptions, PatchBody, PatchKind, Registry, RegistryOptions, Target, WriteOptions,
 };
@@ -31,21 +33,27 @@ pub(crate) struct Master {
 
 impl Master {
     pub(crate) async fn new() -> Self {
+        Self::with_patience(Patience::default()).await
+    }
+
+    /// A master that judges silent boards sooner or later than usual.
+    pub(crate) async fn with_patience(patience: Patience) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("kumquat-controllers-{}-{count}", std::process::id());
-        Self::start(std::env::temp_dir().join(name)).await
+        Self::start(std::env::temp_dir().join(name), patience).await
     }
 
-    async fn start(dir: PathBuf) -> Self {
+    async fn start(dir: PathBuf, patience: Patience) -> Self {
         let clock = Clock::starting_at(Timestamp(0));
-        let (views, hook) = Views::new(all("PEM"), clock.clone());
+        let (views, hook) = Views::with_patience(all("PEM"), clock.clone(), patience);
         let store = Store::open(Options::new(&dir), Box::new(hook)).expect("a store opens");
         let registry =
             Registry::new(store, clock, RegistryOptions::default()).expect("it is readable");
         let address = ApiAddress { address: [192, 0, 2, 1].into(), port: 6443 };
         bootstrap::run(&registry, address).await.expect("first objects");
         let (shutdown, signal) = watch::channel(false);
+        tokio::spawn(contacts::run(Contacts::new(&views), signal.clone()));
         let driver = tokio::spawn(run(views.clone(), registry.clone(), signal));
         Self { registry, views, shutdown, driver: Some(driver), dir }
     }
@@ -61,7 +69,7 @@ impl Master {
     pub(crate) async fn restart(mut self) -> Self {
         self.stop().await;
         let dir = std::mem::take(&mut self.dir);
-        Self::start(dir).await
+        Self::start(dir, Patience::default()).await
     }
 
     pub(crate) async fn create(&self, kind: &str, object: Value) {

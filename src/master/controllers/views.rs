@@ -281,8 +281,12 @@ impl Views {
             }
         } else if key.kind == kind::CONFIG_MAPS || key.kind == kind::SECRETS {
             world.nodes_needing(key).into_iter().for_each(wake);
-        } else if key.kind == kind::NODES && changed.gone {
-            wake(&key.name);
+        } else if key.kind == kind::NODES {
+            let node = world.node(&key.name);
+            // A board that is heard has to say again how it is.
+            if node.is_none_or(|node| node.conditions.get("Ready") == Some("Unknown")) {
+                wake(&key.name);
+            }
         }
     }
 }
@@ -292,6 +296,7 @@ impl Applied for Hook {
         let views = &self.0;
         let mut world = views.0.world.write().unwrap_or_else(PoisonError::into_inner);
         let body = change.body.as_deref();
+        world.set_time(views.now());
         let changed = match world.apply(&change.key, change.version, change.uid, body) {
             Ok(changed) => changed,
             Err(error) => {
@@ -346,9 +351,10 @@ fn object_of(op: &Op) -> Option<ObjectKey> {
             };
             Some(ObjectKey { kind: kind.clone(), namespace: text("namespace"), name: text("name") })
         }
-        Op::Patch { key, .. } | Op::Delete { key, .. } | Op::Bind { pod: key, .. } => {
-            Some(key.clone())
-        }
+        Op::Patch { key, .. }
+        | Op::Conditions { key, .. }
+        | Op::Delete { key, .. }
+        | Op::Bind { pod: key, .. } => Some(key.clone()),
         Op::Event(_) => None,
     }
 }

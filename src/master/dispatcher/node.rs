@@ -13,6 +13,9 @@ const LEASES: KindKey = KindKey::Borrowed("coordination.k8s.io/leases");
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_SECONDS: u32 = 40;
 
+/// Conditions that a board reports only while they are true; those that others set stay.
+const WHILE_TRUE: [&str; 1] = ["MemoryLimitsMissing"];
+
 /// The name in a board's Node object.
 pub(super) fn name_of(node: &[u8]) -> Option<String> {
     let node: Value = serde_json::from_slice(node).ok()?;
@@ -108,7 +111,8 @@ fn stamp_conditions(status: &mut Value, before: &[Value], now: &str) {
         condition["lastHeartbeatTime"] = heard.unwrap_or_else(|| now.into());
     }
     let reported: Vec<Value> = conditions.iter().map(|it| it["type"].clone()).collect();
-    let others = before.iter().filter(|old| !reported.contains(&old["type"]));
+    let remedied = |old: &Value| WHILE_TRUE.iter().any(|name| old["type"] == *name);
+    let others = before.iter().filter(|old| !reported.contains(&old["type"]) && !remedied(old));
     conditions.extend(others.cloned());
 }
 

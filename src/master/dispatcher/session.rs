@@ -146,12 +146,18 @@ impl Session {
 
     /// Sends what changed since the last time.
     pub(super) async fn send_difference(&mut self) -> Result<(), DispatchError> {
-        let board = self.board.as_ref();
-        if board.is_some_and(|board| self.views.world().node(&board.name).is_none()) {
-            // Somebody deleted its Node: it registers again, as a kubelet would.
+        if self.is_misjudged() {
             self.ask_hello().await?;
         }
         self.send_desired(false, &BTreeSet::new()).await
+    }
+
+    /// Whether somebody deleted the board's Node, or its conditions say that nobody hears it: it
+    /// registers again, as a kubelet would.
+    fn is_misjudged(&self) -> bool {
+        let Some(board) = &self.board else { return false };
+        let world = self.views.world();
+        world.node(&board.name).is_none_or(|node| node.conditions.get("Ready") == Some("Unknown"))
     }
 
     async fn send_desired(
@@ -184,6 +190,11 @@ impl Session {
         if board.boot != beat.boot {
             return self.ask_hello().await;
         }
+        if self.is_misjudged() {
+            // It was lost and speaks again: its conditions and statuses are its own to say.
+            self.ask_hello().await?;
+        }
+        let Some(board) = &mut self.board else { return Ok(()) };
         board.beats += 1;
         let renew = board.beats % 2 == 0;
         let behind = beat.desired_revision != board.told.revision

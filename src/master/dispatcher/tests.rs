@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use logic::contact::Patience;
 use model::ids::Uid;
-use model::view::{Phase, kind};
+use model::view::{Phase, PodView, kind};
 use model::wire::{
     self, BeatDownV1, BeatUpV1, CommandV1, DesiredV1, Header, HelloV1, MessageKind, PodStatusV1,
     StatusV1,
@@ -16,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::{DispatchError, Options, run};
 use crate::io::link::{self, BoardEnd};
+use crate::master::contacts::Contacts;
 use crate::master::controllers::tests::{Master, deployment};
 
 /// What a board hears.
@@ -83,12 +85,17 @@ impl Board {
     }
 
     async fn hello(&mut self) {
+        self.hello_with(json!([{ "type": "Ready", "status": "True", "reason": "KubeletReady" }]))
+            .await;
+    }
+
+    async fn hello_with(&mut self, conditions: Value) {
         let node = json!({
             "metadata": { "name": "pi-1", "labels": { "kubernetes.io/arch": "arm64" } },
             "status": {
                 "capacity": { "cpu": "4", "memory": "1Gi", "pods": "110" },
                 "allocatable": { "cpu": "4", "memory": "1Gi", "pods": "110" },
-                "conditions": [{ "type": "Ready", "status": "True", "reason": "KubeletReady" }],
+                "conditions": conditions,
             },
         });
         let node = node.to_string().into();
@@ -334,5 +341,88 @@ async fn nonsense_on_the_link_does_no_harm() {
     assert!(matches!(ended, Err(DispatchError::LinkClosed)), "{ended:?}");
     let world_has_pods = master.views.world().pods().count();
     assert_eq!((world_has_pods, kind::PODS.as_ref()), (0, "/pods"));
+    master.stop().await;
+}
+
+fn condition(master: &Master, kind: &str, name: &str, condition: &str) -> Option<Value> {
+    let object = master.get(kind, name)?;
+    let all = object["status"]["conditions"].as_array()?;
+    all.iter().find(|it| it["type"] == condition).cloned()
+}
+
+fn count(master: &Master, counts: impl Fn(&PodView) -> bool) -> usize {
+    master.views.world().pods().filter(|pod| counts(pod)).count()
+}
+
+#[tokio::test]
+async fn a_silent_board_is_lost_replaced_and_comes_back_with_the_same_status() {
+    let patience = Patience { gone_millis: 100, silence_millis: 700, grace_millis: 2_000 };
+    let mut master = Master::with_patience(patience).await;
+    let contacts = Contacts::new(&master.views);
+    let mut board = Board::connect(&master);
+    let ready = json!({ "type": "Ready", "status": "True", "reason": "KubeletReady" });
+    let lacks = json!({ "type": "MemoryLimitsMissing", "status": "True" });
+    board.hello_with(json!([ready, lacks])).await;
+    board.desired().await;
+    let bears = json!([{"key": "node.kubernetes.io/unreachable", "operator": "Exists",
+        "effect": "NoExecute", "tolerationSeconds": 1}]);
+    master.create("apps/deployments", deployment("web", 2, json!({"tolerations": bears}))).await;
+    while board.pods.len() < 2 {
+        board.desired().await;
+    }
+    board.live().await;
+    master.until("both run", |it| running(it) == 2).await;
+    // Two other boards that go on speaking; from now on the first says nothing.
+    for name in ["pi-2", "pi-3"] {
+        let status = json!({ "allocatable": { "cpu": "4", "memory": "1Gi", "pods": "110" },
+            "conditions": [{ "type": "Ready", "status": "True" }] });
+        master.create("/nodes", json!({"metadata": {"name": name}, "status": status})).await;
+    }
+    let speaking = tokio::spawn({
+        let contacts = contacts.clone();
+        async move {
+            loop {
+                contacts.heard("pi-2");
+                contacts.heard("pi-3");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    });
+    let unknown = |master: &Master| {
+        condition(master, "/nodes", "pi-1", "Ready").is_some_and(|it| it["status"] == "Unknown")
+    };
+    master.until("it is lost", unknown).await;
+    master.until("no pod is ready", |it| count(it, |pod| pod.ready_since.is_some()) == 0).await;
+    assert_eq!(contacts.warning(), None);
+    let replaced = |master: &Master| {
+        count(master, |pod| &*pod.node == "pi-1" && pod.meta.deleting.is_some()) == 2
+            && count(master, |pod| &*pod.node != "pi-1" && pod.active()) == 2
+    };
+    master.until("its pods are replaced", replaced).await;
+    master.quiet().await;
+    assert!(replaced(&master), "they wait for their board");
+    // One beat, and it is asked how it is; it says what it said before, but nothing is missing.
+    while !board.pods.values().all(|pod| pod["metadata"]["deletionTimestamp"].is_string()) {
+        board.desired().await;
+    }
+    let revision = board.revision;
+    let beat =
+        BeatUpV1 { boot: 7, desired_revision: revision, net_revision: 0, status_sequence: 1 };
+    board.say(MessageKind::BeatUp, &beat).await;
+    while !matches!(board.hear().await, Heard::Command(CommandV1::SayHello)) {}
+    board.hello().await;
+    board.live().await;
+    let speaks = |master: &Master| {
+        contacts.heard("pi-1");
+        condition(master, "/nodes", "pi-1", "Ready").is_some_and(|it| it["status"] == "True")
+            && master.views.world().node("pi-1").is_some_and(|node| node.taints.is_empty())
+    };
+    master.until("it is ready", speaks).await;
+    master.until("its old pods are gone", |it| count(it, |_| true) == 2).await;
+    assert_eq!(condition(&master, "/nodes", "pi-1", "MemoryLimitsMissing"), None, "remedied");
+    speaking.abort();
+    master.until("most are silent", |_| contacts.warning().is_some()).await;
+    let warning = contacts.warning().expect("said above");
+    assert!(warning.starts_with("3 of 3 boards are silent (pi-1, pi-2, pi-3)"), "{warning}");
     master.stop().await;
 }

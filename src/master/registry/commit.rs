@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use logic::controller::{Event, Op as Change, Propagation};
+use logic::controller::{Event, Op as Change, Propagation, set_conditions};
 use model::ids::{KindKey, ObjectKey, Version};
 use model::patch;
 use model::resource::{self, Resource};
@@ -140,6 +140,16 @@ impl Registry {
                 stage_prepared(batch, &target, prepared);
                 Ok(())
             }
+            Change::Conditions { key, base, set } => {
+                let (target, record) = self.planned_on(batch, &key, base)?;
+                let mut object = object::decode(target.resource, &record.body, record.version);
+                set_conditions(&mut object, set);
+                meta_mut(&mut object).remove("resourceVersion");
+                let prepared =
+                    self.prepare_update(&target, &record, Some("status"), object, None)?;
+                stage_prepared(batch, &target, prepared);
+                Ok(())
+            }
             Change::Delete { key, base, uid, grace_seconds, propagation } => {
                 let (target, record) = self.planned_on(batch, &key, base)?;
                 if record.uid != uid {
@@ -267,7 +277,9 @@ fn known(kind: &str) -> Result<&'static Resource, ApiError> {
 fn kind_of(change: &Change) -> Option<&str> {
     match change {
         Change::Create { kind, .. } => Some(kind),
-        Change::Patch { key, .. } | Change::Delete { key, .. } => Some(&key.kind),
+        Change::Patch { key, .. } | Change::Conditions { key, .. } | Change::Delete { key, .. } => {
+            Some(&key.kind)
+        }
         Change::Bind { .. } | Change::Event(_) => None,
     }
 }

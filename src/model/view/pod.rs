@@ -38,6 +38,8 @@ pub struct PodView {
     pub needs: Box<[(KindKey, Box<str>)]>,
     /// Hash of everything but the status: a board is told when it changes.
     pub wish_hash: u64,
+    /// Taints that it bears; of a bound pod only those that keep it there.
+    pub tolerations: Box<[Toleration]>,
     /// Where it wants to run, while our scheduler has to decide that; else `None`.
     pub scheduling: Option<Box<Scheduling>>,
 }
@@ -230,7 +232,7 @@ pub(super) fn parse(identity: Identity<'_>, body: &[u8]) -> serde_json::Result<P
     let raw: Raw<'_> = serde_json::from_slice(body)?;
     let metadata: RawMeta<'_> = serde_json::from_str(raw.metadata.get())?;
     let spec_text = raw.spec.map_or("{}", RawValue::get);
-    let spec: Spec = serde_json::from_str(spec_text)?;
+    let mut spec: Spec = serde_json::from_str(spec_text)?;
     let status = raw.status.unwrap_or_default();
     let meta = metadata.view(identity);
     let condition = |name: &str| status.conditions.iter().find(|c| c.r#type.as_ref() == name);
@@ -253,6 +255,7 @@ pub(super) fn parse(identity: Identity<'_>, body: &[u8]) -> serde_json::Result<P
             &[raw.metadata.get().as_bytes(), spec_text.as_bytes()].concat(),
         ),
         node: spec.node_name.clone(),
+        tolerations: tolerations(&mut spec),
         scheduling: scheduling(spec),
         meta,
     })
@@ -335,6 +338,13 @@ fn needs(spec: &Spec) -> Box<[(KindKey, Box<str>)]> {
     needs.into()
 }
 
+fn tolerations(spec: &mut Spec) -> Box<[Toleration]> {
+    let bound = !spec.node_name.is_empty();
+    let mut tolerations = std::mem::take(&mut spec.tolerations);
+    tolerations.retain(|toleration| !bound || toleration.bears_execution());
+    tolerations.into()
+}
+
 fn scheduling(spec: Spec) -> Option<Box<Scheduling>> {
     let ours = spec.scheduler_name.as_deref().is_none_or(|name| name == DEFAULT_SCHEDULER);
     if !spec.node_name.is_empty() || !ours || !spec.scheduling_gates.is_empty() {
@@ -345,7 +355,6 @@ fn scheduling(spec: Spec) -> Option<Box<Scheduling>> {
         node_selector: spec.node_selector,
         required,
         preferred,
-        tolerations: spec.tolerations.into(),
         priority: spec.priority.unwrap_or_default(),
     }))
 }

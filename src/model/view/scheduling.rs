@@ -1,5 +1,7 @@
 //! Where a pod wants to run: kept only until it is bound.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 
 use super::labels::Labels;
@@ -16,8 +18,6 @@ pub struct Scheduling {
     pub required: Option<Box<[NodeTerm]>>,
     /// Terms that add their weight to a node that matches.
     pub preferred: Box<[(i64, NodeTerm)]>,
-    /// Taints that the pod bears.
-    pub tolerations: Box<[Toleration]>,
     /// Higher goes first.
     pub priority: i64,
 }
@@ -51,19 +51,30 @@ impl NodeTerm {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Toleration {
-    #[serde(deserialize_with = "null_as_empty")]
-    key: Box<str>,
+    #[serde(deserialize_with = "known_or_own")]
+    key: Cow<'static, str>,
     operator: Option<Operator>,
     #[serde(deserialize_with = "null_as_empty")]
     value: Box<str>,
     #[serde(deserialize_with = "effect_or_any")]
     effect: Option<TaintEffect>,
+    toleration_seconds: Option<i64>,
 }
 
 impl Toleration {
+    /// How long a `NoExecute` taint is borne; `None` for ever.
+    pub fn seconds(&self) -> Option<i64> {
+        self.toleration_seconds
+    }
+
+    /// Whether it can bear a taint that drives pods away.
+    pub(super) fn bears_execution(&self) -> bool {
+        self.effect.is_none_or(|effect| effect == TaintEffect::NoExecute)
+    }
+
     /// Whether the taint is borne (`v1.Toleration.ToleratesTaint`).
     pub fn bears(&self, taint: &Taint) -> bool {
-        let key_fits = self.key.is_empty() || self.key == taint.key;
+        let key_fits = self.key.is_empty() || *self.key == *taint.key;
         let effect_fits = self.effect.is_none_or(|effect| effect == taint.effect);
         let number = |text: &str| text.parse::<i64>().ok();
         let value_fits = match self.operator {
@@ -76,6 +87,16 @@ impl Toleration {
         };
         key_fits && effect_fits && value_fits
     }
+}
+
+/// The keys that every pod bears by default cost no allocation: there may be fifty thousand pods.
+fn known_or_own<'de, D: serde::Deserializer<'de>>(
+    source: D,
+) -> Result<Cow<'static, str>, D::Error> {
+    const KNOWN: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+    let key = Option::<Cow<'de, str>>::deserialize(source)?.unwrap_or_default();
+    let known = KNOWN.into_iter().find(|known| *known == key);
+    Ok(known.map_or_else(|| Cow::Owned(key.into_owned()), Cow::Borrowed))
 }
 
 fn effect_or_any<'de, D: serde::Deserializer<'de>>(

@@ -12,8 +12,9 @@ use model::timestamp::Timestamp;
 use model::view::kind;
 use serde_json::{Value, json};
 
+use crate::contact::Contact;
 use crate::controller::{Controller, Event, KeyQueue, Op, Propagation};
-use crate::world::World;
+use crate::world::{Changed, World};
 
 pub(crate) struct Random(pub(crate) u64);
 
@@ -113,6 +114,37 @@ impl Cluster {
         }
     }
 
+    /// Judges a board, as the master's contacts do.
+    pub(crate) fn set_contact(&mut self, node: &str, contact: Contact) {
+        self.world.set_contact(node, contact);
+        self.enqueue_node(node);
+    }
+
+    /// Says that most boards are silent, or are not any more.
+    pub(crate) fn set_mass_silence(&mut self, silence: bool) {
+        if self.world.set_mass_silence(silence) {
+            let nodes = self.keys("/nodes");
+            nodes.iter().for_each(|node| self.enqueue_node(&node.name));
+        }
+    }
+
+    fn enqueue_node(&mut self, name: &str) {
+        let key = key(kind::NODES, name);
+        let uid = self.objects[&key].uid;
+        self.enqueue(&Changed { key, uid, old: None, gone: false });
+    }
+
+    fn enqueue(&mut self, changed: &Changed) {
+        let mut keys = Vec::new();
+        for (index, controller) in self.controllers.iter().enumerate() {
+            keys.clear();
+            controller.keys_for(&self.world, changed, &mut keys);
+            for key in &keys {
+                self.queue.add((index, key.clone()), self.now);
+            }
+        }
+    }
+
     /// Removes an object without asking, as a board's final delete does.
     pub(crate) fn remove(&mut self, key: &ObjectKey) {
         let stored = self.objects.remove(key).expect("it exists");
@@ -156,16 +188,10 @@ impl Cluster {
     fn apply(&mut self, key: &ObjectKey, uid: Uid, body: Option<Value>) {
         self.writes += 1;
         let version = Version(self.writes);
+        self.world.set_time(self.now);
         let bytes = body.as_ref().map(|body| body.to_string().into_bytes());
         let changed = self.world.apply(key, version, uid, bytes.as_deref()).expect("a good shape");
-        let mut keys = Vec::new();
-        for (index, controller) in self.controllers.iter().enumerate() {
-            keys.clear();
-            controller.keys_for(&self.world, &changed, &mut keys);
-            for key in &keys {
-                self.queue.add((index, key.clone()), self.now);
-            }
-        }
+        self.enqueue(&changed);
         if let Some(body) = body {
             self.objects.insert(key.clone(), Stored { uid, version, body });
         }
@@ -209,19 +235,24 @@ impl Cluster {
 
     fn commit(&mut self, ops: Vec<Op>) -> bool {
         let mut touched = BTreeSet::new();
+        let mut conditioned = BTreeSet::new();
         for op in &ops {
             let (key, base) = match op {
                 Op::Create { kind, object } => {
                     let name = object["metadata"]["name"].as_str().expect("a name");
                     (key(kind.clone(), name), None)
                 }
-                Op::Patch { key, base, .. } | Op::Delete { key, base, .. } => {
-                    (key.clone(), Some(*base))
-                }
+                Op::Patch { key, base, .. }
+                | Op::Conditions { key, base, .. }
+                | Op::Delete { key, base, .. } => (key.clone(), Some(*base)),
                 Op::Bind { pod, base, .. } => (pod.clone(), Some(*base)),
                 Op::Event(_) => continue,
             };
-            assert!(touched.insert(key.clone()), "two operations on {key}");
+            let after_conditions = matches!(op, Op::Delete { .. }) && conditioned.contains(&key);
+            if matches!(op, Op::Conditions { .. }) {
+                conditioned.insert(key.clone());
+            }
+            assert!(touched.insert(key.clone()) || after_conditions, "two operations on {key}");
             if self.objects.get(&key).map(|stored| stored.version) != base {
                 return false;
             }
@@ -245,9 +276,18 @@ impl Cluster {
                     assert_eq!(self.objects[&key].body["spec"], spec, "a status changes no spec");
                 }
             }
-            Op::Delete { key, uid, propagation, .. } => {
+            Op::Conditions { key, set, .. } => {
+                let mut body = self.objects[&key].body.clone();
+                crate::controller::set_conditions(&mut body, set);
+                self.update(&key, body);
+            }
+            Op::Delete { key, uid, propagation, grace_seconds, .. } => {
                 assert_eq!(self.objects[&key].uid, uid);
-                self.delete(&key, propagation);
+                if grace_seconds == Some(0) {
+                    self.remove(&key);
+                } else {
+                    self.delete(&key, propagation);
+                }
             }
             Op::Bind { pod, node, .. } => {
                 self.patch(&pod, json!({"spec": {"nodeName": node}}));

@@ -1,5 +1,6 @@
 //! A real board for tests: `kumquat up` in a network namespace of its own, on folders of its own.
 //!
+//! A board stands alone; `harness/switch.rs` plugs several into a switch and makes a cluster of them.
 //! The board is asked over its public API with the admin's certificate, and over its command line.
 //! Dropping it removes every trace. A test that finds a leak compares [`Traces`] before and after.
 
@@ -7,6 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -30,6 +32,50 @@ pub fn possible(test: &str) -> bool {
     root
 }
 
+/// How a board hangs on a switch: the switch's namespace, its port there, and the board's address.
+#[derive(Clone, Debug)]
+pub struct Wire {
+    /// File on which the switch's namespace is pinned.
+    pub switch: PathBuf,
+    /// Name of the port, in the switch's namespace.
+    pub port: String,
+    /// Address of the board's `eth0`, in a /24.
+    pub address: Ipv4Addr,
+}
+
+impl Wire {
+    /// Makes the pair of links, gives the board its address.
+    pub fn plug(&self, namespace: &Path) -> std::io::Result<()> {
+        let board = File::open(namespace)?;
+        net::inside(&self.switch, || {
+            let mut links = net::Links::open()?;
+            // The old pair goes with its namespace, in the kernel's own time.
+            links.delete(&self.port)?;
+            links.add_veth(&self.port, ETH, std::os::fd::AsFd::as_fd(&board))?;
+            links.set_master(&self.port, BRIDGE)
+        })?;
+        net::inside(namespace, || {
+            let mut links = net::Links::open()?;
+            links.add_address(ETH, self.address, 24)?;
+            links.set_up(ETH)
+        })
+    }
+}
+
+/// Name of a board's interface on the switch.
+pub const ETH: &str = "eth0";
+/// Name of the bridge in the switch's namespace.
+pub const BRIDGE: &str = "br0";
+
+/// Which packets of a board are lost.
+#[derive(Clone, Copy, Debug)]
+pub enum Lost {
+    /// What others send to it.
+    Incoming,
+    /// What it sends.
+    Outgoing,
+}
+
 /// Rounds of a repeated trial: few in CI, many in `cargo xtask soak`.
 pub fn rounds(short: usize) -> usize {
     std::env::var("KUMQUAT_SOAK_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(short)
@@ -37,7 +83,11 @@ pub fn rounds(short: usize) -> usize {
 
 /// One board.
 pub struct Board {
+    /// Unique within the machine: folders, namespace and cgroup hold it.
     name: String,
+    node: String,
+    cluster: String,
+    wire: Option<Wire>,
     folder: PathBuf,
     namespace: PathBuf,
     environment: Vec<(String, String)>,
@@ -53,13 +103,120 @@ impl Board {
     /// An empty board whose folders lie in `parent`.
     pub fn on(test: &str, parent: &Path) -> Self {
         let name = format!("{test}-{}", std::process::id());
+        Self::make(name.clone(), "board", name, parent)
+    }
+
+    /// An empty board called `node` for a cluster, plugged into a switch.
+    pub fn plugged(cluster: &str, node: &str, wire: Wire) -> Self {
+        let name = format!("{cluster}-{node}");
+        let mut board = Self::make(name, node, cluster.to_owned(), &std::env::temp_dir());
+        wire.plug(&board.namespace).expect("board plugged into the switch");
+        board.wire = Some(wire);
+        board
+    }
+
+    fn make(name: String, node: &str, cluster: String, parent: &Path) -> Self {
         let folder = parent.join(format!("kumquat-test-{name}"));
         let namespace = PathBuf::from(format!("/run/netns/kumquat-test-{name}"));
-        let board = Self { name, folder, namespace, environment: Vec::new(), up: None };
+        let board = Self {
+            name,
+            node: node.to_owned(),
+            cluster,
+            wire: None,
+            folder,
+            namespace,
+            environment: Vec::new(),
+            up: None,
+        };
         fs::create_dir_all(board.data_dir()).expect("folder for the board");
         fs::create_dir_all(board.run_dir()).expect("folder for the board");
         net::create(&board.namespace).expect("network namespace");
         board
+    }
+
+    /// The name of its Node.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The name of the cluster that it founds or joins.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// Its address on the switch.
+    pub fn address(&self) -> Ipv4Addr {
+        self.wire.as_ref().expect("a board on a switch").address
+    }
+
+    /// Pulls its cable out, at the switch.
+    pub fn unplug(&self) {
+        self.port(|links, port| links.set_down(port));
+    }
+
+    /// Puts its cable back.
+    pub fn replug(&self) {
+        self.port(|links, port| links.set_up(port));
+    }
+
+    fn port(&self, change: impl FnOnce(&mut net::Links, &str) -> std::io::Result<()> + Send) {
+        let wire = self.wire.as_ref().expect("a board on a switch");
+        net::inside(&wire.switch, || change(&mut net::Links::open()?, &wire.port)).expect("port");
+    }
+
+    /// Loses packets of one direction on the switch's side of the board, until [`Self::lose_nothing`].
+    pub fn lose(&self, lost: Lost) {
+        let hook = match lost {
+            Lost::Incoming => ("input", "iifname"),
+            Lost::Outgoing => ("output", "oifname"),
+        };
+        let rules = format!(
+            "table inet trial {{ chain lost {{ type filter hook {} priority -300; {} {ETH} drop; }} }}",
+            hook.0, hook.1
+        );
+        self.nft(&["add", "table", "inet", "trial"]);
+        self.nft(&["delete", "table", "inet", "trial"]);
+        self.nft(&[&rules]);
+    }
+
+    /// Ends what [`Self::lose`] began.
+    pub fn lose_nothing(&self) {
+        self.nft(&["delete", "table", "inet", "trial"]);
+    }
+
+    fn nft(&self, arguments: &[&str]) {
+        let run = || Command::new("nft").args(arguments).output();
+        let output = net::inside(&self.namespace, run).expect("nft starts");
+        assert!(output.status.success(), "nft {arguments:?}: {}", text(&output));
+    }
+
+    /// Stops all of kumquat's own processes of the board; its containers go on.
+    pub fn freeze(&self) {
+        self.signal_all(nix::sys::signal::Signal::SIGSTOP);
+    }
+
+    /// Ends what [`Self::freeze`] began.
+    pub fn thaw(&self) {
+        self.signal_all(nix::sys::signal::Signal::SIGCONT);
+    }
+
+    fn signal_all(&self, signal: nix::sys::signal::Signal) {
+        for pid in self.processes() {
+            // A starter of the keeper may have ended meanwhile.
+            let _gone = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+        }
+    }
+
+    /// Whether `kumquat up` runs.
+    pub fn is_up(&self) -> bool {
+        self.up.is_some()
+    }
+
+    /// Makes a token that admits one more board.
+    pub fn token(&self) -> String {
+        let output = self.command(&["token", "create"]);
+        assert!(output.status.success(), "{}\n{}", text(&output), self.log());
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
     /// The board's name.
@@ -109,7 +266,7 @@ impl Board {
         let log = log.expect("log file");
         let mut command = self.binary();
         command
-            .args(["up", "--name", "board", "--cluster", &self.name, "--config", "/dev/null"])
+            .args(["up", "--name", &self.node, "--cluster", &self.cluster, "--config", "/dev/null"])
             .args(arguments)
             .arg("--data-dir")
             .arg(self.data_dir())
@@ -150,8 +307,8 @@ impl Board {
     /// Runs `kumquat up`, which must end by itself; gives what it said.
     pub fn up_refused(&self, arguments: &[&str]) -> Output {
         let mut command = self.binary();
-        command.args(["up", "--cluster", &self.name]).args(arguments);
-        for (flag, value) in [("--name", "board"), ("--config", "/dev/null")] {
+        command.args(["up", "--cluster", &self.cluster]).args(arguments);
+        for (flag, value) in [("--name", self.node.as_str()), ("--config", "/dev/null")] {
             if !arguments.iter().any(|given| given.starts_with(flag)) {
                 command.args([flag, value]);
             }
@@ -205,7 +362,8 @@ impl Board {
         }
     }
 
-    /// What pulling the plug leaves: no process, no mount, an empty run-dir, a new namespace.
+    /// What pulling the plug leaves: no process, no mount, an empty run-dir, a new namespace (on the
+    /// switch again, if it hung on one).
     pub fn pull_the_plug(&mut self) {
         if self.up.is_some() {
             self.kill();
@@ -215,13 +373,16 @@ impl Board {
         fs::create_dir_all(self.run_dir()).expect("run-dir");
         net::remove(&self.namespace).expect("namespace");
         net::create(&self.namespace).expect("namespace");
+        if let Some(wire) = &self.wire {
+            wire.plug(&self.namespace).expect("board plugged into the switch");
+        }
     }
 
     fn keeper_paths(&self) -> keeper::KeeperPaths {
         keeper::KeeperPaths {
             run_dir: self.run_dir(),
             data_dir: self.data_dir(),
-            cgroup: format!("kumquat-{}-board", self.name),
+            cgroup: format!("kumquat-{}-{}", self.cluster, self.node),
             exe: self.folder.join("kumquat"),
         }
     }
@@ -405,6 +566,7 @@ impl Drop for Board {
         if self.up.is_some() {
             self.kill();
         }
+        self.thaw();
         if let Err(error) = keeper::cleanup(&self.keeper_paths()) {
             eprintln!("cleaning up {}: {error}", self.name);
         }

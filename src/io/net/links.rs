@@ -92,6 +92,17 @@ impl Links {
         self.socket.request(Message::new(RTM_NEWLINK, 0, &body))
     }
 
+    /// Takes a link down.
+    ///
+    /// # Errors
+    /// The link does not exist, or what the kernel says.
+    pub fn set_down(&mut self, name: &str) -> io::Result<()> {
+        let mut body = link_struct(if_nametoindex(name)?, IFF_UP);
+        // The flag stays in the mask of what changes.
+        body[8..12].copy_from_slice(&0_u32.to_ne_bytes());
+        self.socket.request(Message::new(RTM_NEWLINK, 0, &body))
+    }
+
     /// Gives a link an address.
     ///
     /// # Errors
@@ -180,6 +191,13 @@ mod tests {
         namespace::inside(&one, || TcpStream::connect("192.0.2.2:7"))
             .expect("they reach each other");
         listener.accept().expect("accepted");
+        let carrier = || {
+            namespace::inside(&two, || std::fs::read_to_string("/proc/thread-self/net/route"))
+                .expect("routes")
+        };
+        assert!(carrier().contains("far"));
+        namespace::inside(&two, || Links::open()?.set_down("far")).expect("taken down");
+        assert!(!carrier().contains("far"), "a link that is down has no routes");
         namespace::inside(&one, || Links::open()?.delete("near")).expect("deleted");
         namespace::remove(&one).expect("removed");
         namespace::remove(&two).expect("removed");

@@ -17,10 +17,12 @@ use nix::pty::openpty;
 use serde_json::Value;
 
 /// Every command with its own help.
-const COMMANDS: [&[&str]; 12] = [
+const COMMANDS: [&[&str]; 14] = [
     &["up"],
     &["wait"],
     &["status"],
+    &["board"],
+    &["board", "list"],
     &["kubeconfig"],
     &["image"],
     &["image", "import"],
@@ -150,6 +152,16 @@ fn a_board_answers_as_the_contract_says() {
     assert_eq!(own["ready"], true, "{own}");
     let version = json(&kumquat(&["version", "-o", "json"]));
     assert_eq!(own["version"], version["version"]);
+    let boards = json(&board.command(&["board", "list", "-o", "json"]));
+    assert_eq!(boards.as_array().map(Vec::len), Some(1), "{boards}");
+    let own = &boards[0];
+    assert_eq!(
+        (&own["name"], &own["ready"], &own["pods"]),
+        (&"board".into(), &true.into(), &0.into())
+    );
+    assert!(own["architecture"].is_string() && own["lastHeardSeconds"].is_u64(), "{own}");
+    let table = stdout(&board.command(&["board", "list"]));
+    assert!(table.contains("LAST HEARD") && table.contains("board "), "{table}");
 
     let term = status["term"].as_u64().expect("number");
     board.stop();

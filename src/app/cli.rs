@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     name = "kumquat",
     version = crate::app::version::TEXT,
     arg_required_else_help = true,
-    after_help = "Start here:\n  kumquat up                            make this board a cluster\n  kumquat kubeconfig > ~/.kube/config   then use kubectl\n  kumquat demo                          see it work, and leave nothing behind"
+    after_help = "Start here:\n  kumquat up                            make this board a cluster\n  kumquat kubeconfig > ~/.kube/config   then use kubectl\n  kumquat token create                  for the next board: kumquat up --token TOKEN\n  kumquat demo                          see it work, and leave nothing behind"
 )]
 pub(super) struct Cli {
     /// Where this board keeps its state.
@@ -30,9 +30,9 @@ pub(super) struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Run this board: found a cluster, or come back to the one it belongs to.
+    /// Run this board: found a cluster, join one, or come back to the one it belongs to.
     #[command(
-        after_help = "Examples:\n  sudo kumquat up                                  found a cluster, or come back to it\n  sudo kumquat up --name pi-1 --cluster lab        with names of your own (kept for life)\n  sudo kumquat up --data-dir /mnt/ssd/kumquat      with its state on another disk\n\nPods go on when the process stops; --stop-pods stops them with it."
+        after_help = "Examples:\n  sudo kumquat up                                  found a cluster, or come back to it\n  sudo kumquat up --name pi-1 --cluster lab        with names of your own (kept for life)\n  sudo kumquat up --data-dir /mnt/ssd/kumquat      with its state on another disk\n\nTwo boards:\n  pi-1$ sudo kumquat up &                          founds the cluster\n  pi-1$ sudo kumquat token create                  prints kq1...\n  pi-2$ sudo kumquat up --token kq1... &           joins it; the cluster is found over mDNS\n  pi-2$ sudo kumquat up --token kq1... --peers 192.168.1.10    the same where multicast is filtered\n  pi-1$ sudo kumquat wait --boards 2\n\nA board needs its token once: from then on `kumquat up` comes back to its cluster, and its pods run\nwhether the master is there or not. Pods go on when the process stops; --stop-pods stops them with it."
     )]
     Up(Box<UpArgs>),
     /// Wait until the cluster has what you ask for; exit 3 when it takes too long.
@@ -45,6 +45,12 @@ pub(super) enum Command {
         after_help = "Examples:\n  kumquat status              boards, and warnings with their remedies\n  kumquat status --watch      again at every change\n  kumquat status -o json      for programs: {cluster, epoch, term, leader, boards, voters, warnings}"
     )]
     Status(StatusArgs),
+    /// List the boards of the cluster.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  kumquat board list              every board: where it is, whether it is ready, how many pods it has\n  kumquat board list -o json      for programs"
+    )]
+    Board(BoardCommand),
     /// Print the admin kubeconfig (needs root on a master board).
     #[command(
         after_help = "Examples:\n  sudo kumquat kubeconfig > ~/.kube/config\n  sudo kumquat kubeconfig --server https://pi-1.local:6443     by another name of this board"
@@ -100,13 +106,13 @@ pub(super) struct UpArgs {
     /// Interface whose address others reach this board at [default: the one with the default route].
     #[arg(long, value_name = "IF")]
     pub interface: Option<String>,
-    /// Token of the cluster to join (comes with version 0.1.0).
+    /// Token of the cluster to join, from `kumquat token create` on its master board.
     #[arg(long)]
     pub token: Option<String>,
-    /// Boards that found the cluster together (comes with version 0.1.0).
+    /// Boards that found the cluster together (comes with several masters).
     #[arg(long, value_name = "N")]
     pub expect: Option<u32>,
-    /// Boards to look for the cluster at (comes with version 0.1.0).
+    /// Boards to look for the cluster at, besides those that mDNS names.
     #[arg(long, value_name = "HOST[:PORT],...", value_delimiter = ',')]
     pub peers: Vec<String>,
     /// Addresses of pods; fixed when the cluster is founded [default: 10.42.0.0/16].
@@ -217,6 +223,16 @@ pub(super) enum ImageCommand {
         /// Image name.
         image: String,
     },
+}
+
+/// `kumquat board`.
+#[derive(Debug, Subcommand)]
+pub(super) enum BoardCommand {
+    /// List the boards of the cluster.
+    #[command(
+        after_help = "Examples:\n  kumquat board list\n  kumquat board list -o json     [{name, address, role, ready, version, architecture, pods, lastHeardSeconds}]"
+    )]
+    List(OutputArgs),
 }
 
 /// `kumquat demo`.

@@ -40,18 +40,29 @@ pub(super) async fn status(dirs: &Dirs, arguments: &StatusArgs) -> Result<Ending
     let mut last = Value::Null;
     loop {
         let now = client.get_json("/v1/status").await?;
-        if now != last {
+        let lasting = lasting(now.clone());
+        if lasting != last {
             match arguments.output.output {
                 Output::Json => say!("{now}"),
                 Output::Text => super::say::raw(&status_text(&now)),
             }
-            last = now;
+            last = lasting;
         }
         if !arguments.watch {
             return Ok(Ending::Done);
         }
         tokio::time::sleep(WATCH_EVERY).await;
     }
+}
+
+/// The status without what changes from second to second.
+fn lasting(mut status: Value) -> Value {
+    for board in status["boards"].as_array_mut().into_iter().flatten() {
+        if let Some(fields) = board.as_object_mut() {
+            fields.remove("lastHeardSeconds");
+        }
+    }
+    status
 }
 
 fn status_text(status: &Value) -> String {
@@ -79,11 +90,19 @@ fn status_text(status: &Value) -> String {
             text(&board["version"]),
         );
     }
-    for warning in status["warnings"].as_array().into_iter().flatten() {
-        let (board, reason) = (text(&warning["board"]), text(&warning["reason"]));
-        out += &format!("\nwarning: {board}: {reason}\n  remedy: {}\n", text(&warning["remedy"]));
-    }
-    out
+    out + &warnings_text(status)
+}
+
+/// The warnings of a status, each with its remedy.
+pub(super) fn warnings_text(status: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let warnings = status["warnings"].as_array().into_iter().flatten();
+    warnings
+        .map(|warning| {
+            let (board, reason) = (text(&warning["board"]), text(&warning["reason"]));
+            format!("\nwarning: {board}: {reason}\n  remedy: {}\n", text(&warning["remedy"]))
+        })
+        .collect()
 }
 
 /// `kumquat wait`: the board may still be starting, so a missing socket is waited for too.
@@ -304,5 +323,16 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("remedy: reboot"), "{text}");
+    }
+
+    #[test]
+    fn time_alone_is_no_change() {
+        let at = |seconds: u64, ready: bool| {
+            lasting(serde_json::json!({
+                "boards": [{"name": "a", "ready": ready, "lastHeardSeconds": seconds}],
+            }))
+        };
+        assert_eq!(at(1, true), at(2, true));
+        assert_ne!(at(1, true), at(1, false));
     }
 }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use model::limits::PEERS_MAX;
 use serde::{Deserialize, Serialize};
 
 use super::cli::{Role, UpArgs};
@@ -22,6 +23,8 @@ struct File {
     interface: Option<String>,
     mqtt_port: Option<u16>,
     peer_port: Option<u16>,
+    #[serde(default)]
+    peers: Vec<String>,
 }
 
 /// What a board runs with.
@@ -45,8 +48,27 @@ pub(super) struct Config {
     pub pod_range: Option<Range>,
     /// Service addresses, when the user gives some.
     pub service_range: Option<Range>,
+    /// Token of the cluster to join.
+    pub token: Option<String>,
+    /// Boards at which the cluster may be found, besides those that mDNS names.
+    pub peers: Vec<Peer>,
     /// Stop pods with the process.
     pub stop_pods: bool,
+}
+
+/// A board that the user names: a host name or address, and the port for other boards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Peer {
+    /// Name or address, without brackets.
+    pub host: String,
+    /// Port for other boards.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
 }
 
 /// An IPv4 range.
@@ -77,6 +99,9 @@ impl std::fmt::Display for Range {
     }
 }
 
+/// Port for other boards when the user names none.
+const PEER_PORT: u16 = 7443;
+
 /// Read when the user names no other.
 const DEFAULT_FILE: &str = "/etc/kumquat/config.toml";
 
@@ -86,7 +111,6 @@ const DEFAULT_FILE: &str = "/etc/kumquat/config.toml";
 /// The file cannot be read (only the default one may be missing) or has a field that does not exist;
 /// a range is not a network; what is asked for needs other boards.
 pub(super) fn load(flags: &UpArgs) -> Result<Config> {
-    refuse_joining(flags)?;
     let file = match &flags.config {
         Some(path) => parse(path, read(path))?,
         None => match read(Path::new(DEFAULT_FILE)) {
@@ -96,47 +120,35 @@ pub(super) fn load(flags: &UpArgs) -> Result<Config> {
     };
     let or = |flag: &Option<String>, file: Option<String>| flag.clone().or(file);
     let range = |text: Option<String>| text.as_deref().map(parse_range).transpose();
+    let peers = if flags.peers.is_empty() { file.peers } else { flags.peers.clone() };
+    if peers.len() > PEERS_MAX {
+        bail!("--peers names {} boards: name {PEERS_MAX} at most", peers.len());
+    }
+    if flags.expect.is_some_and(|boards| boards > 1) {
+        bail!(
+            "--expect is for several masters, which come with version 0.2.0: start one board with \
+             `kumquat up`, then the others with the token that `kumquat token create` prints there"
+        );
+    }
     let config = Config {
         name: or(&flags.name, file.name),
         cluster: or(&flags.cluster, file.cluster),
         role: flags.role.or(file.role).unwrap_or(Role::Auto),
         api_port: flags.api_port.or(file.api_port).unwrap_or(6443),
         mqtt_port: flags.mqtt_port.or(file.mqtt_port).unwrap_or(8883),
-        peer_port: flags.peer_port.or(file.peer_port).unwrap_or(7443),
+        peer_port: flags.peer_port.or(file.peer_port).unwrap_or(PEER_PORT),
         interface: or(&flags.interface, file.interface),
         pod_range: range(or(&flags.pod_range, file.pod_range))?,
         service_range: range(or(&flags.service_range, file.service_range))?,
+        token: flags.token.clone(),
+        peers: peers.iter().map(|text| parse_peer(text)).collect::<Result<_>>()?,
         stop_pods: flags.stop_pods,
     };
-    if config.role == Role::Worker {
-        bail!(
-            "a worker needs a cluster to join, and joining comes with version 0.1.0: \
-             run `kumquat up` without --role worker"
-        );
-    }
     let ports = [config.api_port, config.mqtt_port, config.peer_port];
     if ports[0] == ports[1] || ports[0] == ports[2] || ports[1] == ports[2] {
         bail!("--api-port, --mqtt-port and --peer-port must be three different ports");
     }
     Ok(config)
-}
-
-/// Flags of a cluster of several boards are known, so that nobody takes one board for more.
-fn refuse_joining(flags: &UpArgs) -> Result<()> {
-    let joining = [
-        ("--token", flags.token.is_some()),
-        ("--expect", flags.expect.is_some_and(|boards| boards > 1)),
-        ("--peers", !flags.peers.is_empty()),
-    ];
-    for (flag, given) in joining {
-        if given {
-            bail!(
-                "{flag} is for joining other boards, and joining comes with version 0.1.0: run \
-                 `kumquat up` without it for a cluster of this one board"
-            );
-        }
-    }
-    Ok(())
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -147,6 +159,26 @@ fn parse(path: &Path, text: io::Result<String>) -> Result<File> {
     let text = text.with_context(|| format!("cannot read {}", path.display()))?;
     toml::from_str(&text)
         .with_context(|| format!("{} is not a valid configuration", path.display()))
+}
+
+/// `pi-2`, `10.0.0.2:7443`, `[fd00::2]:7443`.
+fn parse_peer(text: &str) -> Result<Peer> {
+    let parts = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => Some((host, None)),
+        Some((host, port)) => port.strip_prefix(':').map(|port| (host, Some(port))),
+        None => match text.split_once(':') {
+            Some((host, port)) => Some((host, Some(port))),
+            None => Some((text, None)),
+        },
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
+    parts
+        .filter(|(host, _)| (1..=253).contains(&host.len()) && host.bytes().all(plain))
+        .and_then(|(host, port)| {
+            let port = port.map_or(Some(PEER_PORT), |port| port.parse().ok().filter(|p| *p > 0))?;
+            Some(Peer { host: host.to_owned(), port })
+        })
+        .with_context(|| format!("--peers {text:?}: name boards as HOST or HOST:PORT"))
 }
 
 fn parse_range(text: &str) -> Result<Range> {
@@ -192,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_several_boards_are_refused_with_a_reason() {
+    fn flags_of_several_boards_are_read_or_refused_with_a_reason() {
         use super::super::cli::{Cli, Command};
         use clap::Parser;
         let check = |words: &[&str]| {
@@ -203,9 +235,16 @@ mod tests {
             };
             load(&flags).map_err(|error| error.to_string())
         };
-        for words in [["--token", "t"], ["--expect", "3"], ["--peers", "pi-2,pi-3:7443"]] {
-            let refusal = check(&words).expect_err("needs other boards");
-            assert!(refusal.contains(words[0]) && refusal.contains("0.1.0"), "{refusal}");
+        let refusal = check(&["--expect", "3"]).expect_err("needs several masters");
+        assert!(refusal.contains("--expect") && refusal.contains("token create"), "{refusal}");
+        let config = check(&["--token", "t", "--peers", "pi-2,10.0.0.3:7000,[fd00::4]:7001"]);
+        let config = config.expect("a board that joins");
+        let peers: Vec<String> = config.peers.iter().map(ToString::to_string).collect();
+        assert_eq!(peers, ["pi-2:7443", "10.0.0.3:7000", "fd00::4:7001"]);
+        assert_eq!(config.token.as_deref(), Some("t"));
+        for bad in ["", "pi 2", "pi-2:0", "pi-2:x", "[fd00::1", "[fd00::1]7443", "a/b"] {
+            let refusal = check(&["--peers", bad]).expect_err(bad);
+            assert!(refusal.contains("HOST:PORT"), "{bad}: {refusal}");
         }
         let config = check(&["--mqtt-port", "1883", "--peer-port", "7000", "--interface", "eth1"]);
         let config = config.expect("one board may have these");

@@ -31,4 +31,9 @@ impl Dirs {
     pub(super) fn board(&self) -> PathBuf {
         self.data.join("board.json")
     }
+
+    /// Where a member last saw its leader.
+    pub(super) fn cluster(&self) -> PathBuf {
+        self.data.join("cluster.json")
+    }
 }

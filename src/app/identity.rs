@@ -15,6 +15,18 @@ use crate::master::registry::ServiceRange;
 /// Each board gets a /24 of the pod range.
 const POD_PREFIX_MAX: u8 = 24;
 
+/// How a board came to its cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Role {
+    /// It founded the cluster, has its authority and leads it. Data-dirs of version 0.0 say nothing
+    /// else.
+    #[default]
+    Founder,
+    /// It joined with a token.
+    Member,
+}
+
 /// The part of a board's life that no flag may change later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
@@ -28,6 +40,9 @@ pub(super) struct Identity {
     pub(super) pod_range: Range,
     /// Service addresses of the cluster.
     pub(super) service_range: Range,
+    /// How it came to its cluster.
+    #[serde(default)]
+    pub(super) role: Role,
 }
 
 impl Identity {
@@ -36,11 +51,11 @@ impl Identity {
         format!("kumquat-{}-{}", self.cluster, self.name)
     }
 
-    /// What lies on the disk, or a new identity made durable.
+    /// What lies on the disk, `None` before the first start.
     ///
     /// # Errors
     /// The flags contradict what was chosen before, or the disk refuses.
-    pub(super) fn load_or_found(dirs: &Dirs, config: &Config) -> Result<Self> {
+    pub(super) fn load(dirs: &Dirs, config: &Config) -> Result<Option<Self>> {
         let path = dirs.board();
         match fs::read(&path) {
             Ok(bytes) => {
@@ -51,44 +66,40 @@ impl Identity {
                     )
                 })?;
                 identity.check(config)?;
-                Ok(identity)
+                Ok(Some(identity))
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let identity = Self::found(config)?;
-                durable::replace(&path, &serde_json::to_vec(&identity)?, durable::PUBLIC)
-                    .with_context(|| format!("cannot write {}", path.display()))?;
-                Ok(identity)
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
     }
 
-    fn found(config: &Config) -> Result<Self> {
-        let name = match &config.name {
-            Some(name) => name.clone(),
-            None => host_name(),
-        };
-        let cluster = config.cluster.clone().unwrap_or_else(|| "kumquat".into());
-        for (flag, value) in [("--name", &name), ("--cluster", &cluster)] {
-            if !is_label(value) {
-                bail!(
-                    "{flag} {value:?} is not a valid name: use lower-case letters, digits and `-`, \
-                     63 at most, a letter or digit first and last"
-                );
-            }
-        }
+    /// Makes it durable; from then on the board comes back as this.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub(super) fn save(&self, dirs: &Dirs) -> Result<()> {
+        let path = dirs.board();
+        durable::replace(&path, &serde_json::to_vec(self)?, durable::PUBLIC)
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// The founder of a new cluster.
+    ///
+    /// # Errors
+    /// A name or range that no cluster can have.
+    pub(super) fn found(config: &Config) -> Result<Self> {
+        let cluster = config.cluster.clone().unwrap_or_else(|| DEFAULT_CLUSTER.into());
+        check_label("--cluster", &cluster)?;
         let pod_range = config.pod_range.unwrap_or(Range::PODS);
         let service_range = config.service_range.unwrap_or(Range::SERVICES);
         check_ranges(pod_range, service_range)?;
-        let mut random = [0; 16];
-        getrandom::fill(&mut random)
-            .map_err(|error| anyhow!("the kernel gives no randomness: {error}"))?;
         Ok(Self {
-            name,
+            name: board_name(config)?,
             cluster,
-            id: Uid::from_random(random).to_string(),
+            id: random_id()?,
             pod_range,
             service_range,
+            role: Role::Founder,
         })
     }
 
@@ -115,6 +126,40 @@ impl Identity {
         }
         Ok(())
     }
+}
+
+/// Name of a cluster whose founder says nothing.
+pub(super) const DEFAULT_CLUSTER: &str = "kumquat";
+
+/// The name that a board without an identity shall have.
+///
+/// # Errors
+/// It is no name for a Node.
+pub(super) fn board_name(config: &Config) -> Result<String> {
+    let name = config.name.clone().unwrap_or_else(host_name);
+    check_label("--name", &name)?;
+    Ok(name)
+}
+
+/// A random id for a fresh board.
+///
+/// # Errors
+/// The kernel gives no randomness.
+pub(super) fn random_id() -> Result<String> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random)
+        .map_err(|error| anyhow!("the kernel gives no randomness: {error}"))?;
+    Ok(Uid::from_random(random).to_string())
+}
+
+fn check_label(flag: &str, value: &str) -> Result<()> {
+    if !is_label(value) {
+        bail!(
+            "{flag} {value:?} is not a valid name: use lower-case letters, digits and `-`, \
+             63 at most, a letter or digit first and last"
+        );
+    }
+    Ok(())
 }
 
 /// Refuses what no cluster can run with, before it is kept for good.
@@ -182,20 +227,33 @@ mod tests {
             ["--service-range", "10.42.0.0/20"],
             ["--pod-range", "10.1.0.0/25"],
         ] {
-            assert!(Identity::load_or_found(&dirs, &config(&bad)).is_err(), "{bad:?}");
-            assert!(!dirs.board().exists(), "{bad:?}");
+            assert!(Identity::found(&config(&bad)).is_err(), "{bad:?}");
         }
         let own = ["--service-range", "10.9.0.0/24"];
-        let founded = Identity::load_or_found(&dirs, &config(&own)).expect("founded");
+        assert_eq!(Identity::load(&dirs, &config(&own)).expect("readable"), None);
+        let founded = Identity::found(&config(&own)).expect("founded");
+        founded.save(&dirs).expect("durable");
         for same in [&own[..], &[]] {
-            let again = Identity::load_or_found(&dirs, &config(same)).expect("comes back");
-            assert_eq!(again, founded);
+            let again = Identity::load(&dirs, &config(same)).expect("comes back");
+            assert_eq!(again.as_ref(), Some(&founded));
         }
         for other in [["--service-range", "10.43.0.0/16"], ["--pod-range", "10.44.0.0/16"]] {
-            let refusal = Identity::load_or_found(&dirs, &config(&other)).expect_err("differs");
+            let refusal = Identity::load(&dirs, &config(&other)).expect_err("differs");
             assert!(refusal.to_string().contains(other[0]), "{refusal}");
         }
         fs::remove_dir_all(folder).expect("removed");
+    }
+
+    #[test]
+    fn a_data_dir_of_version_0_0_is_a_founder() {
+        let old = r#"{"name":"a","cluster":"c","id":"x","pod_range":{"base":"10.42.0.0","prefix":16},
+            "service_range":{"base":"10.43.0.0","prefix":16}}"#;
+        let identity: Identity = serde_json::from_str(old).expect("the old format");
+        assert_eq!(identity.role, Role::Founder);
+        let member = Identity { role: Role::Member, ..identity };
+        let text = serde_json::to_string(&member).expect("text");
+        assert!(text.contains(r#""role":"member""#), "{text}");
+        assert_eq!(serde_json::from_str::<Identity>(&text).expect("text"), member);
     }
 
     #[test]

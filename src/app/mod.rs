@@ -6,6 +6,7 @@ mod say;
 mod addresses;
 pub mod api_client;
 mod board;
+mod boards;
 mod cli;
 mod client;
 mod config;
@@ -20,6 +21,7 @@ mod loops;
 mod master;
 mod remedy;
 mod repair;
+mod status;
 mod up;
 pub mod version;
 
@@ -57,6 +59,7 @@ fn run(cli: &Cli) -> anyhow::Result<Ending> {
         Command::Up(arguments) => up::run(&dirs, arguments),
         Command::Wait(arguments) => one_thread.block_on(client::wait(&dirs, arguments)),
         Command::Status(arguments) => one_thread.block_on(client::status(&dirs, arguments)),
+        Command::Board(command) => one_thread.block_on(boards::run(&dirs, command)),
         Command::Kubeconfig(arguments) => one_thread.block_on(client::kubeconfig(&dirs, arguments)),
         Command::Image(command) => one_thread.block_on(client::image(&dirs, command)),
         Command::Demo(arguments) => one_thread.block_on(demo::run(arguments)),

@@ -23,8 +23,8 @@ async fn server_with_board() -> (Server, Arc<Mutex<Vec<LogsRequestV1>>>) {
     tokio::spawn(async move {
         while let Some(open) = board.streams.recv().await {
             let (header, body) = Header::split(&open.request).expect("a message");
-            let StreamRequestV1::Logs(request) =
-                wire::decode(header.kind, body).expect("a request");
+            let request = wire::decode(header.kind, body).expect("a request");
+            let StreamRequestV1::Logs(request) = request else { panic!("no logs: {request:?}") };
             let follow = request.follow;
             let broken = request.container == "broken";
             seen.lock().expect("no test panics with it").push(request);

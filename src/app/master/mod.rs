@@ -1,6 +1,8 @@
-//! The master role: store, views, registry, first objects, controllers, dispatcher, API. A board
-//! starts it and stops it; it is a value, and nothing of it is left when it has stopped.
+//! The master role: store, views, registry, first objects, controllers, dispatcher, API, the leader
+//! record. A board starts it and stops it; it is a value, and nothing of it is left when it has
+//! stopped.
 
+mod announce;
 mod reach;
 
 use std::net::Ipv4Addr;
@@ -15,16 +17,19 @@ use super::config::Config;
 use super::dirs::Dirs;
 use super::identity::Identity;
 use super::loops::Loops;
+use super::status::ClusterStatus;
 use super::version;
 use crate::io::clock::Clock;
 use crate::io::link::MasterEnd;
 use crate::io::store::{self, Leadership, Store};
 use crate::io::tls::{ApiTls, Pki};
-use crate::master::api::{self, ApiOptions, Health, LinkLogs};
+use crate::master::api::{self, ApiOptions, Health};
 use crate::master::contacts::{self, Contacts};
 use crate::master::controllers::{self, Views};
 use crate::master::dispatcher;
 use crate::master::registry::{Registry, RegistryOptions, ServiceRange};
+use crate::master::tunnel::Streams;
+use announce::Announcer;
 use reach::{Reach, server_names};
 
 /// What the role is started with.
@@ -47,31 +52,57 @@ pub(super) struct MasterOptions<'a> {
 pub(super) struct MasterRole {
     /// Its loops.
     pub(super) loops: Loops,
-    /// The objects.
-    pub(super) registry: Registry,
+    /// What it knows of the cluster.
+    pub(super) status: Arc<ClusterStatus>,
     /// Certificates.
     pub(super) pki: Arc<Pki>,
-    /// Epoch and term.
-    pub(super) leader: Leadership,
     store: Store,
+}
+
+/// What the loops of the role share.
+struct Core {
+    store: Store,
+    views: Views,
+    registry: Registry,
+    pki: Arc<Pki>,
+    tls: Arc<ApiTls>,
+    streams: Streams,
 }
 
 impl MasterRole {
     /// Starts every loop of the role; returns when the API answers.
     ///
     /// # Errors
-    /// The store, the certificates or the port cannot be had.
+    /// The store, the certificates or the ports cannot be had.
     pub(super) async fn start(options: MasterOptions<'_>) -> Result<Self> {
-        let MasterOptions { dirs, config, identity, clock, addresses, link } = options;
+        let api = listen("--api-port", options.config.api_port).await?;
+        let core = Core::open(&options).await?;
+        let mut loops = Loops::new();
+        core.keep_reachable(&options, &mut loops).await?;
+        core.serve_api(&options, api, &mut loops);
+        let status = Arc::new(core.run_controllers(&options, &mut loops));
+        core.announce(&options, &mut loops)?;
+        core.serve_own_board(options, &mut loops);
+        Ok(Self { loops, status, pki: core.pki, store: core.store })
+    }
+
+    /// Ends every loop, then closes the store.
+    pub(super) async fn stop(self) {
+        self.loops.stop().await;
+        self.store.close().await;
+    }
+}
+
+impl Core {
+    async fn open(options: &MasterOptions<'_>) -> Result<Self> {
+        let MasterOptions { dirs, config: _, identity, clock, addresses, link } = options;
         let range = identity.service_range;
         let service_range = ServiceRange::new(range.base, range.prefix)
             .with_context(|| format!("{range} cannot hold services"))?;
-        let listener = listen("--api-port", config.api_port).await?;
         let pki = Arc::new(Pki::open(&dirs.data, clock.now())?);
-        let names =
-            server_names(&identity.name, service_range.api_address(), &addresses.borrow().clone());
+        let service = service_range.api_address();
+        let names = server_names(&identity.name, service, &addresses.borrow().clone());
         let tls = Arc::new(ApiTls::new(&pki, &names, clock.clone())?);
-
         let (views, hook) = Views::new(controllers::all(pki.ca_certificate()), clock.clone());
         let mut of_store = store::Options::new(dirs.store());
         of_store.clock = clock.clone();
@@ -79,48 +110,77 @@ impl MasterRole {
         let store = opened.await?.context("cannot open the store")?;
         let options = RegistryOptions { service_range };
         let registry = Registry::new(store.clone(), clock.clone(), options)?;
+        let Leadership { epoch, term } = store.leadership();
+        let streams = Streams::new(epoch, term);
+        streams.register(&identity.name, link.streams.clone());
+        Ok(Self { store, views, registry, pki, tls, streams })
+    }
 
-        let mut loops = Loops::new();
+    async fn keep_reachable(&self, options: &MasterOptions<'_>, loops: &mut Loops) -> Result<()> {
         let mut reach = Reach {
-            board: identity.name.clone(),
-            registry: registry.clone(),
-            pki: Arc::clone(&pki),
-            tls: Arc::clone(&tls),
-            api_port: config.api_port,
-            addresses,
+            board: options.identity.name.clone(),
+            registry: self.registry.clone(),
+            pki: Arc::clone(&self.pki),
+            tls: Arc::clone(&self.tls),
+            api_port: options.config.api_port,
+            addresses: options.addresses.clone(),
         };
         let complete = reach.bootstrap().await?;
         loops.spawn("API address", reach.run(complete, loops.stop_signal()));
+        Ok(())
+    }
 
-        let leader = store.leadership();
-        let Leadership { epoch, term } = leader;
-        let (node, streams) = (identity.name.clone(), link.streams.clone());
-        let failed = store.clone();
+    fn serve_api(&self, options: &MasterOptions<'_>, listener: TcpListener, loops: &mut Loops) {
+        let failed = self.store.clone();
         let api = ApiOptions {
-            registry: registry.clone(),
-            tls,
+            registry: self.registry.clone(),
+            tls: Arc::clone(&self.tls),
             listeners: vec![listener],
-            logs: Arc::new(LinkLogs { node, epoch, term, streams }),
-            clock,
+            logs: Arc::new(self.streams.clone()),
+            clock: options.clock.clone(),
             health: Health::default().alive_when("store", move || !failed.failed()),
             version: version::TEXT.into(),
         };
         loops.spawn("API server", api::serve(api, loops.stop_signal()));
-        let driver = controllers::run(views.clone(), registry.clone(), loops.stop_signal());
-        loops.spawn("controllers", driver);
-        let judging = contacts::run(Contacts::new(&views), loops.stop_signal());
-        loops.spawn("contacts", async move { anyhow::Ok(judging.await) });
-        let as_leader = dispatcher::Options { epoch, term, ..Default::default() };
-        let dispatcher =
-            dispatcher::run(views, registry.clone(), as_leader, link, loops.stop_signal());
-        loops.spawn("dispatcher", dispatcher);
-        Ok(Self { loops, registry, pki, leader, store })
     }
 
-    /// Ends every loop, then closes the store.
-    pub(super) async fn stop(self) {
-        self.loops.stop().await;
-        self.store.close().await;
+    fn run_controllers(&self, options: &MasterOptions<'_>, loops: &mut Loops) -> ClusterStatus {
+        let (views, registry) = (self.views.clone(), self.registry.clone());
+        let contacts = Contacts::new(&views);
+        let status = ClusterStatus {
+            identity: options.identity.clone(),
+            leader: self.store.leadership(),
+            registry: registry.clone(),
+            views: views.clone(),
+            contacts: contacts.clone(),
+        };
+        let driver = controllers::run(views, registry, loops.stop_signal());
+        loops.spawn("controllers", driver);
+        let judging = contacts::run(contacts, loops.stop_signal());
+        loops.spawn("contacts", async move { anyhow::Ok(judging.await) });
+        status
+    }
+
+    fn announce(&self, options: &MasterOptions<'_>, loops: &mut Loops) -> Result<()> {
+        let announcer = Announcer::start(
+            options.config,
+            options.identity,
+            self.store.leadership(),
+            Arc::clone(&self.pki),
+            options.addresses.clone(),
+        )?;
+        loops.spawn("leader record", announcer.run(loops.stop_signal()));
+        Ok(())
+    }
+
+    /// The board of this process is served over memory; its end is the end of the role.
+    fn serve_own_board(&self, options: MasterOptions<'_>, loops: &mut Loops) {
+        let Leadership { epoch, term } = self.store.leadership();
+        let as_leader = dispatcher::Options { epoch, term, ..Default::default() };
+        let (views, registry) = (self.views.clone(), self.registry.clone());
+        let serving =
+            dispatcher::run(views, registry, as_leader, options.link, loops.stop_signal());
+        loops.spawn("dispatcher", serving);
     }
 }
 

@@ -1,0 +1,142 @@
+//! What the control socket answers: status, kubeconfig, images.
+//!
+//! A master answers from its objects. A member asks its leader; when that is away it says what it
+//! knows itself, and what to do.
+
+mod images;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::addresses::Addresses;
+use super::identity::Identity;
+use super::status::ClusterStatus;
+use super::version;
+use crate::io::control::{Body, Handler, bytes_body, json as answer};
+use crate::io::image::ImageStore;
+use crate::io::tls::Pki;
+
+/// What the answers are made from.
+pub(super) struct Control {
+    /// This board.
+    pub(super) identity: Identity,
+    /// The images.
+    pub(super) images: ImageStore,
+    /// This board's addresses.
+    pub(super) addresses: watch::Receiver<Addresses>,
+    /// Whether it leads.
+    pub(super) seat: Seat,
+}
+
+/// Where a board sits in its cluster.
+pub(super) enum Seat {
+    /// It leads.
+    Master(MasterSeat),
+}
+
+/// What only a master can answer with.
+pub(super) struct MasterSeat {
+    /// The cluster.
+    pub(super) status: Arc<ClusterStatus>,
+    /// Signs the admin's certificate.
+    pub(super) pki: Arc<Pki>,
+    /// Port of the API.
+    pub(super) api_port: u16,
+}
+
+impl Handler for Control {
+    fn handle(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
+        Box::pin(async move {
+            let path = request.uri().path().to_owned();
+            match (request.method().clone(), path.as_str()) {
+                (Method::GET, "/v1/status") => self.status().await,
+                (Method::GET, "/v1/kubeconfig") => self.kubeconfig(&request),
+                (Method::GET, "/v1/images") => answer(StatusCode::OK, &images::list(&self.images)),
+                (Method::POST, "/v1/images") => images::import(&self.images, request).await,
+                (Method::DELETE, "/v1/images") => images::remove(&self.images, &request).await,
+                (Method::GET, "/v1/images/export") => images::export(&self.images, &request),
+                _ => refusal(StatusCode::NOT_FOUND, "this board does not know that request"),
+            }
+        })
+    }
+}
+
+impl Control {
+    async fn status(&self) -> Response<Body> {
+        match &self.seat {
+            Seat::Master(master) => match master.status.value() {
+                Ok(status) => answer(StatusCode::OK, &status),
+                Err(text) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &text),
+            },
+        }
+    }
+
+    fn kubeconfig(&self, request: &Request<Incoming>) -> Response<Body> {
+        let Seat::Master(master) = &self.seat;
+        let own = format!("https://{}:{}", self.addresses.borrow().own, master.api_port);
+        let server = query(request, "server").unwrap_or(own);
+        if !is_server_url(&server) {
+            let text = "that is no URL of an API server: write https://ADDRESS:6443";
+            return refusal(StatusCode::BAD_REQUEST, text);
+        }
+        let text = master.pki.admin_kubeconfig(&self.identity.cluster, &server);
+        Response::new(bytes_body(text))
+    }
+}
+
+/// A URL that may stand in a kubeconfig as it is.
+fn is_server_url(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/[]%".contains(&byte);
+    text.bytes().all(plain)
+        && text.parse::<http::Uri>().is_ok_and(|uri| {
+            uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty())
+        })
+}
+
+/// An error that the command prints.
+pub(super) fn refusal(status: StatusCode, message: &str) -> Response<Body> {
+    answer(status, &json!({"message": message, "version": version::TEXT}))
+}
+
+/// A value of the query string, unescaped.
+fn query(request: &Request<Incoming>, name: &str) -> Option<String> {
+    let query = request.uri().query()?;
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+    let mut bytes = Vec::new();
+    let mut rest = value.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digits = [rest.next()?, rest.next()?];
+            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_urls() {
+        for fine in ["https://10.0.0.1:6443", "https://pi-1.local", "https://[fd00::1]:6443/a"] {
+            assert!(is_server_url(fine), "{fine}");
+        }
+        for bad in
+            ["", "http://a", "https://", "https://a b", "https://a\nusers: []", "\"evil", "a:1"]
+        {
+            assert!(!is_server_url(bad), "{bad}");
+        }
+    }
+}

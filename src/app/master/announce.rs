@@ -1,0 +1,125 @@
+//! The signed leader record: who leads and where, for mDNS, the bus and whoever asks.
+//!
+//! It is signed anew when this board's addresses change, and withdrawn when the role stops.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use model::leader::{LeaderRecord, SignedRecord};
+use model::limits::LEADER_ADDRESSES_MAX;
+use tokio::sync::watch;
+
+use crate::app::addresses::Addresses;
+use crate::app::config::Config;
+use crate::app::identity::Identity;
+use crate::io::discovery::{Discovery, Options};
+use crate::io::store::Leadership;
+use crate::io::tls::Pki;
+
+/// Signs and announces.
+pub(super) struct Announcer {
+    /// Everything but the addresses.
+    template: LeaderRecord,
+    pki: Arc<Pki>,
+    addresses: watch::Receiver<Addresses>,
+    record: watch::Sender<SignedRecord>,
+    discovery: Discovery,
+}
+
+impl Announcer {
+    /// Signs the first record and announces it.
+    ///
+    /// # Errors
+    /// The record cannot be: the name of the board or cluster is no label.
+    pub(super) fn start(
+        config: &Config,
+        identity: &Identity,
+        leader: Leadership,
+        pki: Arc<Pki>,
+        mut addresses: watch::Receiver<Addresses>,
+    ) -> Result<Self> {
+        let pin = pki.pin();
+        let template = LeaderRecord {
+            cluster: identity.cluster.clone(),
+            epoch: leader.epoch,
+            term: leader.term,
+            name: identity.name.clone(),
+            addresses: Vec::new(),
+            api_port: config.api_port,
+            mqtt_port: config.mqtt_port,
+            peer_port: config.peer_port,
+            ca: pin[..16].try_into().expect("the first half of 32 bytes"),
+        };
+        let first = sign(&template, &addresses.borrow_and_update(), &pki)?;
+        // A master listens to nobody: only its own records count.
+        let discovery = Discovery::start(Options {
+            interface: config.interface.clone(),
+            judge: Arc::new(|_| false),
+        });
+        discovery.announce(first.clone());
+        let record = watch::Sender::new(first);
+        Ok(Self { template, pki, addresses, record, discovery })
+    }
+
+    /// The newest record.
+    pub(super) fn record(&self) -> watch::Receiver<SignedRecord> {
+        self.record.subscribe()
+    }
+
+    /// Follows the addresses until `stop`.
+    ///
+    /// # Errors
+    /// A record cannot be signed.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<()> {
+        loop {
+            // Cancel safety: both lose nothing when dropped.
+            tokio::select! {
+                // The board itself ends when nobody tells addresses any more.
+                changed = self.addresses.changed() => if changed.is_err() {
+                    break;
+                },
+                // An error means that nobody can ask any more.
+                _ = stop.wait_for(|stop| *stop) => break,
+            }
+            let fresh = sign(&self.template, &self.addresses.borrow_and_update(), &self.pki)?;
+            if fresh.record() != self.record.borrow().record() {
+                self.discovery.announce(fresh.clone());
+                self.record.send_replace(fresh);
+            }
+        }
+        self.discovery.stop().await;
+        Ok(())
+    }
+}
+
+fn sign(template: &LeaderRecord, addresses: &Addresses, pki: &Pki) -> Result<SignedRecord> {
+    let record = LeaderRecord { addresses: reachable(addresses), ..template.clone() };
+    SignedRecord::sign(record, |bytes| pki.sign(bytes)).context("cannot sign the leader record")
+}
+
+/// The best addresses, the board's own first.
+fn reachable(addresses: &Addresses) -> Vec<Ipv4Addr> {
+    let others = addresses.all.iter().filter_map(|address| match address {
+        IpAddr::V4(v4) if *v4 != addresses.own => Some(*v4),
+        _ => None,
+    });
+    std::iter::once(addresses.own).chain(others).take(LEADER_ADDRESSES_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_address_comes_first_and_few_are_named() {
+        let all: Vec<IpAddr> = (1..9).map(|last| IpAddr::from([10, 0, 0, last])).collect();
+        let own = Ipv4Addr::new(10, 0, 0, 3);
+        let named = reachable(&Addresses { own, all });
+        assert_eq!(named.len(), LEADER_ADDRESSES_MAX);
+        assert_eq!(named[0], own);
+        assert_eq!(named.iter().filter(|address| **address == own).count(), 1);
+        let alone = Addresses { own: Ipv4Addr::LOCALHOST, all: Vec::new() };
+        assert_eq!(reachable(&alone), [Ipv4Addr::LOCALHOST]);
+    }
+}

@@ -1,0 +1,144 @@
+//! The cluster as its master sees it: what `kumquat status` and `kumquat board list` show.
+//!
+//! A contract with programs (`-o json`): fields are only ever added.
+
+use serde_json::{Value, json};
+
+use super::identity::Identity;
+use crate::io::store::Leadership;
+use crate::master::contacts::Contacts;
+use crate::master::controllers::Views;
+use crate::master::registry::{ListQuery, Registry};
+
+/// Makes the status from the objects.
+pub(super) struct ClusterStatus {
+    /// The board that leads.
+    pub(super) identity: Identity,
+    /// In which epoch and term.
+    pub(super) leader: Leadership,
+    /// The objects.
+    pub(super) registry: Registry,
+    /// The same, as controllers see them.
+    pub(super) views: Views,
+    /// Which boards are heard.
+    pub(super) contacts: Contacts,
+}
+
+impl ClusterStatus {
+    /// `{cluster, epoch, term, leader, boards, voters, warnings}`.
+    ///
+    /// # Errors
+    /// The store's words.
+    pub(super) fn value(&self) -> Result<Value, String> {
+        let nodes = model::resource::find("", "v1", "nodes").ok_or("there are no nodes")?;
+        let listed = self.registry.list(&ListQuery::all(nodes, None)).map_err(|e| e.message)?;
+        let nodes =
+            listed.items.iter().filter_map(|item| serde_json::from_slice(&item.json()).ok());
+        let nodes: Vec<Value> = nodes.collect();
+        let seen = self.contacts.seen();
+        let silence = |name: &str| {
+            seen.iter().find(|(board, _)| board == name).map(|(_, seen)| seen.silent_millis / 1_000)
+        };
+        let boards = nodes.iter().map(|node| {
+            let name = node["metadata"]["name"].as_str().unwrap_or_default();
+            let mut board = board(node, name == self.identity.name);
+            board["pods"] = self.views.world().pods_on(name).count().into();
+            board["lastHeardSeconds"] = silence(name).into();
+            board
+        });
+        let boards: Vec<Value> = boards.collect();
+        let mut warnings: Vec<Value> = nodes.iter().flat_map(warnings).collect();
+        if let Some(text) = self.contacts.warning() {
+            let (reason, remedy) = text.split_once(": ").unwrap_or((&text, ""));
+            let own = &self.identity.name;
+            warnings.push(json!({ "board": own, "reason": reason, "remedy": remedy }));
+        }
+        Ok(json!({
+            "cluster": self.identity.cluster, "epoch": self.leader.epoch,
+            "term": self.leader.term, "leader": self.identity.name, "boards": boards,
+            "voters": [self.identity.name], "warnings": warnings,
+        }))
+    }
+}
+
+fn board(node: &Value, leads: bool) -> Value {
+    let address = node["status"]["addresses"]
+        .as_array()
+        .and_then(|all| all.iter().find(|address| address["type"] == "InternalIP"))
+        .map_or(Value::Null, |address| address["address"].clone());
+    let info = &node["status"]["nodeInfo"];
+    let kubelet = info["kubeletVersion"].as_str().unwrap_or_default();
+    json!({
+        "name": node["metadata"]["name"], "address": address,
+        "role": if leads { "master" } else { "worker" },
+        "ready": ready(node) == Some("True"),
+        "version": kubelet.rsplit("kumquat.").next().unwrap_or_default(),
+        "architecture": info["architecture"],
+    })
+}
+
+/// Status of the condition Ready.
+fn ready(node: &Value) -> Option<&str> {
+    let conditions = node["status"]["conditions"].as_array()?;
+    conditions.iter().find(|c| c["type"] == "Ready")?["status"].as_str()
+}
+
+/// Conditions of a node that a person should act on; Ready says its own part.
+fn warnings(node: &Value) -> Vec<Value> {
+    let name = &node["metadata"]["name"];
+    let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+    conditions
+        .filter_map(|condition| {
+            let (reason, message) = (condition["reason"].clone(), condition["message"].clone());
+            let (reason, remedy) =
+                match (condition["type"].as_str()?, condition["status"].as_str()?) {
+                    ("Ready", "Unknown") => (
+                        json!(format!(
+                            "silent since {}",
+                            condition["lastTransitionTime"].as_str().unwrap_or("some time")
+                        )),
+                        json!("check its power and its network; its pods move to other boards"),
+                    ),
+                    ("Ready", "False") => (reason, message),
+                    ("Ready", _) => return None,
+                    // What a silent board's other conditions are, nobody knows.
+                    (_, "True") => (reason, message),
+                    _ => return None,
+                };
+            Some(json!({ "board": name, "reason": reason, "remedy": remedy }))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_board_is_not_ready_and_says_so() {
+        let node = |ready: &str, disk: &str| {
+            json!({ "metadata": { "name": "pi-2" }, "status": {
+                "addresses": [{ "type": "Hostname", "address": "pi-2" },
+                    { "type": "InternalIP", "address": "10.0.0.2" }],
+                "nodeInfo": { "kubeletVersion": "v1.36.2+kumquat.0.1.0", "architecture": "arm64" },
+                "conditions": [
+                    { "type": "DiskPressure", "status": disk, "reason": "D", "message": "free it" },
+                    { "type": "Ready", "status": ready, "reason": "R", "message": "mend it",
+                        "lastTransitionTime": "2026-11-22T00:00:00Z" },
+                ] } })
+        };
+        let fine = node("True", "False");
+        let expected = json!({ "name": "pi-2", "address": "10.0.0.2", "role": "worker",
+            "ready": true, "version": "0.1.0", "architecture": "arm64" });
+        assert_eq!(board(&fine, false), expected);
+        assert_eq!(warnings(&fine), Vec::<Value>::new());
+        let silent = node("Unknown", "Unknown");
+        assert_eq!(board(&silent, false)["ready"], false);
+        let said = warnings(&silent);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0]["reason"].as_str().expect("text").contains("2026-11-22"), "{said:?}");
+        let failed = warnings(&node("False", "True"));
+        let remedies: Vec<&Value> = failed.iter().map(|warning| &warning["remedy"]).collect();
+        assert_eq!(remedies, ["free it", "mend it"]);
+    }
+}

@@ -20,7 +20,8 @@ use serde_json::Value;
 pub type Target = fn(&[u8]) -> bool;
 
 /// All of them, by the name of their corpus folder.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
+    ("broker_codec", broker_codec),
     ("image", image),
     ("json", json),
     ("leader_record", leader_record),
@@ -29,6 +30,11 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("protobuf", kubernetes_protobuf),
     ("wire", messages),
 ];
+
+/// What a client sends to the broker.
+pub fn broker_codec(bytes: &[u8]) -> bool {
+    broker::judge(bytes)
+}
 
 /// A request body in the protobuf of Kubernetes.
 pub fn kubernetes_protobuf(bytes: &[u8]) -> bool {

@@ -58,6 +58,11 @@ fn mutated_requests_and_messages_break_nothing() {
 }
 
 #[test]
+fn mutated_conversations_with_the_broker_break_nothing() {
+    mutate_corpus("broker_codec", 20_000);
+}
+
+#[test]
 fn mutated_logs_and_images_break_nothing() {
     for name in ["log", "image"] {
         mutate_corpus(name, 40);

@@ -26,13 +26,13 @@ pub(crate) enum Frame {
 pub(crate) fn read(bytes: &mut BytesMut, limits: &Limits) -> Result<Frame, Ended> {
     let Some(first) = bytes.first().copied() else { return Ok(Frame::Missing(2)) };
     let max = body_bytes_max(first, limits)?;
-    match mqttbytes::check(bytes.iter(), max) {
-        Ok(_) => (),
+    let frame = match mqttbytes::check(bytes.iter(), max) {
+        Ok(header) => &bytes[..header.frame_length()],
         Err(Error::InsufficientBytes(missing)) => return Ok(Frame::Missing(missing)),
         Err(error) => return Err(ended(&error, max)),
-    }
+    };
     if first == CONNECT {
-        check_level(bytes)?;
+        check_level(frame)?;
     }
     let packet = Packet::read(bytes, max).map_err(|error| ended(&error, max))?;
     check(&packet)?;
@@ -56,9 +56,9 @@ fn body_bytes_max(first: u8, limits: &Limits) -> Result<usize, Ended> {
 }
 
 /// The protocol level stands before anything that depends on it (section 3.1.2).
-fn check_level(bytes: &[u8]) -> Result<(), Ended> {
-    let length = bytes[1..].iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
-    let body = &bytes[1 + length..];
+fn check_level(frame: &[u8]) -> Result<(), Ended> {
+    let length = frame[1..].iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
+    let body = &frame[1 + length..];
     let (name, level, flags) = match body {
         [0, 4, b'M', b'Q', b'T', b'T', level, flags, ..] => (true, *level, *flags),
         [0, 6, b'M', b'Q', b'I', b's', b'd', b'p', level, ..] => (true, *level, 0),

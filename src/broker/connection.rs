@@ -51,9 +51,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(crate) async fn run(mut self) -> Ended {
         let ended = poll_fn(|context| self.poll(context)).await;
         self.conversation.end(ended.clone());
-        let within = self.conversation.hub().limits.close_within;
-        // The end is known; whether its last bytes arrive changes nothing.
-        let _ = timeout(within, self.close()).await;
+        if ended != Ended::Stalled {
+            let within = self.conversation.hub().limits.close_within;
+            // The end is known; whether its last bytes arrive changes nothing.
+            let _ = timeout(within, self.close()).await;
+        }
         ended
     }
 
@@ -165,9 +167,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
         let bytes = buffer.filled();
         if self.input.capacity() - self.input.len() < bytes.len() {
-            // A large packet gets its room at once when it has begun to come, and small ones what
-            // they need: an announcement alone costs nothing.
-            let rest = if self.input.is_empty() { 0 } else { self.missing };
+            // Room at most doubles with what has come: an announced size alone costs nothing.
+            let rest = self.missing.min(self.input.len());
             self.input.reserve(bytes.len().max(rest));
         }
         self.input.extend_from_slice(bytes);

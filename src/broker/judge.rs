@@ -91,3 +91,25 @@ fn drain(conversation: &mut Conversation, answers: &mut Vec<Packet>) {
         answers.push(Packet::read(&mut written, usize::MAX).expect("an answer is a packet"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_conversations_are_judged() {
+        let mut bytes = BytesMut::new();
+        rumqttc::mqttbytes::v4::Connect::new("c").write(&mut bytes).expect("a packet");
+        let large = rumqttc::mqttbytes::v4::Publish::new(
+            "t",
+            rumqttc::mqttbytes::QoS::AtMostOnce,
+            vec![1; 200_000],
+        );
+        for _ in 0..3 {
+            large.write(&mut bytes).expect("a packet");
+        }
+        assert!(judge(&bytes));
+        bytes.extend_from_slice(&[0xf0, 0]);
+        assert!(!judge(&bytes));
+    }
+}

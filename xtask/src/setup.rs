@@ -22,6 +22,7 @@ const TEST_TOOLS: &[Tool] = &[
     Tool { program: "ip", package: "iproute2" },
     Tool { program: "losetup", package: "mount" },
     Tool { program: "mkfs.ext4", package: "e2fsprogs" },
+    Tool { program: "mosquitto", package: "mosquitto" },
     Tool { program: "nft", package: "nftables" },
     Tool { program: "runc", package: "runc" },
     Tool { program: "strace", package: "strace" },

@@ -12,6 +12,7 @@ use rumqttc::mqttbytes::v4::{
 use rumqttc::mqttbytes::{Error, QoS};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 /// Nothing that a test waits for takes so long.
@@ -92,9 +93,10 @@ impl Client {
         let _ = written;
     }
 
-    /// Sends as much as the broker takes within a time; whether that was all.
-    pub(crate) async fn send_within(&mut self, bytes: &[u8], time: Duration) -> bool {
-        matches!(timeout(time, self.stream.write_all(bytes)).await, Ok(Ok(())))
+    /// The two directions of the stream, for clients that do both at once.
+    pub(crate) fn split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
+        assert!(self.bytes.is_empty() && self.early.is_empty(), "something was read already");
+        self.stream.into_split()
     }
 
     /// The next packet; None when the broker has closed the stream.

@@ -9,5 +9,7 @@ pub mod image;
 pub mod keeper;
 pub mod link;
 pub mod net;
+pub mod peer;
+pub mod seldom;
 pub mod store;
 pub mod tls;

@@ -72,6 +72,28 @@ pub const API_IDLE_SECONDS_MAX: u64 = 90;
 pub const API_STRANGER_IDLE_SECONDS_MAX: u64 = 15;
 /// Seconds that a stopping API waits for requests under way.
 pub const API_STOP_SECONDS_MAX: u64 = 5;
+/// Connections of boards to a master's peer port at a time; further ones are closed.
+pub const PEER_BOARDS_MAX: usize = 4096;
+/// Connections to it at a time of which it is not known whose they are: the handshake is under way, or
+/// there is no certificate. A newcomer displaces the oldest of the greediest address.
+pub const PEER_STRANGERS_MAX: usize = 256;
+const _: () = assert!((PEER_BOARDS_MAX + PEER_STRANGERS_MAX) as u64 * 2 < OPEN_FILES_MAX);
+/// Seconds that a TLS handshake between boards may take.
+pub const PEER_HANDSHAKE_SECONDS_MAX: u64 = 10;
+/// Seconds that a connection without a certificate may last: long enough to join.
+pub const PEER_STRANGER_SECONDS_MAX: u64 = 20;
+/// Seconds that a stopping peer port waits for requests under way.
+pub const PEER_STOP_SECONDS_MAX: u64 = 2;
+/// Requests of one board under way at a time (its tunnel's streams among them).
+pub const PEER_STREAMS_MAX: u32 = 128;
+/// Bytes of one stream between boards that may be on the way.
+pub const PEER_WINDOW_BYTES: u32 = 64 * 1024;
+/// Bytes of one chunk of a stream between boards.
+pub const PEER_CHUNK_BYTES: usize = 16 * 1024;
+/// Bytes of the head of a request between boards.
+pub const PEER_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a refusal's text.
+pub const PEER_REFUSAL_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of a request's head.
 pub const API_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of request bodies held at a time, all clients together; further ones wait.

@@ -1,0 +1,104 @@
+//! HTTP/2 between boards over mutual TLS, on port 7443: the server of a master and its clients.
+//!
+//! In: a TLS configuration of [`crate::io::tls::Credentials`] and a handler. Out: requests with who
+//! sent them. Both ends know the connection's exporter, so that a secret can be proven for this very
+//! connection (RFC 5705, RFC 8446 section 7.5).
+//! Invariants: whatever a peer sends ends at most its own connection; peers without a certificate have
+//! few places, few seconds and two paths; a board keeps a connection only while it is admitted.
+//! Deliberately absent: HTTP/2 pings. Boards keep a stream open all the time, so that they would be
+//! sent for ever; a dead link is noticed by TCP, and a frozen peer by the beats on the bus.
+
+mod client;
+mod crowd;
+mod server;
+mod socket;
+
+use std::error::Error;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full, Limited};
+use hyper::body::Incoming;
+use model::limits::PEER_HEAD_BYTES_MAX;
+
+use crate::io::tls::BoardPeer;
+
+pub use client::{Connection, PeerError};
+pub use server::serve;
+
+/// What both ends offer in TLS.
+pub const ALPN: &[&[u8]] = &[b"h2"];
+/// Answered with 204 to everyone: whether this connection is accepted.
+pub const PING: &str = "/v1/ping";
+/// Where a board joins.
+pub const JOIN: &str = "/v1/join";
+/// What the connection's exporter is for.
+const EXPORTER_LABEL: &[u8] = b"EXPORTER-kumquat-join";
+
+/// Body of a request or answer that we make.
+pub type Body = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+/// An answer on its way.
+pub type Answer = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+
+/// Who is at the other end of one connection to the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The board; `None` without a certificate.
+    pub board: Option<BoardPeer>,
+    /// Known to both ends of this connection and to nobody else.
+    pub exporter: [u8; 32],
+    /// Where it connects from.
+    pub address: SocketAddr,
+}
+
+/// What answers requests of boards.
+pub trait PeerHandler: Send + Sync + 'static {
+    /// Whether this board, whose certificate is good, belongs here. Asked at every request, so it must
+    /// be quick.
+    fn admits(&self, board: &BoardPeer) -> bool;
+
+    /// Answers a request. Without a certificate only [`JOIN`] gets here.
+    fn handle(self: Arc<Self>, caller: Arc<Caller>, request: Request<Incoming>) -> Answer;
+
+    /// The connection ended; its handler futures are dropped.
+    fn gone(&self, _caller: &Caller) {}
+}
+
+/// A body of these bytes.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// No body.
+pub fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// An answer of one status and a line of text.
+pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    let mut answer = Response::new(full(text));
+    *answer.status_mut() = status;
+    answer
+}
+
+/// The whole body, if it has at most `bytes_max`; otherwise why not. Whoever waits sets a deadline.
+///
+/// # Errors
+/// A longer body, or one that broke off.
+pub async fn read(body: Incoming, bytes_max: usize) -> Result<Bytes, String> {
+    let collected = Limited::new(body, bytes_max).collect().await;
+    Ok(collected.map_err(|error| error.to_string())?.to_bytes())
+}
+
+/// Bound of a request's head as HTTP/2 counts it.
+fn head_bytes_max() -> u32 {
+    u32::try_from(PEER_HEAD_BYTES_MAX).expect("a small constant")
+}
+
+#[cfg(test)]
+mod tests;

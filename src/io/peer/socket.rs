@@ -1,0 +1,20 @@
+//! Socket options of connections between boards: small messages leave at once, dead links are noticed.
+
+use std::io;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::TcpStream;
+
+/// Sent bytes, or a question whether the peer lives, unanswered for so long end the connection.
+const USER_TIMEOUT_MILLIS: u32 = 9_000;
+const KEEP_ALIVE_INTERVAL_SECONDS: u32 = 3;
+
+/// `quiet_seconds`: silence after which the kernel asks. The end that asks sooner spares the other.
+pub(super) fn tune(stream: &TcpStream, quiet_seconds: u32) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &quiet_seconds)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &KEEP_ALIVE_INTERVAL_SECONDS)?;
+    setsockopt(stream, sockopt::TcpUserTimeout, &USER_TIMEOUT_MILLIS)?;
+    Ok(())
+}

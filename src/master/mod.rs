@@ -1,6 +1,7 @@
 //! The master role: API server, controllers, scheduler, dispatcher.
 
 pub mod api;
+pub mod boards;
 pub mod bootstrap;
 pub mod contacts;
 pub mod controllers;

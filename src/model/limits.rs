@@ -8,6 +8,34 @@ pub const REQUEST_BODY_BYTES_MAX: usize = 3_145_728;
 pub const OBJECT_BYTES_MAX: usize = 1_572_864;
 /// Largest payload of one bus message; larger messages travel in parts.
 pub const BUS_PAYLOAD_BYTES_MAX: usize = 128 * 1024;
+/// Largest packet of the bus: a payload with its topic.
+pub const BUS_PACKET_BYTES_MAX: usize = BUS_PAYLOAD_BYTES_MAX + 1024;
+/// Boards that are connected to the bus of one master; further ones are refused.
+pub const BUS_CONNECTIONS_MAX: usize = 4096;
+/// TLS handshakes of the bus under way; one more ends the oldest, so that silent strangers keep
+/// nobody out.
+pub const BUS_HANDSHAKES_MAX: usize = 256;
+/// Seconds that a TLS handshake of the bus may take.
+pub const BUS_HANDSHAKE_SECONDS_MAX: u64 = 10;
+/// Longest keep-alive of a board: one and a half times that and it counts as gone.
+pub const BUS_KEEP_ALIVE_SECONDS_MAX: u16 = 30;
+/// Seconds that a board tries one address of its leader.
+pub const BUS_CONNECT_SECONDS_MAX: u64 = 5;
+/// Requests of a board that wait for its MQTT client.
+pub const BUS_REQUESTS_MAX: usize = 8;
+/// Messages of all boards that wait for the master's routing; then publishers wait.
+pub const BUS_ROUTED_MAX: usize = 256;
+/// Messages of one board that wait for its session; further ones are dropped.
+pub const BUS_UP_FRAMES_MAX: usize = 32;
+/// Bytes of messages kept to be fetched, all boards together; beyond, the oldest is forgotten. The
+/// newest is always kept.
+pub const BUS_KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Seconds that a message is kept to be fetched: a board that has not begun by then asks again.
+pub const BUS_KEPT_SECONDS_MAX: u64 = 60;
+/// Seconds that a board waits for what it fetches, and what is added for its size.
+pub const BUS_FETCH_SECONDS_MIN: u64 = 20;
+/// Slowest fetch that is waited for.
+pub const BUS_FETCH_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 /// Largest message, all parts together: a board's whole desired set.
 pub const WIRE_MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Largest message of a board, all parts together: what one board may make its master hold.

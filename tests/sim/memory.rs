@@ -41,7 +41,8 @@ pub(crate) async fn run(scale: Scale) {
         };
         let options = dispatcher::Options::default();
         let (views, registry) = (master.views.clone(), master.registry.clone());
-        tokio::spawn(dispatcher::run(views, registry, options, end, master.stop.subscribe()));
+        let (name, stop) = (site.name.clone(), master.stop.subscribe());
+        tokio::spawn(dispatcher::run(views, registry, options, name, end, stop));
         boards.push(SimulatedBoard::start(site, link).await);
     }
     until("nodes", || (master.views.world().nodes().count(), scale.boards)).await;

@@ -178,8 +178,8 @@ impl Core {
         let Leadership { epoch, term } = self.store.leadership();
         let as_leader = dispatcher::Options { epoch, term, ..Default::default() };
         let (views, registry) = (self.views.clone(), self.registry.clone());
-        let serving =
-            dispatcher::run(views, registry, as_leader, options.link, loops.stop_signal());
+        let (own, stop) = (options.identity.name.clone(), loops.stop_signal());
+        let serving = dispatcher::run(views, registry, as_leader, own, options.link, stop);
         loops.spawn("dispatcher", serving);
     }
 }

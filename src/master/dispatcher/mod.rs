@@ -7,8 +7,9 @@
 //! Status  -> pod statuses and removals, one commit   every 5 s           -> BeatDown
 //! BeatUp  -> revisions compared: what is behind is sent again; the board's Lease is renewed
 //! ```
-//! Level-triggered: any message may be lost, the beats reveal it. Deliberately absent: judging
-//! silent boards (node lifecycle), splitting of sets larger than one bus message.
+//! Level-triggered: any message may be lost, the beats reveal it. A session knows which board it
+//! serves: a Hello of another name is refused, as is a status or event about what is not that
+//! board's. Deliberately absent: judging silent boards (node lifecycle), and how messages travel.
 
 mod desired;
 mod node;
@@ -64,7 +65,8 @@ impl Default for Options {
     }
 }
 
-/// Serves one board until `shutdown` turns true.
+/// Serves one board until `shutdown` turns true. `name` is the board's, and proven: its
+/// certificate's, or that of this very board.
 ///
 /// # Errors
 /// When the link or the store is closed under it.
@@ -72,10 +74,11 @@ pub async fn run(
     views: Views,
     registry: Registry,
     options: Options,
+    name: String,
     link: MasterEnd,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), DispatchError> {
-    let served = serve(views, registry, options, link, &mut shutdown).await;
+    let served = serve(views, registry, options, name, link, &mut shutdown).await;
     // At the end of the process the board's role may be the first to go.
     if *shutdown.borrow() && matches!(served, Err(DispatchError::LinkClosed)) {
         return Ok(());
@@ -87,11 +90,12 @@ async fn serve(
     views: Views,
     registry: Registry,
     options: Options,
+    name: String,
     link: MasterEnd,
     shutdown: &mut watch::Receiver<bool>,
 ) -> Result<(), DispatchError> {
     let MasterEnd { down, mut up, streams: _streams } = link;
-    let mut session = Session::new(views, registry, options, down);
+    let mut session = Session::new(views, registry, options, name, down);
     session.ask_hello().await?;
     let mut beat = tokio::time::interval(options.beat);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -105,7 +109,7 @@ async fn serve(
                 Some(bytes) => match session.receive(&bytes).await {
                     Ok(()) => (),
                     Err(Trouble::Message(error)) => {
-                        tracing::warn!(%error, "a board sent a message that cannot be read");
+                        session.complain("a message of a board cannot be read", &error);
                     }
                     Err(Trouble::End(error)) => return Err(error),
                 },

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use logic::controller::Op;
+use model::limits::{BUS_FETCH_BYTES_PER_SECOND_MIN, UP_MESSAGE_BYTES_MAX};
+use model::line_budget::LineBudget;
 use model::wire::{
-    self, Assembly, BeatDownV1, BeatUpV1, CommandV1, Header, HelloV1, MessageKind, StatusV1,
+    self, Assembly, BeatDownV1, BeatUpV1, CommandV1, Header, HelloV1, MessageKind, PodStatusV1,
+    StatusV1,
 };
 use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
 
 use super::desired::Told;
@@ -27,20 +31,26 @@ pub(super) struct Session {
     pub(super) registry: Registry,
     contacts: Contacts,
     options: Options,
+    /// Name of the board, as it has proven.
+    name: String,
     down: mpsc::Sender<Bytes>,
     assembly: Assembly,
     sequence: u64,
     /// Known since its Hello.
     board: Option<Board>,
+    /// Lines about what the board should not have sent.
+    lines: LineBudget,
+    start: Instant,
 }
 
 /// What is known of the board since its Hello.
 struct Board {
-    name: String,
     boot: u64,
     changed: Arc<Notify>,
     told: Told,
     told_at: Instant,
+    /// Size of what it was told last.
+    told_bytes: usize,
     /// Last status message that is durable.
     status_sequence: u64,
     beats: u64,
@@ -51,6 +61,7 @@ impl Session {
         views: Views,
         registry: Registry,
         options: Options,
+        name: String,
         down: mpsc::Sender<Bytes>,
     ) -> Self {
         Self {
@@ -58,10 +69,21 @@ impl Session {
             views,
             registry,
             options,
+            name,
             down,
-            assembly: Assembly::default(),
+            assembly: Assembly::bounded(UP_MESSAGE_BYTES_MAX),
             sequence: 0,
             board: None,
+            lines: LineBudget::new(5, 5_000),
+            start: Instant::now(),
+        }
+    }
+
+    /// One line about what the board should not have sent, unless there were too many.
+    pub(super) fn complain(&mut self, what: &str, why: &dyn std::fmt::Display) {
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if let Some(left_out) = self.lines.line(now) {
+            tracing::warn!(node = self.name, %why, left_out, "{what}");
         }
     }
 
@@ -77,34 +99,33 @@ impl Session {
         &mut self,
         kind: MessageKind,
         body: &T,
-    ) -> Result<(), DispatchError> {
+    ) -> Result<usize, DispatchError> {
         self.sequence += 1;
         let Options { epoch, term, .. } = self.options;
         let header = Header { kind, epoch, term, sequence: self.sequence };
         let parts = match wire::encode_parts(header, body) {
             Ok(parts) => parts,
             Err(error) => {
-                tracing::error!(%error, "a board is not told what it should run");
-                return Ok(());
+                tracing::error!(node = self.name, %error, "a board is not told what it should run");
+                return Ok(0);
             }
         };
+        let bytes = parts.iter().map(Vec::len).sum();
         for part in parts {
             self.down.send(part.into()).await.map_err(|_| DispatchError::LinkClosed)?;
         }
-        Ok(())
+        Ok(bytes)
     }
 
     /// Asks the board to introduce itself.
     pub(super) async fn ask_hello(&mut self) -> Result<(), DispatchError> {
-        self.send(MessageKind::Command, &CommandV1::SayHello).await
+        self.send(MessageKind::Command, &CommandV1::SayHello).await.map(drop)
     }
 
     /// Takes one message of the board.
     pub(super) async fn receive(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
-        if let Some(board) = &self.board {
-            // Before the message is acted on: what it brings up to date must not be undone.
-            self.contacts.heard(&board.name);
-        }
+        // Before the message is acted on: what it brings up to date must not be undone.
+        self.contacts.heard(&self.name);
         let Some((header, body)) = self.assembly.take(bytes)? else { return Ok(()) };
         let body = body.as_slice();
         match header.kind {
@@ -119,24 +140,25 @@ impl Session {
     }
 
     async fn hello(&mut self, hello: HelloV1) -> Result<(), DispatchError> {
-        let Some(name) = node::name_of(&hello.node) else {
-            tracing::warn!("a board said Hello without a Node object that has a name");
+        let name = self.name.clone();
+        let claimed = node::name_of(&hello.node).unwrap_or_default();
+        if claimed != name {
+            let why = format!("its Node is named {claimed:?}");
+            self.complain("a Hello for another board is refused", &why);
             return Ok(());
-        };
-        self.contacts.heard(&name);
+        }
         let registered = self.write(|session| node::register(session, &hello.node)).await?;
         if registered == Wrote::Refused {
             tracing::error!(node = name, "the API refuses the board's Node object");
         }
-        let same = self.board.take().filter(|board| board.name == name);
-        let mut told = same.map(|board| board.told).unwrap_or_default();
+        let mut told = self.board.take().map(|board| board.told).unwrap_or_default();
         told.forget(hello.desired_revision);
         self.board = Some(Board {
             changed: self.views.board(&name),
-            name,
             boot: hello.boot,
             told,
             told_at: Instant::now(),
+            told_bytes: 0,
             status_sequence: 0,
             beats: 0,
         });
@@ -155,9 +177,11 @@ impl Session {
     /// Whether somebody deleted the board's Node, or its conditions say that nobody hears it: it
     /// registers again, as a kubelet would.
     fn is_misjudged(&self) -> bool {
-        let Some(board) = &self.board else { return false };
+        if self.board.is_none() {
+            return false;
+        }
         let world = self.views.world();
-        world.node(&board.name).is_none_or(|node| node.conditions.get("Ready") == Some("Unknown"))
+        world.node(&self.name).is_none_or(|node| node.conditions.get("Ready") == Some("Unknown"))
     }
 
     async fn send_desired(
@@ -166,11 +190,14 @@ impl Session {
         also_gone: &BTreeSet<model::ids::Uid>,
     ) -> Result<(), DispatchError> {
         let Some(board) = &mut self.board else { return Ok(()) };
-        let difference = board.told.advance(&self.views.world(), &board.name, whole, also_gone);
+        let difference = board.told.advance(&self.views.world(), &self.name, whole, also_gone);
         let Some(difference) = difference else { return Ok(()) };
-        board.told_at = Instant::now();
         let message = difference.message(self.registry.store()).map_err(DispatchError::Read)?;
-        self.send(MessageKind::Desired, &message).await
+        let bytes = self.send(MessageKind::Desired, &message).await?;
+        if let Some(board) = &mut self.board {
+            (board.told_at, board.told_bytes) = (Instant::now(), bytes);
+        }
+        Ok(())
     }
 
     /// Tells the board what it should have.
@@ -182,7 +209,7 @@ impl Session {
             status_sequence: board.status_sequence,
             cluster_time: self.registry.clock().now(),
         };
-        self.send(MessageKind::BeatDown, &beat).await
+        self.send(MessageKind::BeatDown, &beat).await.map(drop)
     }
 
     async fn beat_up(&mut self, beat: BeatUpV1) -> Result<(), DispatchError> {
@@ -197,8 +224,11 @@ impl Session {
         let Some(board) = &mut self.board else { return Ok(()) };
         board.beats += 1;
         let renew = board.beats % 2 == 0;
-        let behind = beat.desired_revision != board.told.revision
-            && board.told_at.elapsed() >= self.options.beat;
+        // What is large takes its time to arrive.
+        let seconds = board.told_bytes as u64 / BUS_FETCH_BYTES_PER_SECOND_MIN;
+        let patience = self.options.beat + Duration::from_secs(seconds);
+        let behind =
+            beat.desired_revision != board.told.revision && board.told_at.elapsed() >= patience;
         let lost_status = beat.status_sequence > board.status_sequence;
         if behind {
             let floor = beat.desired_revision;
@@ -215,19 +245,25 @@ impl Session {
     }
 
     async fn renew_lease(&mut self) -> Result<(), DispatchError> {
-        let Some(name) = self.board.as_ref().map(|board| board.name.clone()) else { return Ok(()) };
-        self.write(|session| node::lease(session, &name)).await.map(drop)
+        if self.board.is_none() {
+            return Ok(());
+        }
+        self.write(|session| node::lease(session, &session.name)).await.map(drop)
     }
 
     async fn status(&mut self, status: StatusV1) -> Result<(), DispatchError> {
         let Some(board) = &self.board else { return self.ask_hello().await };
-        let name = board.name.clone();
+        let name = self.name.clone();
         let strangers: BTreeSet<_> = status
             .pods
             .iter()
             .filter(|pod| !pod.removable && !board.told.knows(pod.uid))
             .map(|pod| pod.uid)
             .collect();
+        let (events, refused) = self.own_events(&status.events);
+        if let Some(why) = self.foreign_pod(&status).or(refused) {
+            self.complain("what a board says of others is refused", &why);
+        }
         let mut wrote = self.write(|session| status::operations(session, &name, &status)).await?;
         if wrote == Wrote::Refused {
             wrote = self.write_one_by_one(&name, &status).await?;
@@ -236,8 +272,8 @@ impl Session {
             // Not acknowledged: the next beat shows it, and the board is asked again.
             return Ok(());
         }
-        for event in &status.events {
-            status::record_event(&self.registry, event).await;
+        for event in events {
+            status::record_event(&self.registry, &name, event).await;
         }
         if let Some(board) = &mut self.board {
             board.status_sequence = board.status_sequence.max(status.sequence);
@@ -248,9 +284,40 @@ impl Session {
         self.send_desired(false, &strangers).await
     }
 
+    /// The first pod of a status message that is another board's.
+    fn foreign_pod(&self, status: &StatusV1) -> Option<String> {
+        let world = self.views.world();
+        let foreign = |pod: &&PodStatusV1| {
+            let found = world.pod(&pod.namespace, &pod.name);
+            found.is_some_and(|found| found.meta.uid == pod.uid && *found.node != *self.name)
+        };
+        let pod = status.pods.iter().find(foreign)?;
+        Some(format!("status of pod {}/{}", pod.namespace, pod.name))
+    }
+
+    /// The events about this board's pods and its own Node, and what the others are about.
+    fn own_events(&self, events: &[Bytes]) -> (Vec<Value>, Option<String>) {
+        let world = self.views.world();
+        let (mut own, mut refused) = (Vec::new(), None);
+        for body in events {
+            let event: Value = serde_json::from_slice(body).unwrap_or_default();
+            let about = status::About::of(&event);
+            let told = |uid| self.board.as_ref().is_some_and(|board| board.told.knows(uid));
+            if about.as_ref().is_some_and(|about| about.is_of(&world, &self.name, told)) {
+                own.push(event);
+            } else if refused.is_none() {
+                refused = Some(about.map_or_else(
+                    || "an event about nothing".to_owned(),
+                    |about| format!("event about {about}"),
+                ));
+            }
+        }
+        (own, refused)
+    }
+
     /// One bad status must not hold the others back.
     async fn write_one_by_one(
-        &self,
+        &mut self,
         name: &str,
         status: &StatusV1,
     ) -> Result<Wrote, DispatchError> {
@@ -268,8 +335,8 @@ impl Session {
                 Wrote::Done => (),
                 Wrote::NotNow => all = Wrote::NotNow,
                 Wrote::Refused => {
-                    let pod = part.pods.first().map(|pod| pod.name.as_str());
-                    tracing::warn!(node = name, pod, "the API refuses a status of a board");
+                    let pod = part.pods.first().map(|pod| pod.name.clone()).unwrap_or_default();
+                    self.complain("the API refuses a status of a board", &pod);
                 }
             }
         }
@@ -315,8 +382,8 @@ enum Wrote {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Some(board) = &self.board {
-            self.views.forget_board(&board.name);
+        if self.board.is_some() {
+            self.views.forget_board(&self.name);
         }
     }
 }

@@ -1,7 +1,10 @@
 //! What a board reports: statuses of its pods, of itself, and events.
 
+use std::fmt;
+
 use logic::controller::{Event, Op, Propagation};
-use model::ids::ObjectKey;
+use logic::world::World;
+use model::ids::{ObjectKey, Uid};
 use model::resource;
 use model::view::kind;
 use model::wire::{PodStatusV1, StatusV1};
@@ -89,12 +92,50 @@ fn merged_status(have: &Value, mut wanted: Value) -> Option<Value> {
     (!fields.is_empty()).then_some(wanted)
 }
 
+/// What an event is about.
+pub(super) struct About {
+    kind: String,
+    namespace: String,
+    name: String,
+    uid: Option<Uid>,
+}
+
+impl About {
+    /// Of an Event object; `None` for one that names nothing.
+    pub(super) fn of(event: &Value) -> Option<Self> {
+        let involved = &event["involvedObject"];
+        let text = |field: &str| involved[field].as_str().unwrap_or_default().to_owned();
+        let about = Self {
+            kind: text("kind"),
+            namespace: text("namespace"),
+            name: text("name"),
+            uid: involved["uid"].as_str().and_then(Uid::parse),
+        };
+        (!about.name.is_empty()).then_some(about)
+    }
+
+    /// Whether a board may speak of it: its own Node, a pod bound to it, or a pod that it was `told`
+    /// to run and that the API has forgotten meanwhile.
+    pub(super) fn is_of(&self, world: &World, board: &str, told: impl Fn(Uid) -> bool) -> bool {
+        match self.kind.as_str() {
+            "Node" => self.name == board,
+            "Pod" => match world.pod(&self.namespace, &self.name) {
+                Some(pod) if self.uid.is_none_or(|uid| uid == pod.meta.uid) => *pod.node == *board,
+                _ => self.uid.is_some_and(told),
+            },
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for About {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
 /// Records an event of a board. Trouble is logged: nothing depends on it.
-pub(super) async fn record_event(registry: &Registry, body: &[u8]) {
-    let Ok(mut event) = serde_json::from_slice::<Value>(body) else {
-        tracing::debug!("a board sent an event that is not JSON");
-        return;
-    };
+pub(super) async fn record_event(registry: &Registry, board: &str, mut event: Value) {
     let events = resource::by_kind_key("/events").expect("events are in the table");
     let involved = &event["involvedObject"];
     let namespace = involved["namespace"].as_str().unwrap_or("default").to_owned();
@@ -102,6 +143,8 @@ pub(super) async fn record_event(registry: &Registry, body: &[u8]) {
     let name = registry.event_name(about, Event::happening_of(&event));
     event["metadata"]["name"] = name.as_str().into();
     event["metadata"]["namespace"] = namespace.as_str().into();
+    event["source"]["host"] = board.into();
+    event["reportingInstance"] = board.into();
     let target = Target::new(events, namespace, name);
     let user = UserInfo { name: "system:node".into(), groups: vec!["system:nodes".into()] };
     let options = WriteOptions { user, ..WriteOptions::default() };

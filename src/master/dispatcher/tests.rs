@@ -43,7 +43,8 @@ impl Board {
         let options = Options { beat: Duration::from_millis(50), ..Options::default() };
         let signal = master.shutdown.subscribe();
         let (views, registry) = (master.views.clone(), master.registry.clone());
-        let dispatcher = tokio::spawn(run(views, registry, options, end, signal));
+        let name = "pi-1".to_owned();
+        let dispatcher = tokio::spawn(run(views, registry, options, name, end, signal));
         Self { link, dispatcher, sequence: 0, revision: 0, pods: BTreeMap::new() }
     }
 
@@ -90,8 +91,12 @@ impl Board {
     }
 
     async fn hello_with(&mut self, conditions: Value) {
+        self.hello_as("pi-1", conditions).await;
+    }
+
+    async fn hello_as(&mut self, name: &str, conditions: Value) {
         let node = json!({
-            "metadata": { "name": "pi-1", "labels": { "kubernetes.io/arch": "arm64" } },
+            "metadata": { "name": name, "labels": { "kubernetes.io/arch": "arm64" } },
             "status": {
                 "capacity": { "cpu": "4", "memory": "1Gi", "pods": "110" },
                 "allocatable": { "cpu": "4", "memory": "1Gi", "pods": "110" },
@@ -293,23 +298,73 @@ async fn a_node_keeps_what_people_set_and_comes_back_when_deleted() {
     master.stop().await;
 }
 
+fn event(kind: &str, name: &str, host: &str) -> Value {
+    json!({ "involvedObject": { "kind": kind, "namespace": "default", "name": name },
+        "reason": "Pulled", "message": "Container image already present", "type": "Normal",
+        "source": { "component": "kubelet", "host": host } })
+}
+
 #[tokio::test]
 async fn events_of_a_board_are_counted() {
     let mut master = Master::new().await;
     let mut board = Board::connect(&master);
     board.hello().await;
     board.desired().await;
-    let event = json!({ "involvedObject": { "kind": "Pod", "namespace": "default", "name": "web" },
-        "reason": "Pulled", "message": "Container image already present", "type": "Normal",
-        "source": { "component": "kubelet", "host": "pi-1" } });
+    let event = event("Node", "pi-1", "pi-1");
     for _ in 0..2 {
         board.report(Vec::new(), vec![event.to_string().into()]).await;
     }
     let happening = logic::controller::Event::happening_of(&event);
-    let name = master.registry.event_name("web", happening);
+    let name = master.registry.event_name("pi-1", happening);
     master
         .until("counted", |it| it.get("/events", &name).is_some_and(|event| event["count"] == 2))
         .await;
+    master.stop().await;
+}
+
+#[tokio::test]
+async fn a_board_speaks_for_itself_only() {
+    let mut master = Master::new().await;
+    let mut board = Board::connect(&master);
+    board.hello_as("pi-2", json!([])).await;
+    board.hello().await;
+    board.desired().await;
+    let names: Vec<String> =
+        master.views.world().nodes().map(|node| node.meta.name.to_string()).collect();
+    assert_eq!(names, ["pi-1"], "a Hello for another board registers nobody");
+
+    let pod = |name: &str, node: &str| {
+        json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
+            "spec": { "nodeName": node, "containers": [{ "name": "c", "image": "i" }] } })
+    };
+    master.create("/pods", pod("mine", "pi-1")).await;
+    master.create("/pods", pod("theirs", "pi-9")).await;
+    while board.pods.is_empty() {
+        board.desired().await;
+    }
+    let uid_of = |name: &str| {
+        let pod = master.get("/pods", name).expect("exists");
+        Uid::parse(pod["metadata"]["uid"].as_str().expect("a uid")).expect("a uid")
+    };
+    let reports = ["mine", "theirs"].map(|name| {
+        status_of(uid_of(name), &json!({ "metadata": { "namespace": "default", "name": name } }))
+    });
+    let events = [("Pod", "mine"), ("Pod", "theirs"), ("Node", "pi-9"), ("Secret", "token")];
+    let events = events.map(|(kind, name)| event(kind, name, "pi-9"));
+    let said = events.iter().map(|event| Bytes::from(event.to_string())).collect();
+    board.report(reports.into(), said).await;
+    master.until("its own pod runs", |it| running(it) == 1).await;
+    // Acknowledged: all of the message has been dealt with.
+    while !matches!(board.hear().await, Heard::Beat(beat) if beat.status_sequence == 1) {}
+    let theirs = master.get("/pods", "theirs").expect("exists");
+    assert_ne!(theirs["status"]["phase"], "Running");
+    let recorded = events.map(|event| {
+        let happening = logic::controller::Event::happening_of(&event);
+        let about = event["involvedObject"]["name"].as_str().expect("a name");
+        master.get("/events", &master.registry.event_name(about, happening))
+    });
+    let [Some(mine), None, None, None] = recorded else { panic!("{recorded:?}") };
+    assert_eq!(mine["source"]["host"], "pi-1", "whatever it says of itself");
     master.stop().await;
 }
 

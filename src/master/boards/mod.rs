@@ -1,0 +1,242 @@
+//! The boards on the bus: a session for each that is connected, as long as this board leads.
+//!
+//! ```text
+//!  presence (came, went) ──▶ sessions: one dispatcher each ──▶ nodes/<n>/down/...
+//!  nodes/+/up/# ──▶ routed to the board's session; whatever comes means that it is heard
+//!  leader record ──▶ `leader`, retained
+//! ```
+//! A session's trouble ends that session only, and then the board's connection, so that it comes back.
+//! The same board connecting again ends its earlier session first. The master's own board does not
+//! come here: its link is in memory.
+
+mod messages;
+mod session;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use broker::{Broker, Message, Presence};
+use bytes::Bytes;
+use model::leader::SignedRecord;
+use model::limits::{BUS_ROUTED_MAX, BUS_UP_FRAMES_MAX};
+use model::line_budget::LineBudget;
+use rustls_pki_types::CertificateDer;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::io::bus::{self, Topics};
+use crate::io::tls::{BoardPeer, Clients, Credentials, TlsError, board_peer};
+use crate::master::contacts::Contacts;
+use crate::master::controllers::Views;
+use crate::master::dispatcher::{self, DispatchError};
+use crate::master::registry::Registry;
+
+pub use messages::Messages;
+use session::{Session, Shared};
+
+/// Time for sessions to end with the role.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the role serves boards with.
+pub struct BoardsOptions {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Name of the master's own board, which may not come over the bus.
+    pub own: String,
+    /// Bound to port 8883.
+    pub listener: TcpListener,
+    /// This board's certificate and the authority.
+    pub credentials: Credentials,
+    /// Whether a board with a valid certificate is still admitted: its name may belong to another
+    /// key by now, or its key may have been evicted.
+    pub admitted: Arc<dyn Fn(&BoardPeer) -> bool + Send + Sync>,
+    /// The world.
+    pub views: Views,
+    /// The objects.
+    pub registry: Registry,
+    /// Who is heard.
+    pub contacts: Contacts,
+    /// Epoch, term and beat.
+    pub as_leader: dispatcher::Options,
+    /// The signed leader record, which is kept on the bus.
+    pub record: watch::Receiver<SignedRecord>,
+    /// Where messages are kept that boards fetch over the tunnel.
+    pub messages: Messages,
+}
+
+/// Serves boards until `stop` turns true.
+///
+/// # Errors
+/// When TLS cannot be set up with these credentials.
+pub async fn run(options: BoardsOptions, stop: watch::Receiver<bool>) -> Result<(), TlsError> {
+    let BoardsOptions { cluster, own, listener, credentials, admitted, record, .. } = options;
+    let tls = credentials.server_config(Clients::Required, &[bus::ALPN])?;
+    let identify = move |chain: &[CertificateDer<'_>]| {
+        let peer = board_peer(chain).map_err(|_| "its certificate is not a board's")?;
+        match admitted(&peer) {
+            true => Ok(peer.name),
+            false => Err("its key is not admitted any more"),
+        }
+    };
+    let (server, broker) = bus::Server::new(&cluster, &own, tls, Arc::new(identify));
+    let topics = Topics::new(&cluster);
+    let shared = Arc::new(Shared {
+        topics: topics.clone(),
+        broker: broker.clone(),
+        views: options.views,
+        registry: options.registry,
+        as_leader: options.as_leader,
+        messages: options.messages,
+    });
+    let boards = Boards {
+        shared,
+        contacts: options.contacts,
+        connected: HashMap::new(),
+        sessions: JoinSet::new(),
+        lines: LineBudget::new(5, 5_000),
+        start: Instant::now(),
+    };
+    // Cancel safety: all three end with `stop`.
+    tokio::join!(
+        server.serve(listener, stop.clone()),
+        announce(&broker, &topics, record, stop.clone()),
+        boards.run(&broker, stop),
+    );
+    Ok(())
+}
+
+/// Keeps the leader record on the bus.
+async fn announce(
+    broker: &Broker,
+    topics: &Topics,
+    mut record: watch::Receiver<SignedRecord>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let topic = topics.leader();
+    loop {
+        let text = record.borrow_and_update().to_string();
+        broker.publish(&topic, text.into(), true).await;
+        // Cancel safety: both only wait.
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            changed = record.changed() => if changed.is_err() {
+                return;
+            },
+        }
+    }
+}
+
+/// A board's session as the router sees it.
+struct Connected {
+    connection: u64,
+    up: mpsc::Sender<Bytes>,
+    stop: watch::Sender<bool>,
+    over: session::Over,
+}
+
+struct Boards {
+    shared: Arc<Shared>,
+    contacts: Contacts,
+    connected: HashMap<String, Connected>,
+    sessions: JoinSet<(String, u64, Result<(), DispatchError>)>,
+    lines: LineBudget,
+    start: Instant,
+}
+
+impl Boards {
+    async fn run(mut self, broker: &Broker, mut stop: watch::Receiver<bool>) {
+        let mut local = broker.subscribe(&self.shared.topics.up_of_all(), BUS_ROUTED_MAX);
+        let mut presence = broker.presence();
+        loop {
+            // Cancel safety: all arms lose nothing when dropped. In this order: a board's session
+            // begins before its first message is routed.
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => break,
+                Some(change) = presence.recv() => self.change(change),
+                Some(ended) = self.sessions.join_next(), if !self.sessions.is_empty() => match ended {
+                    Ok((board, connection, served)) => self.ended(&board, connection, served),
+                    Err(error) => tracing::error!(%error, "session of a board crashed"),
+                },
+                Some(message) = local.recv() => self.route(message),
+                else => break,
+            }
+        }
+        for connected in self.connected.values() {
+            connected.stop.send_replace(true);
+        }
+        let all = async { while self.sessions.join_next().await.is_some() {} };
+        if tokio::time::timeout(END_WITHIN, all).await.is_err() {
+            tracing::warn!(within = ?END_WITHIN, "sessions of boards did not end in time");
+        }
+    }
+
+    fn change(&mut self, change: Presence) {
+        let Presence { client, connected, connection } = change;
+        let known = self.connected.get(&*client).map(|known| known.connection);
+        match connected {
+            true if known != Some(connection) => self.begin(&client, connection),
+            true => {}
+            false => {
+                if let Some(gone) = self.connected.remove(&*client) {
+                    gone.stop.send_replace(true);
+                }
+                tracing::info!(node = &*client, "board left the bus");
+                self.contacts.gone(&client);
+            }
+        }
+    }
+
+    fn begin(&mut self, board: &str, connection: u64) {
+        let (up, messages) = mpsc::channel(BUS_UP_FRAMES_MAX);
+        let (over, ended) = oneshot::channel::<Infallible>();
+        let (stop, stopped) = watch::channel(false);
+        let new = Connected { connection, up, stop, over: ended };
+        let before = self.connected.insert(board.to_owned(), new).map(|old| {
+            old.stop.send_replace(true);
+            old.over
+        });
+        tracing::info!(node = board, again = before.is_some(), "board is on the bus");
+        self.contacts.connected(board);
+        let session =
+            Session { board: board.to_owned(), up: messages, before, over, stop: stopped };
+        let (board, shared) = (board.to_owned(), self.shared.clone());
+        self.sessions.spawn(async move { (board, connection, session.run(shared).await) });
+    }
+
+    fn ended(&mut self, board: &str, connection: u64, served: Result<(), DispatchError>) {
+        let Err(error) = served else { return };
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::error!(node = board, %error, cause, "session of a board failed");
+        if self.connected.get(board).is_some_and(|known| known.connection == connection) {
+            // It comes back and gets a new session.
+            self.shared.broker.disconnect(board);
+        }
+    }
+
+    /// Gives a board's message to its session; one that finds no room is dropped, and the beats
+    /// reveal that.
+    fn route(&mut self, message: Message) {
+        let Some((board, is_will)) = self.shared.topics.board_of(&message.topic) else { return };
+        if is_will {
+            // Presence tells the same, in the right order.
+            return;
+        }
+        let Some(connected) = self.connected.get(board) else { return };
+        self.contacts.heard(board);
+        if let Err(mpsc::error::TrySendError::Full(_)) = connected.up.try_send(message.payload) {
+            let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+            if let Some(left_out) = self.lines.line(now) {
+                tracing::warn!(node = board, left_out, "message of a board that says too much is dropped");
+            }
+        }
+    }
+}
+
+/// Stop is asked for, or nobody is left to ask for it.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _asked = stop.wait_for(|stop| *stop).await;
+}

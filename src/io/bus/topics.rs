@@ -71,7 +71,8 @@ impl Topics {
 
     /// The board that published to this topic, and whether it is its will.
     pub fn board_of<'a>(&self, topic: &'a str) -> Option<(&'a str, bool)> {
-        let (node, leaf) = topic.strip_prefix(&self.root)?.strip_prefix("nodes/")?.split_once("/up/")?;
+        let (node, leaf) =
+            topic.strip_prefix(&self.root)?.strip_prefix("nodes/")?.split_once("/up/")?;
         UP.contains(&leaf).then_some((node, leaf == WILL))
     }
 

@@ -230,7 +230,11 @@ impl Boards {
         if let Err(mpsc::error::TrySendError::Full(_)) = connected.up.try_send(message.payload) {
             let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
             if let Some(left_out) = self.lines.line(now) {
-                tracing::warn!(node = board, left_out, "message of a board that says too much is dropped");
+                tracing::warn!(
+                    node = board,
+                    left_out,
+                    "message of a board that says too much is dropped"
+                );
             }
         }
     }

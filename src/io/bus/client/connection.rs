@@ -145,8 +145,11 @@ impl Client {
     fn take(&self, connection: &mut Connection, packet: Packet) -> Result<(), String> {
         match packet {
             Packet::ConnAck(_) => {
-                let filters =
-                    [self.topics.leader(), self.topics.all(), self.topics.down_of(&self.options.name)];
+                let filters = [
+                    self.topics.leader(),
+                    self.topics.all(),
+                    self.topics.down_of(&self.options.name),
+                ];
                 let filters = filters.map(|filter| SubscribeFilter::new(filter, QoS::AtMostOnce));
                 connection.requests.try_subscribe_many(filters).map_err(|error| error.to_string())
             }

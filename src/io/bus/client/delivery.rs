@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::limits::{BUS_FETCH_BYTES_PER_SECOND_MIN, BUS_FETCH_SECONDS_MIN, WIRE_MESSAGE_BYTES_MAX};
+use model::limits::{
+    BUS_FETCH_BYTES_PER_SECOND_MIN, BUS_FETCH_SECONDS_MIN, WIRE_MESSAGE_BYTES_MAX,
+};
 use model::wire::{self, FetchV1, Header, MessageKind};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
@@ -55,11 +57,11 @@ async fn fetched(fetch: &dyn Fetch, pointer: &FetchV1) -> Result<Vec<Bytes>, Str
     }
     let seconds = BUS_FETCH_SECONDS_MIN + pointer.bytes / BUS_FETCH_BYTES_PER_SECOND_MIN;
     let within = Duration::from_secs(seconds);
-    let packed = match tokio::time::timeout(within, fetch.fetch(pointer.digest, pointer.bytes)).await
-    {
-        Ok(packed) => packed?,
-        Err(_) => return Err(format!("it did not arrive in {seconds} s")),
-    };
+    let packed =
+        match tokio::time::timeout(within, fetch.fetch(pointer.digest, pointer.bytes)).await {
+            Ok(packed) => packed?,
+            Err(_) => return Err(format!("it did not arrive in {seconds} s")),
+        };
     let digest: [u8; 32] = Sha256::digest(&packed).into();
     if packed.len() as u64 != pointer.bytes || digest != pointer.digest {
         return Err("what came is something else".to_owned());

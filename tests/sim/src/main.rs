@@ -4,13 +4,13 @@
 //! the master's loops run in this process and boards hang on in-memory links: what one agent costs.
 //! Prints figures; a wait that takes too long fails with what is missing.
 
-#[path = "../harness/fake_keeper.rs"]
+#[path = "../../harness/fake_keeper.rs"]
 mod fake_keeper;
 mod figures;
-#[path = "../harness/loops.rs"]
+#[path = "../../harness/loops.rs"]
 mod loops;
 mod memory;
-#[path = "../harness/simulated.rs"]
+#[path = "../../harness/simulated.rs"]
 mod simulated;
 
 use std::time::Duration;

@@ -122,13 +122,17 @@ impl DesiredLog {
         if self.needs_whole { 0 } else { self.set.revision }
     }
 
-    /// Stores a message durably, then applies it. A message of the revision that is held and that
-    /// is no whole set changes nothing and writes nothing.
+    /// Stores a message durably, then applies it. A difference of the revision that is held changes
+    /// nothing and writes nothing, nor does a whole set that is not newer than what is held: masters
+    /// give each set a revision above the one that the board said it has, so it came late.
     ///
     /// # Errors
     /// The set is as before then.
     pub(crate) fn apply(&mut self, message: DesiredV1) -> Result<Changes, DesiredError> {
         if message.base == 0 {
+            if self.known && message.revision <= self.revision() {
+                return Ok(Changes::default());
+            }
             let mut set = self.set.clone();
             let changes = set.apply(message);
             self.rewrite(&set).map_err(disk("writing"))?;
@@ -337,6 +341,23 @@ mod tests {
         let log = reopened(&dir);
         assert!(log.is_known() && log.revision() == 1);
         assert_eq!(fs::metadata(dir.join("desired")).expect("there").len(), bytes);
+        fs::remove_dir_all(dir).expect("removable");
+    }
+
+    /// On a wire that delays, a whole set may come after what was added to it.
+    #[test]
+    fn a_whole_set_that_comes_late_takes_nothing_away() {
+        let dir = dir("late");
+        let mut log = DesiredLog::open(&dir).expect("new");
+        log.apply(message(1, 0, &[1], &[])).expect("whole");
+        log.apply(message(2, 1, &[2], &[])).expect("difference");
+        for late in [1, 2] {
+            let changes = log.apply(message(late, 0, &[1], &[])).expect("late");
+            assert!(changes.pods.is_empty() && changes.pods_gone.is_empty(), "{changes:?}");
+            assert_eq!((log.revision(), log.set().pods.len()), (2, 2));
+        }
+        log.apply(message(3, 0, &[1], &[])).expect("newer");
+        assert_eq!(log.set().pods.len(), 1);
         fs::remove_dir_all(dir).expect("removable");
     }
 

@@ -77,14 +77,20 @@ fn per(what: &str, grown_mb: f64, count: usize) {
     row(what, &format!("{each:.1} kB PSS ({grown_mb:.1} MB for {count})"), "-");
 }
 
+/// Waits for a number, and says every few seconds how far it is.
 async fn until(what: &str, count: impl Fn() -> (usize, usize)) {
     let begun = Instant::now();
+    let mut said = begun;
     loop {
         let (have, want) = count();
         if have == want {
             return;
         }
         assert!(begun.elapsed() < PATIENCE, "{what}: {have} of {want}");
+        if said.elapsed() > Duration::from_secs(5) {
+            said = Instant::now();
+            eprintln!("{what}: {have} of {want}");
+        }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -16,6 +16,7 @@ mod demo;
 mod dirs;
 mod hello;
 mod identity;
+pub mod join;
 mod logging;
 mod loops;
 mod master;

@@ -6,5 +6,8 @@ pub mod bootstrap;
 pub mod contacts;
 pub mod controllers;
 pub mod dispatcher;
+pub mod join;
+pub mod keys;
 pub mod registry;
+pub mod tokens;
 pub mod tunnel;

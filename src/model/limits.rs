@@ -120,6 +120,16 @@ pub const PEER_WINDOW_BYTES: u32 = 64 * 1024;
 pub const PEER_CHUNK_BYTES: usize = 16 * 1024;
 /// Bytes of the head of a request between boards.
 pub const PEER_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a board's request to join.
+pub const JOIN_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of the answer to it.
+pub const JOIN_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Seconds that a board's request to join may take to arrive.
+pub const JOIN_SECONDS_MAX: u64 = 5;
+/// Tokens that are neither expired nor revoked.
+pub const TOKENS_MAX: usize = 256;
+/// Boards that one token admits.
+pub const TOKEN_USES_MAX: u32 = 1000;
 /// Bytes of a refusal's text.
 pub const PEER_REFUSAL_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of a request's head.

@@ -5,9 +5,13 @@ use anyhow::Result;
 use crate::setup;
 use crate::shell::{cargo, root, run};
 
-/// Builds the static release binary and measures one board; `minutes` of idling may be given.
+/// Builds the static release binary and measures one board; `minutes` of idling may be given, or
+/// `broker` for the broker beside mosquitto.
 pub(crate) fn bench(words: &[String]) -> Result<()> {
     setup::for_tests()?;
+    if words.first().is_some_and(|word| word == "broker") {
+        return broker();
+    }
     let binary = setup::build_static("release")?;
     let minutes = words.first().map_or("10", String::as_str);
     for bench in ["keeper", "board"] {
@@ -18,4 +22,16 @@ pub(crate) fn bench(words: &[String]) -> Result<()> {
             .args(["bench", "--profile", "dev", "--bench", bench]))?;
     }
     Ok(())
+}
+
+/// The broker as a process of its own, and mosquitto, under the same load.
+fn broker() -> Result<()> {
+    let package = ["--package", "kumquat-broker", "--profile", "fast"];
+    run(cargo().arg("build").args(package).args(["--example", "serve"]))?;
+    let server = root().join("target/fast/examples/serve");
+    run(cargo()
+        .env("KUMQUAT_BROKER_SERVER", server)
+        .arg("bench")
+        .args(package)
+        .args(["--bench", "load"]))
 }

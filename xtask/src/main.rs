@@ -25,6 +25,7 @@ cargo xtask TASK
   cross           build for 64-bit boards, check for 32-bit ones, without a container engine
   cluster N       run N boards in network namespaces until Ctrl-C, from a quick build
   bench           measure the budgets of SPEC.md on this machine
+  bench broker    measure the broker beside mosquitto: memory and latency of 1,000 and 3,000 clients
   sim [FLAGS]     a master with simulated boards: --boards 1000 --pods 10 [--link memory|bus]
   soak [NAME]     the long trials: power, restarts, ...
 ";

@@ -212,8 +212,8 @@ impl ContactBook {
 
     /// The boards that are lost, by name.
     pub fn lost(&self) -> impl Iterator<Item = &str> {
-        let lost = |(_, board): &(&Box<str>, &Board)| board.contact == Contact::Lost;
-        self.boards.iter().filter(lost).map(|(name, _)| &**name)
+        let boards = self.boards.iter();
+        boards.filter(|(_, board)| board.contact == Contact::Lost).map(|(name, _)| &**name)
     }
 
     /// Every board and how it was seen.

@@ -268,6 +268,10 @@ pub const NODE_ANSWERS_MAX: usize = 256;
 pub const NODE_EVENTS_MAX: usize = 256;
 /// Happenings whose Event object the master finds again to count it up.
 pub const EVENT_NAMES_MAX: usize = 1_024;
+/// Images that a Node reports (kubelet's default).
+pub const NODE_IMAGES_MAX: usize = 50;
+/// Names of one of them (kubelet's bound).
+pub const NODE_IMAGE_NAMES_MAX: usize = 5;
 /// Pods in one status message.
 pub const STATUS_PODS_MAX: usize = 64;
 /// Log streams that one board serves at once.

@@ -226,6 +226,7 @@ impl ImageStore {
                 }
             }
         })?;
+        self.shared.changes.send_modify(|count| *count += 1);
         self.collect_locked()
     }
 
@@ -255,7 +256,7 @@ impl ImageStore {
         export::export(self, &record, &name, writer)
     }
 
-    /// Counts imports; wakes those who wait for an image.
+    /// Counts imports and removals; wakes those who wait for an image or tell which there are.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
     }

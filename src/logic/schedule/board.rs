@@ -33,7 +33,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn one(reason: impl Into<String>, final_for_now: bool) -> Result<(), Self> {
+    pub(super) fn one(reason: impl Into<String>, final_for_now: bool) -> Result<(), Self> {
         Err(Self { reasons: vec![reason.into()], final_for_now })
     }
 }
@@ -68,24 +68,19 @@ impl<'a> Board<'a> {
         self.weighed_cpu_milli += cpu_milli;
         self.weighed_memory_bytes += memory_bytes;
         self.ports.extend(pod.host_ports.iter().cloned());
-        if let Some(owner) = pod.meta.controller() {
+        if let Some(owner) = pod.meta.controller().filter(|_| pod.meta.deleting.is_none()) {
             *self.of_owner.entry(owner.uid).or_default() += 1;
         }
     }
 
     /// Whether the pod may run here, in the order of upstream's filter plugins.
     pub(super) fn check(&self, pod: &PodView, wish: &Scheduling) -> Result<(), Refusal> {
-        let bears = |taint: &Taint| pod.tolerations.iter().any(|it| it.bears(taint));
         let cordoned = no_schedule("node.kubernetes.io/unschedulable");
-        if self.node.unschedulable && !bears(&cordoned) {
+        if self.node.unschedulable && !bears(pod, &cordoned) {
             return Refusal::one("node(s) were unschedulable", true);
         }
-        let not_ready = (!self.node.ready).then(|| no_schedule("node.kubernetes.io/not-ready"));
-        let mut taints = self.node.taints.iter().chain(&not_ready);
-        let hard = |taint: &&Taint| taint.effect != TaintEffect::PreferNoSchedule;
-        if let Some(taint) = taints.find(|taint| hard(taint) && !bears(taint)) {
-            let reason =
-                format!("node(s) had untolerated taint {{{}: {}}}", taint.key, taint.value);
+        if let Some((key, value)) = self.unborne_taint(pod) {
+            let reason = format!("node(s) had untolerated taint {{{key}: {value}}}");
             return Refusal::one(reason, true);
         }
         if !self.matches_affinity(wish) {
@@ -100,7 +95,24 @@ impl<'a> Board<'a> {
         self.check_resources(&pod.requests)
     }
 
-    fn matches_affinity(&self, wish: &Scheduling) -> bool {
+    /// Name and value of a taint that keeps the pod away.
+    pub(super) fn unborne_taint(&self, pod: &PodView) -> Option<(&str, &str)> {
+        const NOT_READY: &str = "node.kubernetes.io/not-ready";
+        let hard = |taint: &&Taint| taint.effect != TaintEffect::PreferNoSchedule;
+        let found = self.node.taints.iter().find(|taint| hard(taint) && !bears(pod, taint));
+        if let Some(taint) = found {
+            return Some((&taint.key, &taint.value));
+        }
+        let unready = !self.node.ready && !bears(pod, &no_schedule(NOT_READY));
+        unready.then_some((NOT_READY, ""))
+    }
+
+    /// The place that it stands in: its value of a label.
+    pub(super) fn place(&self, topology_key: &str) -> Option<&'a str> {
+        self.node.meta.labels.get(topology_key)
+    }
+
+    pub(super) fn matches_affinity(&self, wish: &Scheduling) -> bool {
         let labels = &self.node.meta.labels;
         let selected =
             wish.node_selector.iter().all(|(name, value)| labels.get(name) == Some(value));
@@ -141,6 +153,10 @@ pub(super) fn weighed(pod: &PodView) -> (u64, u64) {
         or(pod.requests.cpu_milli, CPU_MILLI_DEFAULT),
         or(pod.requests.memory_bytes, MEMORY_BYTES_DEFAULT),
     )
+}
+
+fn bears(pod: &PodView, taint: &Taint) -> bool {
+    pod.tolerations.iter().any(|it| it.bears(taint))
 }
 
 fn no_schedule(key: &str) -> Taint {

@@ -6,9 +6,11 @@
 //! words) once per change of the reasons, and is looked at again when a pod, a node or the pod
 //! itself changes: there is no polling.
 //!
-//! Deliberately absent: preemption, pod affinity and topology spread constraints, volumes.
+//! Deliberately absent: preemption, volumes.
 
 mod board;
+mod census;
+mod company;
 mod score;
 
 use std::collections::BTreeMap;
@@ -23,6 +25,8 @@ use crate::controller::{Controller, Event, ObjectReference, Op, Plan};
 use crate::world::{Changed, World};
 
 use board::{Board, Refusal};
+use census::Census;
+use company::Company;
 
 const COMPONENT: &str = "default-scheduler";
 
@@ -69,12 +73,13 @@ impl Controller for Scheduler {
         waiting.sort_by_key(|(pod, wish)| (-wish.priority, pod.meta.created));
         let mut boards: Vec<Board<'_>> =
             world.nodes().map(|node| Board::new(node, world.pods_on(&node.meta.name))).collect();
+        let mut census = Census::new(world, &boards);
         let mut changes = 0;
         for (pod, wish) in waiting {
             if changes == PLAN_PODS_MAX {
                 break;
             }
-            let ops = match place(pod, wish, &mut boards) {
+            let ops = match place(pod, wish, &mut boards, &mut census) {
                 Ok(node) => bind(pod, node),
                 Err(reasons) => explain(pod, reasons, now),
             };
@@ -87,22 +92,25 @@ impl Controller for Scheduler {
 
 /// Takes the best board that fits, or says why none does.
 fn place<'a>(
-    pod: &PodView,
-    wish: &Scheduling,
+    pod: &'a PodView,
+    wish: &'a Scheduling,
     boards: &mut [Board<'a>],
+    census: &mut Census<'a>,
 ) -> Result<&'a str, String> {
+    let company = Company::new(pod, wish, boards, census);
     let mut refusals = Vec::new();
     let mut fitting = Vec::new();
     for (index, board) in boards.iter().enumerate() {
-        match board.check(pod, wish) {
+        match board.check(pod, wish).and_then(|()| company.check(board)) {
             Ok(()) => fitting.push(index),
             Err(refusal) => refusals.push(refusal),
         }
     }
-    let Some(best) = score::best(pod, wish, boards, &fitting) else {
+    let Some(best) = score::best(pod, wish, boards, &fitting, &company, census) else {
         return Err(sentence(boards.len(), &refusals));
     };
     boards[best].take(pod);
+    census.take(best, pod);
     Ok(boards[best].name())
 }
 

@@ -1,29 +1,43 @@
-//! Which of the nodes that fit is best: free room, few siblings, preferences. The last word has a
+//! Which of the nodes that fit is best: free room, few siblings, preferences, images. The last word has a
 //! hash, so that equal nodes share the pods and the choice is the same on every run.
 
 use model::view::{PodView, Scheduling, Taint, TaintEffect};
 
 use super::board::{Board, weighed};
+use super::census::Census;
+use super::company::Company;
 
 const WEIGHT_ROOM: u64 = 1;
 const WEIGHT_SPREAD: u64 = 2;
 const WEIGHT_AFFINITY: u64 = 2;
 const WEIGHT_TAINTS: u64 = 3;
-const SCORE_MAX: u64 = 100;
+const WEIGHT_COMPANY: u64 = 2;
+const WEIGHT_IMAGES: u64 = 1;
+/// Images below this are no reason to prefer a board (upstream's `minThreshold`).
+const IMAGE_BYTES_LEAST: u64 = 23 * 1024 * 1024;
+/// Images above this count no more, for each container (upstream's `maxContainerThreshold`).
+const IMAGE_BYTES_MOST: u64 = 1_000 * 1024 * 1024;
+pub(super) const SCORE_MAX: u64 = 100;
 
 /// The best of `fitting`, which are places in `boards`.
-pub(super) fn best(
+pub(super) fn best<'a>(
     pod: &PodView,
     wish: &Scheduling,
-    boards: &[Board<'_>],
+    boards: &[Board<'a>],
     fitting: &[usize],
+    company: &Company<'_>,
+    census: &mut Census<'a>,
 ) -> Option<usize> {
+    let candidates: Vec<&Board<'_>> = fitting.iter().map(|&index| &boards[index]).collect();
     let of = |measure: &dyn Fn(&Board<'_>) -> u64| -> Vec<u64> {
-        fitting.iter().map(|&index| measure(&boards[index])).collect()
+        candidates.iter().map(|board| measure(board)).collect()
     };
     let siblings = of(&|board| siblings(pod, board));
     let preferred = of(&|board| preference(wish, board));
     let unborne = of(&|board| unborne_taints(pod, board));
+    let (evenness, liking) = (company.evenness(&candidates), company.liking(&candidates));
+    let images: Vec<(u64, u64)> =
+        wish.images.iter().map(|hash| (*hash, census.boards_with(*hash, boards))).collect();
     let most = |values: &[u64]| values.iter().copied().max().unwrap_or_default();
     let (most_siblings, most_preferred, most_unborne) =
         (most(&siblings), most(&preferred), most(&unborne));
@@ -32,12 +46,30 @@ pub(super) fn best(
     let scored = fitting.iter().enumerate().map(|(place, &index)| {
         let board = &boards[index];
         let score = WEIGHT_ROOM * room(pod, board)
-            + WEIGHT_SPREAD * few(siblings[place], most_siblings)
+            + WEIGHT_SPREAD * (few(siblings[place], most_siblings) + evenness[place])
             + WEIGHT_AFFINITY * preferred[place] * SCORE_MAX / most_preferred.max(1)
+            + WEIGHT_COMPANY * liking[place]
+            + WEIGHT_IMAGES * locality(&images, boards.len(), board)
             + WEIGHT_TAINTS * few(unborne[place], most_unborne);
         (score, tie(pod, board), index)
     });
     scored.max().map(|(_, _, index)| index)
+}
+
+/// Bytes of the pod's images that the board has, each weighed by the share of boards that have it, so
+/// that the only board with an image does not draw all pods (upstream's `ImageLocality`).
+fn locality(images: &[(u64, u64)], boards: usize, board: &Board<'_>) -> u64 {
+    if images.is_empty() {
+        return 0;
+    }
+    let share = |(hash, holders): &(u64, u64)| {
+        let bytes = board.node().image_bytes(*hash).unwrap_or_default();
+        bytes.saturating_mul(*holders) / boards as u64
+    };
+    let sum: u64 = images.iter().map(share).sum();
+    let most = IMAGE_BYTES_MOST * images.len() as u64;
+    let sum = sum.clamp(IMAGE_BYTES_LEAST, most);
+    SCORE_MAX * (sum - IMAGE_BYTES_LEAST) / (most - IMAGE_BYTES_LEAST)
 }
 
 /// Mean share of cpu and memory that stays free (upstream's `LeastAllocated`).

@@ -177,6 +177,201 @@ fn pods_of_one_owner_are_spread() {
     }
 }
 
+/// How many pods each board of `names` has.
+fn shares(cluster: &Cluster, names: &[&str]) -> Vec<usize> {
+    names.iter().map(|name| cluster.world.pods_on(name).count()).collect()
+}
+
+#[test]
+fn replicas_are_even_also_after_a_board_was_away() {
+    let names = ["pi-1", "pi-2", "pi-3"];
+    let owners = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web",
+        "uid": "00000000-0000-4000-8000-000000000001", "controller": true}]);
+    let roomy = json!({"status": {
+        "allocatable": {"cpu": "4", "memory": "4Gi", "pods": "110"},
+        "conditions": [{"type": "Ready", "status": "True"}] }});
+    for (replicas, expected) in [(3, [1, 1, 1]), (6, [2, 2, 2]), (7, [2, 2, 3])] {
+        for seed in 1..=10 {
+            let mut cluster = cluster(seed);
+            for name in names {
+                cluster.create(kind::NODES, name, node(json!({}), roomy.clone()));
+            }
+            // The master's board also runs something else.
+            let other = json!({"spec": {"nodeName": "pi-1",
+                "containers": [{"resources": {"requests": {"cpu": "500m"}}}]}, "metadata": {}});
+            cluster.create(kind::PODS, "other", other);
+            let pod = json!({"metadata": {"ownerReferences": owners.clone()}, "spec": {}});
+            let web = |number: usize| format!("web-{number}");
+            for number in 0..replicas {
+                cluster.create(kind::PODS, &web(number), pod.clone());
+            }
+            cluster.settle();
+            let mut have = shares(&cluster, &names);
+            have[0] -= 1;
+            have.sort_unstable();
+            assert_eq!(have, expected, "{replicas} replicas, seed {seed}");
+            // One board is lost, its pods are replaced on the others; then it is back.
+            cluster.patch(&key(kind::NODES, "pi-3"), json!({"spec": {"unschedulable": true}}));
+            let lost: Vec<_> =
+                cluster.world.pods_on("pi-3").map(|pod| pod.meta.key(kind::PODS)).collect();
+            for (number, pod) in lost.iter().enumerate() {
+                cluster.remove(pod);
+                cluster.create(
+                    kind::PODS,
+                    &web(replicas + number),
+                    json!({"metadata": {"ownerReferences": owners.clone()}, "spec": {}}),
+                );
+            }
+            cluster.settle();
+            cluster.patch(&key(kind::NODES, "pi-3"), json!({"spec": {"unschedulable": null}}));
+            let have = shares(&cluster, &names);
+            assert!(have[0].abs_diff(have[1] + 1) <= 1 && have[2] == 0, "{have:?}");
+            // What is new goes where little is.
+            for number in 0..replicas / 3 {
+                cluster.create(kind::PODS, &web(100 + number), pod.clone());
+            }
+            cluster.settle();
+            assert_eq!(shares(&cluster, &names)[2], replicas / 3, "seed {seed}");
+        }
+    }
+}
+
+/// Five boards in two zones, the last one in none.
+fn zones(seed: u64) -> Cluster {
+    let mut cluster = cluster(seed);
+    for (name, zone) in [("pi-1", "a"), ("pi-2", "a"), ("pi-3", "b"), ("pi-4", "b"), ("pi-5", "")] {
+        let mut labels = json!({"kubernetes.io/hostname": name});
+        if !zone.is_empty() {
+            labels["zone"] = zone.into();
+        }
+        cluster.create(kind::NODES, name, node(labels, json!({})));
+    }
+    cluster
+}
+
+fn labelled(app: &str, spec: Value) -> Value {
+    json!({"metadata": {"labels": {"app": app}}, "spec": spec})
+}
+
+fn spread(key: &str, how: &str, skew: u64) -> Value {
+    json!([{"maxSkew": skew, "topologyKey": key, "whenUnsatisfiable": how,
+        "labelSelector": {"matchLabels": {"app": "web"}}}])
+}
+
+const BOARDS: [&str; 5] = ["pi-1", "pi-2", "pi-3", "pi-4", "pi-5"];
+
+#[test]
+fn topology_spread_constraints_are_kept() {
+    let host = "kubernetes.io/hostname";
+    let mismatch = "node(s) didn't match pod topology spread constraints";
+    for seed in 1..=10 {
+        let mut cluster = zones(seed);
+        for number in 0..4 {
+            let spec = json!({"topologySpreadConstraints": spread("zone", "DoNotSchedule", 1)});
+            cluster.create(kind::PODS, &format!("web-{number}"), labelled("web", spec));
+        }
+        cluster.settle();
+        let have = shares(&cluster, &BOARDS);
+        assert_eq!((have[0] + have[1], have[2] + have[3], have[4]), (2, 2, 0), "{have:?}");
+        // Zone b is closed: one more fits zone a, the next would be two too many.
+        for name in ["pi-3", "pi-4"] {
+            cluster.patch(&key(kind::NODES, name), json!({"spec": {"unschedulable": true}}));
+        }
+        for name in ["more", "much"] {
+            let spec = json!({"topologySpreadConstraints": spread("zone", "DoNotSchedule", 1)});
+            cluster.create(kind::PODS, name, labelled("web", spec));
+            cluster.settle();
+        }
+        assert!(cluster.world.pod("shop", "more").is_some_and(|pod| !pod.node.is_empty()));
+        let why = cluster.world.pod("shop", "much").and_then(|pod| pod.unschedulable.clone());
+        let expected = format!(
+            "0/5 nodes are available: 1 {mismatch} (missing required label), 2 {mismatch}, 2 node(s) were unschedulable. \
+             preemption: 0/5 nodes are available: 2 No preemption victims found for incoming pod, 3 Preemption is not helpful for scheduling."
+        );
+        assert_eq!(why.as_deref(), Some(&*expected));
+
+        let mut cluster = zones(seed);
+        for number in 0..10 {
+            let spec = json!({"topologySpreadConstraints": spread(host, "ScheduleAnyway", 1)});
+            cluster.create(kind::PODS, &format!("web-{number}"), labelled("web", spec));
+        }
+        cluster.settle();
+        assert_eq!(shares(&cluster, &BOARDS), [2; 5], "seed {seed}");
+    }
+}
+
+#[test]
+fn pods_seek_and_avoid_each_other() {
+    let term = |app: &str, key: &str| json!({"topologyKey": key, "labelSelector": {"matchLabels": {"app": app}}});
+    let required = |kind: &str, term: Value| json!({"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}});
+    let preferred = |kind: &str, term: Value| {
+        let weighted = json!([{"weight": 100, "podAffinityTerm": term}]);
+        json!({"affinity": {kind: {"preferredDuringSchedulingIgnoredDuringExecution": weighted}}})
+    };
+    let host = "kubernetes.io/hostname";
+    let (near, apart) = ("podAffinity", "podAntiAffinity");
+    for seed in 1..=10 {
+        let mut cluster = zones(seed);
+        let node_of = |cluster: &Cluster, name: &str| -> String {
+            cluster.world.pod("shop", name).expect("it exists").node.to_string()
+        };
+        let mut place = |name: &str, app: &str, spec: Value| {
+            cluster.create(kind::PODS, name, labelled(app, spec));
+            cluster.settle();
+            let pod = cluster.world.pod("shop", name).expect("it exists");
+            pod.unschedulable.as_deref().filter(|_| pod.node.is_empty()).map(str::to_owned)
+        };
+        assert_eq!(place("db", "db", json!({"nodeName": "pi-3"})), None);
+        assert_eq!(place("web", "web", required(near, term("db", "zone"))), None);
+        assert_eq!(place("close", "web", preferred(near, term("db", host))), None);
+        assert_eq!(place("away", "web", required(apart, term("db", "zone"))), None);
+        assert_eq!(place("shy", "web", preferred(apart, term("db", host))), None);
+        // The first of a group that wants to be together, and one that nobody can join.
+        assert_eq!(place("first", "group", required(near, term("group", host))), None);
+        assert_eq!(place("second", "group", required(near, term("group", host))), None);
+        let nobody = place("lonely", "web", required(near, term("nobody", host))).expect("refused");
+        assert!(nobody.contains("5 node(s) didn't match pod affinity rules."), "{nobody}");
+        // One per board, and those who were there first repel, too.
+        for number in 0..5 {
+            assert_eq!(
+                place(&format!("one-{number}"), "one", required(apart, term("one", host))),
+                None
+            );
+        }
+        let full = place("one-5", "one", required(apart, term("one", host))).expect("refused");
+        assert!(full.contains("5 node(s) didn't match pod anti-affinity rules"), "{full}");
+        let repelled = place("one-6", "one", json!({})).expect("refused");
+        assert!(
+            repelled.contains("didn't satisfy existing pods anti-affinity rules"),
+            "{repelled}"
+        );
+        assert!(["pi-3", "pi-4"].contains(&&*node_of(&cluster, "web")));
+        assert_eq!(node_of(&cluster, "close"), "pi-3");
+        assert!(!["pi-3", "pi-4"].contains(&&*node_of(&cluster, "away")));
+        assert_ne!(node_of(&cluster, "shy"), "pi-3");
+        assert_eq!(node_of(&cluster, "first"), node_of(&cluster, "second"));
+    }
+}
+
+#[test]
+fn a_large_image_that_many_boards_have_draws_pods() {
+    for seed in 1..=10 {
+        let mut cluster = cluster(seed);
+        for name in ["pi-1", "pi-2", "pi-3"] {
+            let mut body = node(json!({}), json!({}));
+            if name != "pi-2" {
+                body["status"]["images"] =
+                    json!([{"names": ["docker.io/library/big:1"], "sizeBytes": 900_000_000}]);
+            }
+            cluster.create(kind::NODES, name, body);
+        }
+        let spec = json!({"containers": [{"image": "big:1"}]});
+        cluster.create(kind::PODS, "web", pod(spec));
+        cluster.settle();
+        assert_eq!(cluster.world.pods_on("pi-2").count(), 0, "seed {seed}");
+    }
+}
+
 #[test]
 fn a_preferred_node_wins() {
     let mut cluster = cluster(5);
@@ -236,5 +431,62 @@ fn no_node_is_ever_given_more_than_it_has() {
                 assert!(board.check(pod, wish).is_err(), "seed {seed}");
             }
         }
+    }
+}
+
+/// A thousand boards with ten pods each, and as many waiting pods as one plan places.
+fn crowd(spec: &Value) -> World {
+    let mut world = World::default();
+    let mut number = 0_u64;
+    let mut apply = |kind: &model::ids::KindKey, namespace: &str, name: String, body: Value| {
+        number += 1;
+        let key = ObjectKey { kind: kind.clone(), namespace: namespace.into(), name };
+        let mut uid = [0; 16];
+        uid[..8].copy_from_slice(&number.to_be_bytes());
+        let (version, uid) = (model::ids::Version(number), model::ids::Uid(uid));
+        world.apply(&key, version, uid, Some(body.to_string().as_bytes())).expect("a good shape");
+    };
+    let roomy = json!({"status": {
+        "allocatable": {"cpu": "4", "memory": "4Gi", "pods": "110"},
+        "conditions": [{"type": "Ready", "status": "True"}] }});
+    for board in 0..1_000 {
+        let name = format!("pi-{board}");
+        let labels = json!({"kubernetes.io/hostname": name, "zone": format!("z-{}", board % 7)});
+        apply(&kind::NODES, "", name.clone(), node(labels, roomy.clone()));
+        for pod in 0..10 {
+            let body = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"nodeName": name}});
+            apply(&kind::PODS, "shop", format!("p-{board}-{pod}"), body);
+        }
+    }
+    for waiting in 0..PLAN_PODS_MAX {
+        apply(&kind::PODS, "shop", format!("w-{waiting}"), labelled("web", spec.clone()));
+    }
+    world
+}
+
+#[test]
+fn one_pass_places_many_pods_over_a_thousand_boards() {
+    let plain = json!({"containers": [{"image": "hello:1"}]});
+    let mut even = plain.clone();
+    even["topologySpreadConstraints"] = spread("kubernetes.io/hostname", "DoNotSchedule", 1);
+    let term = json!({"topologyKey": "kubernetes.io/hostname",
+        "labelSelector": {"matchLabels": {"app": "one"}}});
+    let mut alone = plain.clone();
+    alone["affinity"] = json!({"podAntiAffinity":
+        {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
+    for (name, spec) in [("plain", plain), ("spread", even), ("alone", alone)] {
+        let world = crowd(&spec);
+        let start = std::time::Instant::now();
+        let plan = Scheduler.plan(&world, &super::key(), Timestamp::default());
+        println!("{name}: {} operations in {:?}", plan.ops.len(), start.elapsed());
+        let bound: std::collections::BTreeSet<&str> = plan
+            .ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::Bind { node, .. } => Some(node.as_str()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(bound.len(), PLAN_PODS_MAX, "{name}: each on a board of its own");
     }
 }

@@ -6,6 +6,7 @@
 //! its uid still counts as existing, so that nothing it owns is collected.
 
 mod dependents;
+mod needs;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -21,6 +22,7 @@ use model::view::{
 use crate::contact::Contact;
 
 use dependents::Dependents;
+use needs::Needs;
 use table::Table;
 
 /// Everything that controllers, scheduler and dispatcher know.
@@ -36,6 +38,7 @@ pub struct World {
     plain: BTreeMap<KindKey, Table<PlainView>>,
     uids: HashMap<Uid, ObjectKey>,
     dependents: Dependents,
+    needs: Needs,
     /// Bound pods that are not finished, and finished ones too: all pods of a node.
     pods_by_node: HashMap<Box<str>, BTreeSet<PodName>>,
     /// Pods that the scheduler has to place.
@@ -143,6 +146,11 @@ impl World {
         self.pods.iter()
     }
 
+    /// The pods of a namespace.
+    pub fn pods_in(&self, namespace: &str) -> impl Iterator<Item = &PodView> {
+        self.pods.within(namespace)
+    }
+
     /// The pods bound to a node.
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &PodView> {
         let names = self.pods_by_node.get(node).into_iter().flatten();
@@ -173,11 +181,7 @@ impl World {
 
     /// Names of the nodes with a pod that mentions this ConfigMap or Secret.
     pub fn nodes_needing(&self, need: &ObjectKey) -> BTreeSet<&str> {
-        let mentions = |pod: &&PodView| {
-            !pod.node.is_empty()
-                && pod.needs.iter().any(|(kind, name)| *kind == need.kind && **name == *need.name)
-        };
-        self.pods.within(&need.namespace).filter(mentions).map(|pod| pod.node.as_ref()).collect()
+        self.needs.of(need).collect()
     }
 
     /// One node.
@@ -348,6 +352,7 @@ impl World {
     fn index(&mut self, key: &ObjectKey, view: &View) {
         self.dependents.add(key, &view.meta().owners);
         if let View::Pod(pod) = view {
+            self.needs.add(pod);
             let name = pod.meta.names();
             if pod.meta.controller().is_none() {
                 self.orphans.insert(name.clone());
@@ -363,6 +368,7 @@ impl World {
     fn unindex(&mut self, key: &ObjectKey, view: &View) {
         self.dependents.remove(key, &view.meta().owners);
         if let View::Pod(pod) = view {
+            self.needs.remove(pod);
             let name = pod.meta.names();
             self.orphans.remove(&name);
             self.waiting.remove(&name);

@@ -162,4 +162,7 @@ fn boards_that_need_a_config_map_are_found() {
     }
     let need = ObjectKey { kind: kind::CONFIG_MAPS, namespace: "one".into(), name: "c".into() };
     assert_eq!(world.nodes_needing(&need).into_iter().collect::<Vec<_>>(), ["a"]);
+    let p = ObjectKey { kind: kind::PODS, namespace: "one".into(), name: "p".into() };
+    world.apply(&p, Version(2), uid(u64::from(b'p')), None).expect("a deletion");
+    assert!(world.nodes_needing(&need).is_empty());
 }

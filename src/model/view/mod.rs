@@ -4,7 +4,9 @@
 //! controller reads are not kept; templates stay raw JSON, shared. A body that does not have the
 //! shape of its kind is an error, never a panic: the caller skips the object and says so.
 
+mod company;
 mod deployment;
+mod image;
 mod labels;
 mod meta;
 mod namespace;
@@ -17,7 +19,9 @@ mod scheduling;
 mod selector;
 mod template;
 
+pub use company::{Company, PodSet, PodTerm, Spread};
 pub use deployment::{Amount, Condition, DeploymentStatus, DeploymentView, Strategy};
+pub use image::image_hash;
 pub use labels::Labels;
 pub use meta::{Meta, OwnerReference};
 pub use namespace::NamespaceView;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::image::image_hash;
 use super::labels::Labels;
 use super::meta::{Identity, Meta, RawMeta, null_as_empty};
 use super::resources::Resources;
@@ -19,8 +20,18 @@ pub struct NodeView {
     pub allocatable: Resources,
     /// The condition `Ready` is `True`.
     pub ready: bool,
+    /// Hash of the name and bytes of every image that it reports, sorted.
+    pub images: Box<[(u64, u64)]>,
     /// Type and status of every condition.
     pub conditions: Labels,
+}
+
+impl NodeView {
+    /// Bytes of an image that it reports.
+    pub fn image_bytes(&self, hash: u64) -> Option<u64> {
+        let at = self.images.binary_search_by_key(&hash, |(have, _)| *have).ok()?;
+        Some(self.images[at].1)
+    }
 }
 
 /// Keeps pods away that do not tolerate it.
@@ -75,6 +86,8 @@ struct Status {
     allocatable: Option<Resources>,
     capacity: Option<Resources>,
     #[serde(deserialize_with = "null_as_empty")]
+    images: Vec<Image>,
+    #[serde(deserialize_with = "null_as_empty")]
     conditions: Vec<Condition>,
 }
 
@@ -83,6 +96,25 @@ struct Status {
 struct Condition {
     r#type: Box<str>,
     status: Box<str>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Image {
+    #[serde(deserialize_with = "null_as_empty")]
+    names: Vec<Box<str>>,
+    size_bytes: u64,
+}
+
+fn images(images: Vec<Image>) -> Box<[(u64, u64)]> {
+    let of = |image: Image| {
+        let names = image.names.into_iter();
+        names.map(move |name| (image_hash(&name), image.size_bytes)).collect::<Vec<_>>()
+    };
+    let mut images: Vec<(u64, u64)> = images.into_iter().flat_map(of).collect();
+    images.sort_unstable();
+    images.dedup_by_key(|(hash, _)| *hash);
+    images.into()
 }
 
 pub(super) fn parse(identity: Identity<'_>, body: &[u8]) -> serde_json::Result<NodeView> {
@@ -96,6 +128,7 @@ pub(super) fn parse(identity: Identity<'_>, body: &[u8]) -> serde_json::Result<N
         taints: raw.spec.taints.into(),
         ready: raw.status.conditions.iter().any(ready),
         conditions: raw.status.conditions.into_iter().map(|it| (it.r#type, it.status)).collect(),
+        images: images(raw.status.images),
         allocatable: raw.status.allocatable.or(raw.status.capacity).unwrap_or_default(),
     })
 }

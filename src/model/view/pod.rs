@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::company::{Company, PodTerm, RawPodAffinity, RawSpread};
+use super::image::image_hash;
 use super::labels::Labels;
 use super::meta::{Identity, Meta, RawMeta, null_as_empty};
 use super::resources::Resources;
@@ -40,6 +42,8 @@ pub struct PodView {
     pub wish_hash: u64,
     /// Taints that it bears; of a bound pod only those that keep it there.
     pub tolerations: Box<[Toleration]>,
+    /// Pods that it wants in no place of its own (required anti-affinity).
+    pub apart: Box<[PodTerm]>,
     /// Where it wants to run, while our scheduler has to decide that; else `None`.
     pub scheduling: Option<Box<Scheduling>>,
 }
@@ -130,6 +134,8 @@ struct Spec {
     affinity: Option<RawAffinity>,
     #[serde(deserialize_with = "null_as_empty")]
     tolerations: Vec<Toleration>,
+    #[serde(deserialize_with = "null_as_empty")]
+    topology_spread_constraints: Vec<RawSpread>,
     priority: Option<i64>,
     overhead: Option<Resources>,
     #[serde(deserialize_with = "null_as_empty")]
@@ -147,6 +153,7 @@ struct Spec {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Container {
+    image: Option<Box<str>>,
     restart_policy: Option<Box<str>>,
     resources: Option<ContainerResources>,
     #[serde(deserialize_with = "null_as_empty")]
@@ -235,6 +242,7 @@ pub(super) fn parse(identity: Identity<'_>, body: &[u8]) -> serde_json::Result<P
     let mut spec: Spec = serde_json::from_str(spec_text)?;
     let status = raw.status.unwrap_or_default();
     let meta = metadata.view(identity);
+    let company = company(&mut spec, &meta);
     let condition = |name: &str| status.conditions.iter().find(|c| c.r#type.as_ref() == name);
     let ready = condition("Ready").filter(|ready| ready.status.as_ref() == "True");
     let unscheduled = condition("PodScheduled").filter(|it| it.status.as_ref() == "False");
@@ -256,7 +264,8 @@ pub(super) fn parse(identity: Identity<'_>, body: &[u8]) -> serde_json::Result<P
         ),
         node: spec.node_name.clone(),
         tolerations: tolerations(&mut spec),
-        scheduling: scheduling(spec),
+        apart: company.1,
+        scheduling: scheduling(spec, company.0),
         meta,
     })
 }
@@ -345,16 +354,35 @@ fn tolerations(spec: &mut Spec) -> Box<[Toleration]> {
     tolerations.into()
 }
 
-fn scheduling(spec: Spec) -> Option<Box<Scheduling>> {
+/// What it wants of other pods, and which must not be where it is.
+fn company(spec: &mut Spec, meta: &Meta) -> (Company, Box<[PodTerm]>) {
+    let affinity = spec.affinity.as_mut();
+    let raw = affinity.map(|it| (it.pod_affinity.take(), it.pod_anti_affinity.take()));
+    let (near, apart) = raw.unwrap_or_default();
+    let split = |raw: Option<RawPodAffinity>, sign| {
+        raw.unwrap_or_default().split(&meta.namespace, &meta.labels, sign)
+    };
+    let ((near, mut preferred), (apart, repelling)) = (split(near, 1), split(apart, -1));
+    preferred.extend(repelling);
+    let spread = std::mem::take(&mut spec.topology_spread_constraints);
+    let spread = spread.into_iter().map(|it| it.view(&meta.labels)).collect();
+    (Company { spread, near, preferred: preferred.into() }, apart)
+}
+
+fn scheduling(spec: Spec, company: Company) -> Option<Box<Scheduling>> {
     let ours = spec.scheduler_name.as_deref().is_none_or(|name| name == DEFAULT_SCHEDULER);
     if !spec.node_name.is_empty() || !ours || !spec.scheduling_gates.is_empty() {
         return None;
     }
+    let containers = spec.init_containers.iter().chain(&spec.containers);
+    let images = containers.filter_map(|it| it.image.as_deref()).map(image_hash).collect();
     let (required, preferred) = spec.affinity.unwrap_or_default().split();
     Some(Box::new(Scheduling {
         node_selector: spec.node_selector,
         required,
         preferred,
+        company,
+        images,
         priority: spec.priority.unwrap_or_default(),
     }))
 }

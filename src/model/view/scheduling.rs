@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
+use super::company::{Company, RawPodAffinity};
 use super::labels::Labels;
 use super::meta::null_as_empty;
 use super::node::{Taint, TaintEffect};
@@ -18,6 +19,10 @@ pub struct Scheduling {
     pub required: Option<Box<[NodeTerm]>>,
     /// Terms that add their weight to a node that matches.
     pub preferred: Box<[(i64, NodeTerm)]>,
+    /// What it wants of other pods.
+    pub company: Company,
+    /// Hashes of the images of its containers.
+    pub images: Box<[u64]>,
     /// Higher goes first.
     pub priority: i64,
 }
@@ -114,6 +119,8 @@ fn effect_or_any<'de, D: serde::Deserializer<'de>>(
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct RawAffinity {
     node_affinity: Option<RawNodeAffinity>,
+    pub(super) pod_affinity: Option<RawPodAffinity>,
+    pub(super) pod_anti_affinity: Option<RawPodAffinity>,
 }
 
 #[derive(Default, Deserialize)]

@@ -16,6 +16,7 @@ use crate::io::link::{StreamAnswer, StreamOpen};
 use crate::node::NodeError;
 use crate::node::desired::{DesiredError, Reign};
 use crate::node::driver::blocking;
+use crate::node::image_list::status_images;
 use crate::node::log_stream;
 
 impl Agent {
@@ -116,7 +117,8 @@ impl Agent {
 
     /// Introduces the board.
     pub(super) fn hello(&mut self) {
-        let node = self.driver.board.node(&self.version, self.pressure, self.clock.now());
+        let mut node = self.driver.board.node(&self.version, self.pressure, self.clock.now());
+        node["status"]["images"] = status_images(self.driver.images.list());
         let hello = HelloV1 {
             boot: self.boot,
             desired_revision: self.desired.revision(),
@@ -139,11 +141,18 @@ impl Agent {
             blocking(move || driver.board.pressure(before, &driver.places.data_dir)).await;
         if let Some(pressure) = pressure.filter(|pressure| *pressure != before) {
             self.pressure = pressure;
-            let conditions = self.driver.board.conditions(pressure, self.clock.now());
-            let patch = json!({ "conditions": conditions });
-            self.outbox.node_status(Bytes::from(patch.to_string()), super::ticks());
+            self.report_board();
         }
         self.send_beat();
+    }
+
+    /// What changes of the board's own status while it runs: one patch, because only the last one
+    /// waits to be sent.
+    pub(super) fn report_board(&mut self) {
+        let conditions = self.driver.board.conditions(self.pressure, self.clock.now());
+        let images = status_images(self.driver.images.list());
+        let patch = json!({ "conditions": conditions, "images": images });
+        self.outbox.node_status(Bytes::from(patch.to_string()), super::ticks());
     }
 
     fn send_beat(&mut self) {

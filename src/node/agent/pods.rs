@@ -138,8 +138,9 @@ impl Agent {
         }
     }
 
-    /// An image was imported.
+    /// An image was imported, or a name was removed.
     pub(super) fn images_changed(&mut self) {
+        self.report_board();
         let uids: Vec<Uid> = self.pods.keys().copied().collect();
         for uid in uids {
             self.feed(uid, Event::ImagesChanged);

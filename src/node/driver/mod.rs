@@ -188,6 +188,11 @@ impl Driver {
                     format!("Container image {image:?} is not present with pull policy of Never");
                 missing("ErrImageNeverPull", text)
             }
+            Some(Err(ImageError::Architecture { name, built, board })) => {
+                let own = &self.board.name;
+                let text = format!("image {name} is for {built}, board {own} is {board}");
+                missing("ErrImagePull", text)
+            }
             Some(Err(error)) => {
                 let remedy = match &error {
                     ImageError::Absent(_) => {

@@ -77,6 +77,8 @@ impl Controller for Scheduler {
         let mut changes = 0;
         for (pod, wish) in waiting {
             if changes == PLAN_PODS_MAX {
+                // A bound pod is no reason to plan, so the rest would wait for somebody else.
+                plan.again(now);
                 break;
             }
             let ops = match place(pod, wish, &mut boards, &mut census) {

@@ -373,6 +373,19 @@ fn a_large_image_that_many_boards_have_draws_pods() {
 }
 
 #[test]
+fn more_pods_than_one_plan_places_are_all_placed() {
+    let mut cluster = cluster(7);
+    for number in 0..=PLAN_PODS_MAX / 5 {
+        cluster.create(kind::NODES, &format!("pi-{number}"), node(json!({}), json!({})));
+    }
+    for number in 0..PLAN_PODS_MAX + 3 {
+        cluster.create(kind::PODS, &format!("web-{number}"), pod(json!({})));
+    }
+    cluster.settle();
+    assert_eq!(cluster.world.pods_waiting().count(), 0);
+}
+
+#[test]
 fn a_preferred_node_wins() {
     let mut cluster = cluster(5);
     cluster.create(kind::NODES, "pi-1", node(json!({}), json!({})));

@@ -1,0 +1,288 @@
+//! A master's bus and boards in one process, with a certificate authority of their own.
+
+#![allow(missing_docs, unreachable_pub, reason = "parts of a test")]
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kumquat::io::bus;
+use kumquat::io::bus::client::{self, BusState, ClientOptions, Fetch};
+use kumquat::io::clock::Clock;
+use kumquat::io::image::ImageStore;
+use kumquat::io::link;
+use kumquat::io::tls::{BoardKey, Credentials, Pki};
+use kumquat::master::boards::{self, BoardsOptions, Messages};
+use kumquat::master::contacts::Contacts;
+use kumquat::master::dispatcher;
+use model::leader::{LeaderRecord, SignedRecord};
+use model::timestamp::Timestamp;
+use model::view::Phase;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::loops::Loops;
+use crate::simulated::{Folder, IMAGE, SimulatedBoard, Site, images};
+
+pub const CLUSTER: &str = "home";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until a condition holds.
+pub async fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A certificate authority.
+pub struct Authority {
+    pki: Pki,
+}
+
+impl Authority {
+    pub fn new(folder: &std::path::Path) -> Self {
+        let now = Clock::starting_at(Timestamp(0)).now();
+        Self { pki: Pki::open(folder, now).expect("an authority") }
+    }
+
+    /// What a board of this name holds.
+    pub fn credentials(&self, name: &str, is_master: bool) -> Credentials {
+        let key = BoardKey::generate().expect("a key");
+        let issued = self.pki.issue_board(name, &key.public_key(), is_master);
+        let certificate = issued.expect("a certificate");
+        Credentials::new(&key, &certificate, self.pki.ca_certificate()).expect("they fit")
+    }
+}
+
+/// Store, controllers and what boards and masters are made of.
+pub struct Bed {
+    pub loops: Loops,
+    pub authority: Authority,
+    images: ImageStore,
+    messages: Messages,
+    /// The last: what lies in it is in use before.
+    pub folder: Folder,
+}
+
+impl Bed {
+    pub async fn new(name: &str) -> Self {
+        let folder = Folder::new(&format!("bus-{name}"));
+        let loops = Loops::start(folder.path()).await;
+        Self {
+            loops,
+            authority: Authority::new(folder.path()),
+            images: images(folder.path()),
+            messages: Messages::default(),
+            folder,
+        }
+    }
+
+    /// The bus of a master of this rank, on any port.
+    pub async fn master(&self, rank: (u64, u64)) -> Master {
+        self.master_at(rank, 0).await
+    }
+
+    pub async fn master_at(&self, rank: (u64, u64), port: u16) -> Master {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let record = record(rank, port);
+        let signed = SignedRecord::sign(record, |bytes| self.authority.pki.sign(bytes));
+        let signed = signed.expect("a good record");
+        let (stop, stopped) = watch::channel(false);
+        let (epoch, term) = rank;
+        let options = BoardsOptions {
+            cluster: CLUSTER.to_owned(),
+            own: "boss".to_owned(),
+            listener,
+            credentials: self.authority.credentials("boss", true),
+            admitted: Arc::new(|peer| peer.name != "evicted"),
+            views: self.loops.views.clone(),
+            registry: self.loops.registry.clone(),
+            contacts: self.contacts(),
+            as_leader: dispatcher::Options { epoch, term, beat: Duration::from_millis(100) },
+            record: watch::Sender::new(signed.clone()).subscribe(),
+            messages: self.messages.clone(),
+        };
+        let task = tokio::spawn(async move { boards::run(options, stopped).await.expect("TLS") });
+        Master { port, signed, stop, task }
+    }
+
+    /// A board with a real agent, whose client follows this master.
+    pub async fn board(&self, name: &str, master: &Master) -> Board {
+        let (end, board_end) = link::pair();
+        let leader = watch::Sender::new(Some(master.signed.record().clone()));
+        let (state, states) = watch::channel(BusState::default());
+        let (announced, announcements) = watch::channel(None);
+        let fetch = Arc::new(Kept {
+            board: name.to_owned(),
+            messages: self.messages.clone(),
+            count: AtomicUsize::new(0),
+        });
+        let credentials = self.authority.credentials(name, false);
+        let options = ClientOptions {
+            cluster: CLUSTER.to_owned(),
+            name: name.to_owned(),
+            tls: credentials.client_config(&[bus::ALPN]).expect("TLS"),
+            leader: leader.subscribe(),
+            fetch: fetch.clone(),
+            state,
+            announced,
+        };
+        let (stop, stopped) = watch::channel(false);
+        let client = tokio::spawn(client::run(options, end, stopped));
+        let site = Site {
+            name: name.to_owned(),
+            folder: self.folder.path().join(name),
+            address: "10.0.0.1".to_owned(),
+            images: self.images.clone(),
+        };
+        let agent = SimulatedBoard::start(site, board_end).await;
+        Board { state: states, announced: announcements, leader, fetch, stop, client, agent }
+    }
+
+    pub fn contacts(&self) -> Contacts {
+        Contacts::new(&self.loops.views)
+    }
+
+    pub fn running(&self) -> usize {
+        let world = self.loops.views.world();
+        world.pods().filter(|pod| pod.phase == Phase::Running).count()
+    }
+
+    pub fn bound(&self) -> usize {
+        self.loops.views.world().pods().filter(|pod| !pod.node.is_empty()).count()
+    }
+
+    pub fn pod_uids(&self) -> BTreeSet<model::ids::Uid> {
+        self.loops.views.world().pods().map(|pod| pod.meta.uid).collect()
+    }
+
+    /// Whether all pods with names that begin so are being deleted.
+    pub fn leaving_or_gone(&self, name: &str) -> bool {
+        let world = self.loops.views.world();
+        let mut pods = world.pods().filter(|pod| pod.meta.name.starts_with(name));
+        pods.all(|pod| pod.meta.deleting.is_some())
+    }
+}
+
+fn record((epoch, term): (u64, u64), port: u16) -> LeaderRecord {
+    LeaderRecord {
+        cluster: CLUSTER.to_owned(),
+        epoch,
+        term,
+        name: "boss".to_owned(),
+        addresses: vec![Ipv4Addr::LOCALHOST],
+        api_port: 6443,
+        mqtt_port: port,
+        peer_port: 7443,
+        ca: [7; 16],
+    }
+}
+
+/// A master's bus.
+pub struct Master {
+    pub port: u16,
+    pub signed: SignedRecord,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Master {
+    /// Ends it as the role does.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        let ended = tokio::time::timeout(Duration::from_secs(10), self.task).await;
+        ended.expect("it ends when told").expect("no panic");
+    }
+
+    /// Ends it in the middle of whatever it does; gives its port.
+    pub async fn kill(self) -> u16 {
+        self.task.abort();
+        assert!(self.task.await.expect_err("it was killed").is_cancelled());
+        self.port
+    }
+}
+
+/// A board: agent, link and client.
+pub struct Board {
+    pub state: watch::Receiver<BusState>,
+    pub announced: watch::Receiver<Option<SignedRecord>>,
+    leader: watch::Sender<Option<LeaderRecord>>,
+    fetch: Arc<Kept>,
+    stop: watch::Sender<bool>,
+    client: JoinHandle<Result<(), link::Closed>>,
+    agent: SimulatedBoard,
+}
+
+impl Board {
+    pub fn follow(&self, master: &Master) {
+        self.leader.send_replace(Some(master.signed.record().clone()));
+    }
+
+    /// Follows it under another name: for the client somebody else leads.
+    pub fn follow_as(&self, master: &Master, name: &str) {
+        let record = master.signed.record().clone();
+        self.leader.send_replace(Some(LeaderRecord { name: name.to_owned(), ..record }));
+    }
+
+    pub fn lives(&self) -> bool {
+        self.agent.lives() && !self.client.is_finished()
+    }
+
+    pub fn fetched(&self) -> usize {
+        self.fetch.count.load(Ordering::Relaxed)
+    }
+
+    pub async fn end(self) {
+        self.agent.end().await;
+        self.stop.send_replace(true);
+        let ended = tokio::time::timeout(Duration::from_secs(10), self.client).await;
+        // The agent closed its link, or the stop came first: both are its orderly end.
+        let _closed = ended.expect("it ends when told").expect("no panic");
+    }
+}
+
+/// Plays the tunnel: asks the master's messages directly.
+struct Kept {
+    board: String,
+    messages: Messages,
+    count: AtomicUsize,
+}
+
+impl Fetch for Kept {
+    fn fetch(
+        &self,
+        digest: [u8; 32],
+        bytes: u64,
+    ) -> Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send + '_>> {
+        Box::pin(async move {
+            let message = self.messages.get(&self.board, &digest).ok_or("it is not kept")?;
+            assert_eq!(message.len() as u64, bytes);
+            self.count.fetch_add(1, Ordering::Relaxed);
+            Ok(message)
+        })
+    }
+}
+
+pub fn deployment(name: &str, replicas: u32, pod: Value) -> Value {
+    let mut spec = json!({ "containers": [{ "name": "main", "image": IMAGE }] });
+    for (field, value) in pod.as_object().cloned().unwrap_or_default() {
+        spec[field] = value;
+    }
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": name },
+        "spec": {
+            "replicas": replicas,
+            "selector": { "matchLabels": { "app": name } },
+            "template": { "metadata": { "labels": { "app": name } }, "spec": spec },
+        },
+    })
+}

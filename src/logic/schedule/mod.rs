@@ -78,7 +78,7 @@ impl Controller for Scheduler {
         for (pod, wish) in waiting {
             if changes == PLAN_PODS_MAX {
                 // A bound pod is no reason to plan, so the rest would wait for somebody else.
-                plan.again(now);
+                plan.again(now.plus_millis(1));
                 break;
             }
             let ops = match place(pod, wish, &mut boards, &mut census) {

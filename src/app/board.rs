@@ -4,6 +4,7 @@
 //! while to nobody.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
 use tokio::sync::watch;
@@ -14,7 +15,7 @@ use super::identity::Identity;
 use super::loops::Loops;
 use super::version;
 use crate::io::clock::Clock;
-use crate::io::image::ImageStore;
+use crate::io::image::{ImageStore, Source};
 use crate::io::keeper::{self, Keeper, KeeperPaths};
 use crate::io::link::BoardEnd;
 use crate::node;
@@ -33,6 +34,8 @@ pub(super) struct BoardOptions<'a> {
     pub(super) images: ImageStore,
     /// This board's addresses.
     pub(super) addresses: watch::Receiver<Addresses>,
+    /// Gives images that this board lacks.
+    pub(super) source: Option<Arc<dyn Source>>,
     /// The way to the master.
     pub(super) link: BoardEnd,
     /// Whether this board is a master too.
@@ -59,6 +62,7 @@ impl BoardRole {
             run_dir: options.dirs.run.clone(),
             keeper,
             images: options.images,
+            source: options.source,
             link: options.link,
             clock: options.clock,
             version: version::git_version(),

@@ -333,8 +333,6 @@ pub const BLOB_RELAYS_PER_BOARD_MAX: usize = 4;
 pub const IMAGE_OFFERS_MAX: usize = 8;
 /// Images whose blobs the master remembers without having them.
 pub const IMAGE_MANIFESTS_KNOWN_MAX: usize = 64;
-/// Images that a board fetches at a time.
-pub const IMAGE_FETCHES_MAX: usize = 2;
 /// Bytes of blobs that were begun and are not being fetched; the oldest are removed.
 pub const IMAGE_PARTIAL_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Bytes of a blob after which what there is of it is made durable.

@@ -16,15 +16,17 @@ mod object;
 mod place;
 mod pressure;
 mod prober;
+mod pull;
 mod report;
 mod volume;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use crate::io::clock::Clock;
-use crate::io::image::ImageStore;
+use crate::io::image::{ImageStore, Source};
 use crate::io::keeper::{Keeper, KeeperError};
 use crate::io::link::BoardEnd;
 
@@ -47,6 +49,8 @@ pub struct NodeOptions {
     pub keeper: Keeper,
     /// Has images.
     pub images: ImageStore,
+    /// Gives images that this board lacks; `None` where there is nobody to ask.
+    pub source: Option<Arc<dyn Source>>,
     /// Cluster time.
     pub clock: Clock,
     /// The way to the master.

@@ -86,6 +86,7 @@ impl Board {
                 keeper: keeper.clone(),
                 images: images.clone(),
                 clock: Clock::starting_at(Timestamp(0)),
+                source: None,
                 link,
             },
             stopped,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use kumquat::io::link;
-use kumquat::master::api::LinkLogs;
+use kumquat::master::tunnel::Streams;
 use model::wire::{self, Header, LogsRequestV1, StreamRequestV1};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
@@ -43,7 +43,8 @@ async fn server_with_board() -> (Server, Arc<Mutex<Vec<LogsRequestV1>>>) {
             });
         }
     });
-    let logs = LinkLogs { node: "board-1".into(), epoch: 1, term: 2, streams: master.streams };
+    let logs = Streams::new(1, 2);
+    logs.register("board-1", master.streams);
     (Server::with_logs(Arc::new(logs)).await, asked)
 }
 

@@ -113,6 +113,7 @@ impl SimulatedBoard {
             keeper: client,
             images: site.images,
             clock: Clock::starting_at(Timestamp(0)),
+            source: None,
             link,
         };
         let agent = tokio::spawn(node::run(options, stopped));

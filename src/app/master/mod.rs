@@ -20,6 +20,7 @@ use super::loops::Loops;
 use super::status::ClusterStatus;
 use super::version;
 use crate::io::clock::Clock;
+use crate::io::image::ImageStore;
 use crate::io::link::MasterEnd;
 use crate::io::store::{self, Leadership, Store};
 use crate::io::tls::{ApiTls, Pki};
@@ -28,7 +29,7 @@ use crate::master::contacts::{self, Contacts};
 use crate::master::controllers::{self, Views};
 use crate::master::dispatcher;
 use crate::master::registry::{Registry, RegistryOptions, ServiceRange};
-use crate::master::tunnel::Streams;
+use crate::master::tunnel::{Images, Streams};
 use announce::Announcer;
 use reach::{Reach, server_names};
 
@@ -44,6 +45,8 @@ pub(super) struct MasterOptions<'a> {
     pub(super) clock: Clock,
     /// This board's addresses.
     pub(super) addresses: watch::Receiver<Addresses>,
+    /// The images of this board.
+    pub(super) images: ImageStore,
     /// The link to the agent of this board.
     pub(super) link: MasterEnd,
 }
@@ -56,6 +59,8 @@ pub(super) struct MasterRole {
     pub(super) status: Arc<ClusterStatus>,
     /// Certificates.
     pub(super) pki: Arc<Pki>,
+    /// The images of all boards.
+    pub(super) images: Images,
     store: Store,
 }
 
@@ -67,6 +72,7 @@ struct Core {
     pki: Arc<Pki>,
     tls: Arc<ApiTls>,
     streams: Streams,
+    images: Images,
 }
 
 impl MasterRole {
@@ -83,7 +89,7 @@ impl MasterRole {
         let status = Arc::new(core.run_controllers(&options, &mut loops));
         core.announce(&options, &mut loops)?;
         core.serve_own_board(options, &mut loops);
-        Ok(Self { loops, status, pki: core.pki, store: core.store })
+        Ok(Self { loops, status, pki: core.pki, images: core.images, store: core.store })
     }
 
     /// Ends every loop, then closes the store.
@@ -95,7 +101,7 @@ impl MasterRole {
 
 impl Core {
     async fn open(options: &MasterOptions<'_>) -> Result<Self> {
-        let MasterOptions { dirs, config: _, identity, clock, addresses, link } = options;
+        let MasterOptions { dirs, config: _, identity, clock, addresses, images, link } = options;
         let range = identity.service_range;
         let service_range = ServiceRange::new(range.base, range.prefix)
             .with_context(|| format!("{range} cannot hold services"))?;
@@ -113,7 +119,10 @@ impl Core {
         let Leadership { epoch, term } = store.leadership();
         let streams = Streams::new(epoch, term);
         streams.register(&identity.name, link.streams.clone());
-        Ok(Self { store, views, registry, pki, tls, streams })
+        let (images, seen) = (images.clone(), views.clone());
+        let images =
+            Images::new(&identity.name, images, seen, registry.clone(), streams.clone());
+        Ok(Self { store, views, registry, pki, tls, streams, images })
     }
 
     async fn keep_reachable(&self, options: &MasterOptions<'_>, loops: &mut Loops) -> Result<()> {

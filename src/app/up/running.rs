@@ -17,7 +17,7 @@ use crate::app::loops::Loops;
 use crate::app::master::{MasterOptions, MasterRole};
 use crate::io::clock::Clock;
 use crate::io::control;
-use crate::io::image::ImageStore;
+use crate::io::image::{ImageStore, Source};
 use crate::io::keeper::KeeperPaths;
 use crate::io::link::{self, MasterEnd};
 use crate::io::net::AddressChanges;
@@ -92,6 +92,7 @@ impl Running {
             clock: base.clock,
             images: base.images,
             addresses: base.addresses,
+            source: place.images(),
             link: board_end,
             is_master: matches!(place, Place::Master(_)),
         });
@@ -136,6 +137,13 @@ impl Place {
         }
     }
 
+    /// Where images come from that this board lacks.
+    fn images(&self) -> Option<Arc<dyn Source>> {
+        match self {
+            Self::Master(master) => Some(master.images.for_own_board()),
+        }
+    }
+
     async fn stop(self) {
         match self {
             Self::Master(master) => master.stop().await,
@@ -154,6 +162,7 @@ impl Base<'_> {
                     identity: self.identity,
                     clock: self.clock.clone(),
                     addresses: self.addresses.clone(),
+                    images: self.images.clone(),
                     link,
                 });
                 let master = master.await?;

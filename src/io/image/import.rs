@@ -19,15 +19,15 @@ use super::layer;
 use super::name::ImageName;
 use super::platform::Platform;
 use super::record::{ImageRecord, LayerRecord};
-use super::store::ImageStore;
+use super::store::{ImageStore, remove_tree};
 use super::tree::Dir;
 
 /// An image of the archive, its documents checked, its layers not yet.
-struct Candidate {
-    names: Vec<ImageName>,
-    manifest: Staged,
-    config: Staged,
-    layers: Vec<Staged>,
+pub(super) struct Candidate {
+    pub(super) names: Vec<ImageName>,
+    pub(super) manifest: Staged,
+    pub(super) config: Staged,
+    pub(super) layers: Vec<Staged>,
 }
 
 /// A rename that makes verified content visible.
@@ -61,6 +61,34 @@ pub(super) fn import(
     make_durable(store, stage, moves)?;
     store.change(|record| records.into_iter().for_each(|image| record.put(image)))?;
     Ok(candidates.into_iter().flat_map(|candidate| candidate.names).collect())
+}
+
+/// Records an image whose blobs were fetched and verified one by one.
+pub(super) fn record_fetched(store: &ImageStore, image: &Candidate) -> Result<(), ImageError> {
+    let _writing = store.writing();
+    let stage = store.dir().join("tmp/fetch");
+    let recorded = try_record_fetched(store, image, &stage);
+    let cleaned = remove_tree(&stage);
+    if recorded.is_err() {
+        // Blobs that were moved but not recorded; they are also swept at the next open.
+        let _ = store.sweep();
+    }
+    recorded?;
+    cleaned.map_err(ImageError::io("removing the staging directory"))?;
+    store.added()
+}
+
+fn try_record_fetched(
+    store: &ImageStore,
+    image: &Candidate,
+    stage: &Path,
+) -> Result<(), ImageError> {
+    fs::create_dir_all(stage.join("layers"))
+        .map_err(ImageError::io("preparing the staging directory"))?;
+    let mut moves = Vec::new();
+    let record = install(store, image, stage, &mut BTreeMap::new(), &mut moves)?;
+    make_durable(store, stage, moves)?;
+    store.change(|all| all.put(record))
 }
 
 fn candidates(
@@ -167,7 +195,7 @@ fn choose(
     best.map(|(_, candidate)| candidate).ok_or_else(|| refusal(shown, built, host))
 }
 
-fn refusal(name: String, mut built: Vec<String>, host: &Platform) -> ImageError {
+pub(super) fn refusal(name: String, mut built: Vec<String>, host: &Platform) -> ImageError {
     built.sort();
     built.dedup();
     ImageError::Architecture { name, built: built.join(", "), board: host.to_string() }

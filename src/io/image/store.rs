@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! images/blobs/<64 hex>     images/layers/<32 hex of the chain id>/     images/index.json
+//! images/partial/<64 hex>   blobs that are being fetched from other boards, unverified
 //! images/tmp/               imports under way; emptied at open
 //! ```
 //! Order of an import: write under `tmp`, verify digests, `syncfs`, rename into place, sync the
@@ -40,6 +41,8 @@ struct Shared {
     writing: Mutex<()>,
     state: Mutex<State>,
     changes: watch::Sender<u64>,
+    /// One image is fetched at a time.
+    fetching: Mutex<()>,
     _lock: nix::fcntl::Flock<File>,
 }
 
@@ -119,7 +122,7 @@ impl ImageStore {
     pub fn open_for(dir: impl Into<PathBuf>, platform: Platform) -> Result<Self, ImageError> {
         let dir = dir.into();
         let fault = |source| ImageError::Open { path: dir.clone(), source };
-        for part in ["blobs", "layers", "tmp"] {
+        for part in ["blobs", "layers", "partial", "tmp"] {
             fs::create_dir_all(dir.join(part)).map_err(fault)?;
         }
         let lock = File::create(dir.join("lock")).map_err(fault)?;
@@ -132,6 +135,7 @@ impl ImageStore {
                 writing: Mutex::new(()),
                 state: Mutex::new(State { record, holds: BTreeMap::new(), deferred: false }),
                 changes: watch::Sender::new(0),
+                fetching: Mutex::new(()),
                 _lock: lock,
                 dir: dir.clone(),
             }),
@@ -161,9 +165,15 @@ impl ImageStore {
         }
         let names = result?;
         cleaned.map_err(ImageError::io("removing the staging directory"))?;
+        self.added()?;
+        Ok(names)
+    }
+
+    /// After an image was recorded, with `writing` held: what it has replaced goes, waiters wake.
+    pub(super) fn added(&self) -> Result<(), ImageError> {
         self.collect_locked()?;
         self.shared.changes.send_modify(|count| *count += 1);
-        Ok(names)
+        Ok(())
     }
 
     /// Finds an image by any spelling of its name, by name and manifest digest, or by id.
@@ -322,7 +332,7 @@ impl ImageStore {
     }
 
     /// Removes blobs and layers that the record does not name.
-    fn sweep(&self) -> io::Result<()> {
+    pub(super) fn sweep(&self) -> io::Result<()> {
         let state = self.state();
         let images = &state.record.images;
         let blobs: BTreeSet<String> =
@@ -350,6 +360,14 @@ impl ImageStore {
         record.save(&self.shared.dir).map_err(ImageError::io("writing the image record"))?;
         self.state().record = record;
         Ok(())
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.shared.dir
+    }
+
+    pub(super) fn fetching(&self) -> &Mutex<()> {
+        &self.shared.fetching
     }
 
     pub(super) fn blob_path(&self, digest: Digest) -> PathBuf {
@@ -405,7 +423,7 @@ fn empty(dir: &Path) -> io::Result<()> {
     fs::read_dir(dir)?.try_for_each(|entry| remove_tree(&entry?.path()))
 }
 
-fn remove_tree(path: &Path) -> io::Result<()> {
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     let result = match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),

@@ -157,6 +157,18 @@ impl PodMachine {
         self.state.teardown == Step::Done
     }
 
+    /// Images that containers wait for although they were looked for.
+    pub fn images_missing(&self) -> impl Iterator<Item = &str> {
+        let lacks = |container: &&ContainerState| {
+            let reason = container.waiting.as_ref().map(|waiting| waiting.reason.as_str());
+            container.stage == Stage::Blocked
+                && container.image.is_none()
+                && matches!(reason, Some("ErrImagePull" | "ImagePullBackOff"))
+        };
+        let waiting = self.state.containers.iter().filter(lacks);
+        waiting.filter_map(|container| Some(self.pod.container(&container.name)?.image.as_str()))
+    }
+
     /// Takes an event and says what to do.
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Effect> {
         let mut out = Vec::new();

@@ -13,7 +13,7 @@ use model::ids::Uid;
 use model::limits::API_LOG_CHUNKS_MAX;
 use model::status::ApiError;
 use model::timestamp::Timestamp;
-use model::wire::{self, Header, LogsRequestV1, MessageKind, StreamRequestV1};
+use model::wire::LogsRequestV1;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -21,7 +21,6 @@ use tokio::time::timeout;
 use super::answer::{Answer, AnswerBody, Unfolded, with_body};
 use super::query::{self, OptionProblem};
 use super::route::{Call, Place, method_not_allowed};
-use crate::io::link::StreamOpen;
 use crate::master::registry::Target;
 
 /// How long a board may take before the first byte or the end of a log.
@@ -42,38 +41,6 @@ pub trait LogSource: Send + Sync {
         request: LogsRequestV1,
         answer: mpsc::Sender<Result<Bytes, String>>,
     ) -> Result<(), String>;
-}
-
-/// Logs over the in-memory link to this very board.
-#[derive(Clone, Debug)]
-pub struct LinkLogs {
-    /// The board's name.
-    pub node: String,
-    /// Epoch of the leader that asks.
-    pub epoch: u64,
-    /// Its term.
-    pub term: u64,
-    /// The master's end of the link.
-    pub streams: mpsc::Sender<StreamOpen>,
-}
-
-impl LogSource for LinkLogs {
-    fn open(
-        &self,
-        node: &str,
-        request: LogsRequestV1,
-        answer: mpsc::Sender<Result<Bytes, String>>,
-    ) -> Result<(), String> {
-        if node != self.node {
-            return Err(format!("board {node:?} is not connected to this master"));
-        }
-        let header =
-            Header { kind: MessageKind::Stream, epoch: self.epoch, term: self.term, sequence: 0 };
-        let request = wire::encode(header, &StreamRequestV1::Logs(request)).into();
-        self.streams
-            .try_send(StreamOpen { request, answer })
-            .map_err(|_| format!("board {node:?} does not take requests for logs at the moment"))
-    }
 }
 
 /// Answers GET pods/NAME/log.

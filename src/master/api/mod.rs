@@ -39,7 +39,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use health::{Check, Health};
-pub use logs::{LinkLogs, LogAnswer, LogSource, NoLogs, SharedLogs};
+pub use logs::{LogAnswer, LogSource, NoLogs, SharedLogs};
 
 use super::registry::Registry;
 use crate::io::clock::Clock;

@@ -4,6 +4,8 @@
 //! connections. Out: chunks. Invariant: a board gets and answers only what is its own; every count,
 //! queue and wait is bounded. Back-pressure goes from end to end: a slow client makes the board wait.
 
+mod images;
 mod streams;
 
+pub use images::{Images, Relay};
 pub use streams::{NotYours, Requests, Streams, Taken};

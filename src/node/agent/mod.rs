@@ -30,6 +30,7 @@ use super::desired::DesiredLog;
 use super::driver::{Answer, Driver};
 use super::place::Places;
 use super::pressure::Pressure;
+use super::pull::{self, Puller};
 use super::{NodeError, NodeOptions};
 use crate::io::clock::Clock;
 use crate::io::keeper::{KeeperError, KeeperEvent};
@@ -58,6 +59,8 @@ pub(super) struct Agent {
     running: Arc<Mutex<BTreeSet<String>>>,
     log_streams: Arc<Semaphore>,
     blob_streams: Arc<Semaphore>,
+    /// Images that pods wait for.
+    wanted: watch::Sender<BTreeSet<String>>,
     assembly: Assembly,
     boot: u64,
     rebooted: bool,
@@ -75,15 +78,18 @@ pub(super) async fn run(
     let mut address = options.address;
     let board =
         Board::look(&options.name, address.clone(), &options.data_dir).with_role(options.is_master);
+    let (answers, mut answered) = mpsc::channel(NODE_ANSWERS_MAX);
+    let puller = options.source.map(|source| Puller::new(options.images.clone(), source));
     let driver = Arc::new(Driver {
         keeper: options.keeper.clone(),
         images: options.images.clone(),
         places,
         board,
         clock: options.clock.clone(),
+        puller: puller.clone(),
+        answers: answers.clone(),
     });
     let mut link = options.link;
-    let (answers, mut answered) = mpsc::channel(NODE_ANSWERS_MAX);
     let mut exits = options.keeper.events();
     let mut imports = options.images.changes();
     let started = Started { driver, up: link.up, answers, version: options.version };
@@ -92,6 +98,11 @@ pub(super) async fn run(
         () = stopped(&mut shutdown) => return Ok(()),
         agent = Agent::recover(started) => agent?,
     };
+    let (offers, mut offered) = pull::offered();
+    if let Some(puller) = puller {
+        // Ends with the agent, which holds the other ends of its channels.
+        tokio::spawn(puller.ask_again(agent.wanted.subscribe(), offers));
+    }
     agent.hello();
     let mut beat = tokio::time::interval(BEAT);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -109,6 +120,7 @@ pub(super) async fn run(
             event = exits.next() => agent.take_exits(event).await,
             Some(open) = link.streams.recv() => agent.open_stream(open),
             Ok(()) = imports.changed() => agent.images_changed(),
+            Some(image) = offered.recv() => agent.image_offered(&image),
             Ok(()) = address.changed() => agent.address_changed(),
             _ = beat.tick() => agent.beat().await,
             () = sleep_until(wake) => {}
@@ -155,6 +167,7 @@ impl Agent {
             running: Arc::default(),
             log_streams: Arc::new(Semaphore::new(LOG_STREAMS_MAX)),
             blob_streams: Arc::new(Semaphore::new(BLOB_STREAMS_MAX)),
+            wanted: watch::Sender::default(),
             boot,
             rebooted,
             assembly: Assembly::default(),

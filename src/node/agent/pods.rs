@@ -147,6 +147,28 @@ impl Agent {
         }
     }
 
+    /// The cluster has an image that pods wait for.
+    pub(super) fn image_offered(&mut self, image: &str) {
+        let lacks = |entry: &PodEntry| entry.machine.images_missing().any(|other| other == image);
+        let uids: Vec<Uid> =
+            self.pods.iter().filter(|(_, entry)| lacks(entry)).map(|(uid, _)| *uid).collect();
+        for uid in uids {
+            self.feed(uid, Event::ImagesChanged);
+        }
+    }
+
+    /// Says which images pods wait for.
+    fn note_wanted(&self) {
+        let machines = self.pods.values().map(|entry| &entry.machine);
+        let wanted: BTreeSet<String> =
+            machines.flat_map(|machine| machine.images_missing()).map(str::to_owned).collect();
+        self.wanted.send_if_modified(|before| {
+            let changed = *before != wanted;
+            *before = wanted;
+            changed
+        });
+    }
+
     /// Gives due timers to the pods and due statuses to the master.
     pub(super) fn wake(&mut self) {
         let now = super::ticks();
@@ -156,6 +178,7 @@ impl Agent {
         for uid in uids {
             self.feed(uid, Event::Timer);
         }
+        self.note_wanted();
         if self.outbox.due_ticks().is_some_and(|at| at <= super::ticks()) {
             self.send_statuses();
         }

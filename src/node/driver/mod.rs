@@ -3,6 +3,7 @@
 //! In: one effect with the pod it is for. Out: one [`Answer`]. Nothing here decides anything about
 //! a pod's life, and nothing is kept between effects.
 
+mod image;
 mod start;
 mod teardown;
 
@@ -10,23 +11,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use logic::pod::spec::PullPolicy;
-use logic::pod::{
-    ContainerState, Effect, Event, Exit, HookKind, ImageRef, Pod, container_id, probe_spec,
-};
+use logic::pod::{ContainerState, Effect, Event, Exit, HookKind, Pod, container_id, probe_spec};
 use model::ids::Uid;
 use model::limits::TERMINATION_MESSAGE_BYTES_MAX;
 use model::timestamp::Timestamp;
+use tokio::sync::mpsc;
 
 use super::board::Board;
 use super::log_stream;
 use super::object::Objects;
 use super::place::{Places, PodPlaces};
 use super::prober::Target;
+use super::pull::Puller;
 use super::report::Report;
 use super::volume;
 use crate::io::clock::Clock;
-use crate::io::image::{Hold, ImageError, ImageStore};
+use crate::io::image::{Hold, ImageStore};
 use crate::io::keeper::{ExitV1, Keeper, SandboxV1};
 
 pub(super) use teardown::{remove_leftovers, sweep_keeper};
@@ -39,6 +39,10 @@ pub(super) struct Driver {
     pub(super) places: Places,
     pub(super) board: Board,
     pub(super) clock: Clock,
+    /// Gets what this board lacks; `None` where there is nobody to ask.
+    pub(super) puller: Option<Puller>,
+    /// Where answers go: also what is to be told before an effect is through.
+    pub(super) answers: mpsc::Sender<Answer>,
 }
 
 /// An effect with all that it needs.
@@ -145,67 +149,6 @@ impl Driver {
             Some(Err(fault)) => Event::VolumesFailed { message: fault.message, retry: fault.retry },
             None => Event::VolumesFailed { message: "interrupted".to_owned(), retry: true },
         }
-    }
-
-    async fn ensure_image(&self, job: &Job, container: &str) -> Answer {
-        let Some(spec) = job.pod.container(container) else { return Answer::of(job, None) };
-        let (image, store) = (spec.image.clone(), self.images.clone());
-        let resolved = blocking(move || store.resolve(&image)).await;
-        let image = &spec.image;
-        let missing = |reason: &str, message: String| Event::ImageMissing {
-            container: container.to_owned(),
-            reason: reason.to_owned(),
-            message,
-        };
-        let event = match resolved {
-            Some(Ok(found)) => {
-                let repository = found.name.split('@').next().unwrap_or_default();
-                let repository = match repository.rsplit_once(':') {
-                    Some((path, tag)) if !tag.contains('/') => path,
-                    _ => repository,
-                };
-                let id = format!("{repository}@{}", found.digest);
-                let stop_signal = found.config.stop_signal.clone();
-                let image_ref = ImageRef { name: found.name.clone(), id, stop_signal };
-                let ready = Event::ImageReady { container: container.to_owned(), image: image_ref };
-                let how = match spec.image_pull_policy {
-                    PullPolicy::Always => "is used as it is on this board: no registry to ask",
-                    _ => "already present on machine and can be accessed by the pod",
-                };
-                let text = format!("Container image {image:?} {how}");
-                return Answer::of(job, Some(ready))
-                    .reporting(Report::normal("Pulled", text, container));
-            }
-            Some(Err(ImageError::Name { .. })) => {
-                let text = format!(
-                    "Failed to apply default image tag {image:?}: couldn't parse image name \
-                     {image:?}: invalid reference format"
-                );
-                missing("InvalidImageName", text)
-            }
-            Some(Err(ImageError::Absent(_))) if spec.image_pull_policy == PullPolicy::Never => {
-                let text =
-                    format!("Container image {image:?} is not present with pull policy of Never");
-                missing("ErrImageNeverPull", text)
-            }
-            Some(Err(ImageError::Architecture { name, built, board })) => {
-                let own = &self.board.name;
-                let text = format!("image {name} is for {built}, board {own} is {board}");
-                missing("ErrImagePull", text)
-            }
-            Some(Err(error)) => {
-                let remedy = match &error {
-                    ImageError::Absent(_) => {
-                        " and no registry is configured: bring it with `kumquat image import FILE`"
-                    }
-                    _ => "",
-                };
-                let text = format!("Failed to pull image {image:?}: {}{remedy}", error.text());
-                missing("ErrImagePull", text)
-            }
-            None => missing("ErrImagePull", "interrupted".to_owned()),
-        };
-        Answer::of(job, Some(event))
     }
 
     async fn signal(&self, id: &str, signal: &str) {

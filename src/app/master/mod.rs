@@ -120,8 +120,7 @@ impl Core {
         let streams = Streams::new(epoch, term);
         streams.register(&identity.name, link.streams.clone());
         let (images, seen) = (images.clone(), views.clone());
-        let images =
-            Images::new(&identity.name, images, seen, registry.clone(), streams.clone());
+        let images = Images::new(&identity.name, images, seen, registry.clone(), streams.clone());
         Ok(Self { store, views, registry, pki, tls, streams, images })
     }
 

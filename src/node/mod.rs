@@ -18,6 +18,7 @@ mod pressure;
 mod prober;
 mod pull;
 mod report;
+pub mod tunnel;
 mod volume;
 
 use std::path::{Path, PathBuf};

@@ -143,6 +143,7 @@ impl Bed {
             folder: self.folder.path().join(name),
             address: "10.0.0.1".to_owned(),
             images: self.images.clone(),
+            source: None,
         };
         let agent = SimulatedBoard::start(site, board_end).await;
         Board { state: states, announced: announcements, leader, fetch, stop, client, agent }

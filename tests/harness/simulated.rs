@@ -6,11 +6,12 @@
 #![allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kumquat::io::clock::Clock;
-use kumquat::io::image::ImageStore;
 use kumquat::io::image::build::{SingleFile, write_archive};
+use kumquat::io::image::{ImageStore, Source};
 use kumquat::io::keeper::{Keeper, KeeperPaths};
 use kumquat::io::link::BoardEnd;
 use kumquat::node::{self, NodeError, NodeOptions};
@@ -78,6 +79,8 @@ pub struct Site {
     pub address: String,
     /// The images that all boards share.
     pub images: ImageStore,
+    /// Gives images that this board lacks.
+    pub source: Option<Arc<dyn Source>>,
 }
 
 /// A running agent and its keeper.
@@ -113,7 +116,7 @@ impl SimulatedBoard {
             keeper: client,
             images: site.images,
             clock: Clock::starting_at(Timestamp(0)),
-            source: None,
+            source: site.source,
             link,
         };
         let agent = tokio::spawn(node::run(options, stopped));

@@ -45,6 +45,7 @@ async fn trial(name: &str, seed: u64, percent: u64) -> (Duration, usize) {
             folder: folder.path().join(&name),
             address: format!("10.0.0.{}", number + 1),
             images: images.clone(),
+            source: None,
         };
         boards.insert(name, SimulatedBoard::start(site, link).await);
     }

@@ -8,6 +8,7 @@
 //! Deliberately absent: HTTP/2 pings. Boards keep a stream open all the time, so that they would be
 //! sent for ever; a dead link is noticed by TCP, and a frozen peer by the beats on the bus.
 
+mod chunks;
 mod client;
 mod crowd;
 mod server;
@@ -28,6 +29,7 @@ use model::limits::PEER_HEAD_BYTES_MAX;
 
 use crate::io::tls::BoardPeer;
 
+pub use chunks::{ERROR, chunks, error_of, error_value, forward};
 pub use client::{Connection, PeerError};
 pub use server::serve;
 

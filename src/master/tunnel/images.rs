@@ -18,6 +18,7 @@ use model::limits::{
     BLOB_IDLE_SECONDS_MAX, BLOB_RELAYS_MAX, BLOB_RELAYS_PER_BOARD_MAX, IMAGE_DOCUMENT_BYTES_MAX,
     IMAGE_OFFERS_MAX, TUNNEL_CHUNKS_MAX,
 };
+use model::view::image_hash;
 use model::wire::{BlobRequestV1, StreamRequestV1};
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -51,9 +52,15 @@ struct Shared {
 
 /// A blob on its way.
 pub struct Relay {
-    /// Its bytes.
-    pub chunks: Chunks,
-    _permits: [OwnedSemaphorePermit; 2],
+    chunks: Chunks,
+    permits: [OwnedSemaphorePermit; 2],
+}
+
+impl Relay {
+    /// Its bytes, and what is to be kept until they are sent.
+    pub fn split(self) -> (Chunks, [OwnedSemaphorePermit; 2]) {
+        (self.chunks, self.permits)
+    }
 }
 
 /// An image under one name.
@@ -142,7 +149,7 @@ impl Images {
             };
             if digest == offer.manifest || blobs.contains(&digest) {
                 let chunks = self.open(&offer, digest, from).map_err(SourceError::Away)?;
-                return Ok(Relay { chunks, _permits: permits });
+                return Ok(Relay { chunks, permits });
             }
         }
         Err(match away {
@@ -201,8 +208,12 @@ impl Images {
         let mut found: BTreeMap<Digest, Offer> = BTreeMap::new();
         let mut offers = Offers::default();
         let Some(resource) = model::resource::find("", "v1", "nodes") else { return offers };
-        let nodes: Vec<String> =
-            self.0.views.world().nodes().map(|node| node.meta.name.to_string()).collect();
+        let hash = image_hash(name.as_str());
+        let nodes: Vec<String> = {
+            let world = self.0.views.world();
+            let having = world.nodes().filter(|node| node.image_bytes(hash).is_some());
+            having.map(|node| node.meta.name.to_string()).collect()
+        };
         let read = |node: &str| self.0.registry.get(&Target::new(resource, "", node)).ok();
         let asking = read(asking).map(|json| architecture(&json)).unwrap_or_default();
         for node in nodes {

@@ -5,7 +5,9 @@
 //! queue and wait is bounded. Back-pressure goes from end to end: a slow client makes the board wait.
 
 mod images;
+mod routes;
 mod streams;
 
 pub use images::{Images, Relay};
+pub use routes::Routes;
 pub use streams::{NotYours, Requests, Streams, Taken};

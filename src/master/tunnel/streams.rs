@@ -52,7 +52,7 @@ struct Board {
 #[derive(Debug)]
 enum Way {
     Link(mpsc::Sender<StreamOpen>),
-    Tunnel { connection: u64, frames: mpsc::Sender<Bytes> },
+    Tunnel { connection: u64, frames: mpsc::Sender<Result<Bytes, String>> },
 }
 
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Streams {
         state.lose(board, connection);
         drop(state);
         let gone = Gone { shared: self.shared.clone(), board: board.to_owned(), connection };
-        Requests { frames: receiver, _gone: gone }
+        Requests { frames: receiver, gone }
     }
 
     /// Whether this board can be asked.
@@ -124,7 +124,7 @@ impl Streams {
         if known.open >= TUNNEL_STREAMS_MAX {
             return Err(busy());
         }
-        frames.try_send(wire::frame(id, &request).into()).map_err(|_| busy())?;
+        frames.try_send(Ok(wire::frame(id, &request).into())).map_err(|_| busy())?;
         known.open += 1;
         state.issued.insert(id, Issued { board: board.to_owned(), connection, answer });
         drop(state);
@@ -169,12 +169,19 @@ impl LogSource for Streams {
     }
 }
 
-/// What a connected board is asked for; dropped when its connection ends.
+/// What a connected board is asked for.
 #[derive(Debug)]
 pub struct Requests {
-    /// Frames of `model::wire`; closed when the board connects anew.
-    pub frames: mpsc::Receiver<Bytes>,
-    _gone: Gone,
+    frames: mpsc::Receiver<Result<Bytes, String>>,
+    gone: Gone,
+}
+
+impl Requests {
+    /// Frames of `model::wire`, which end when the board connects anew; and what is to be dropped
+    /// when its connection ends.
+    pub fn split(self) -> (mpsc::Receiver<Result<Bytes, String>>, Gone) {
+        (self.frames, self.gone)
+    }
 }
 
 /// A stream that has begun.
@@ -185,8 +192,9 @@ pub struct Taken {
     _slot: Slot,
 }
 
+/// A connection of a board; its end, when this is dropped, ends what was asked over it.
 #[derive(Debug)]
-struct Gone {
+pub struct Gone {
     shared: Arc<Shared>,
     board: String,
     connection: u64,
@@ -284,7 +292,7 @@ mod tests {
     }
 
     async fn id(requests: &mut Requests) -> u64 {
-        let bytes = requests.frames.recv().await.expect("asked");
+        let bytes = requests.frames.recv().await.expect("asked").expect("a frame");
         wire::Frames::default().take(&bytes).expect("a frame")[0].id
     }
 

@@ -38,6 +38,7 @@ pub(crate) async fn run(scale: Scale) {
             folder: folder.path().join(format!("b{number}")),
             address: format!("10.0.{}.{}", number / 250, number % 250 + 1),
             images: images.clone(),
+            source: None,
         };
         let options = dispatcher::Options::default();
         let (views, registry) = (master.views.clone(), master.registry.clone());

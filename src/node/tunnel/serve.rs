@@ -1,0 +1,115 @@
+//! Streams that the master wants: each request becomes a stream of the agent, whose chunks are the
+//! body of a POST. A reader that has gone ends the POST, and with it the stream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Uri};
+use http_body_util::BodyExt;
+use model::limits::{TUNNEL_CHUNKS_MAX, TUNNEL_STREAMS_MAX};
+use model::wire::{Frames, TunnelRequest};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::io::link::StreamOpen;
+use crate::io::peer::{self, Connection};
+
+/// An answer that begins at once may begin with its error; a quiet one just begins.
+const FIRST_CHUNK: Duration = Duration::from_millis(200);
+/// How long the master may take to take the requests path.
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Serves what the master asks until it asks no more, and says why that was.
+pub(super) async fn requests(connection: &Connection, agent: &mpsc::Sender<StreamOpen>) -> String {
+    let mut request = Request::new(peer::empty());
+    *request.uri_mut() = Uri::from_static("/v1/tunnel/requests");
+    let opened = match timeout(OPEN_WITHIN, connection.send(request)).await {
+        Ok(Ok(answer)) if answer.status().is_success() => answer,
+        Ok(Ok(answer)) => return format!("the master answers {}", answer.status()),
+        Ok(Err(error)) => return error.to_string(),
+        Err(_) => return "the master does not answer".to_owned(),
+    };
+    let mut body = opened.into_body();
+    let mut frames = Frames::default();
+    let slots = Arc::new(Semaphore::new(TUNNEL_STREAMS_MAX));
+    // Dropped with this: streams end with the connection.
+    let mut answers = JoinSet::new();
+    loop {
+        // Cancel safety: a frame is taken only when it is there.
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            Some(_) = answers.join_next() => continue,
+        };
+        let data = match frame {
+            None => return "the master asks no more".to_owned(),
+            Some(Err(error)) => return error.to_string(),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => data,
+                Err(_) => continue,
+            },
+        };
+        let requests = match frames.take(&data) {
+            Ok(requests) => requests,
+            Err(error) => return error.to_string(),
+        };
+        for request in requests {
+            // The master counts too; one that does not is not answered.
+            let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
+            answers.spawn(answer(connection.clone(), request, agent.clone(), slot));
+        }
+    }
+}
+
+/// Answers one request.
+async fn answer(
+    connection: Connection,
+    request: TunnelRequest,
+    agent: mpsc::Sender<StreamOpen>,
+    _slot: OwnedSemaphorePermit,
+) {
+    let (sender, mut chunks) = mpsc::channel(TUNNEL_CHUNKS_MAX);
+    let open = StreamOpen { request: request.message.into(), answer: sender };
+    let opened = agent.try_send(open);
+    let first = match opened {
+        Ok(()) => timeout(FIRST_CHUNK, chunks.recv()).await.ok(),
+        Err(_) => Some(Some(Err("this board takes no streams at the moment".to_owned()))),
+    };
+    let path = format!("/v1/tunnel/streams/{}", request.id);
+    let mut post = Request::new(peer::empty());
+    *post.method_mut() = Method::POST;
+    *post.uri_mut() = path.parse().expect("a path and a number");
+    let first = match first {
+        Some(Some(Err(text))) => {
+            post.headers_mut().insert(peer::ERROR, peer::error_value(&text));
+            drop(connection.send(post).await);
+            return;
+        }
+        Some(Some(Ok(chunk))) => Some(chunk),
+        _ => None,
+    };
+    let (body, receiver) = mpsc::channel(1);
+    *post.body_mut() = peer::chunks(receiver, ());
+    let forward = async move {
+        if let Some(chunk) = first
+            && body.send(Ok(chunk)).await.is_err()
+        {
+            return;
+        }
+        while let Some(chunk) = chunks.recv().await {
+            if body.send(chunk).await.is_err() {
+                return;
+            }
+        }
+        drop(body);
+        // The end is the master's word, so that all of it is there.
+        std::future::pending::<()>().await;
+    };
+    // Cancel safety: an answer before the end says that nobody reads; the stream is dropped then.
+    tokio::select! {
+        answered = connection.send(post) => if let Err(error) = answered {
+            tracing::debug!(%error, "stream to the master broke");
+        },
+        () = forward => {}
+    }
+}

@@ -51,6 +51,12 @@ pub(super) enum Command {
         after_help = "Examples:\n  kumquat board list              every board: where it is, whether it is ready, how many pods it has\n  kumquat board list -o json      for programs"
     )]
     Board(BoardCommand),
+    /// Make, list and revoke the tokens with which boards join (on the master board).
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  sudo kumquat token create                          for one board, good for a day\n  sudo kumquat up --token $(cat token)               on that board\n  sudo kumquat token create --uses 9 --ttl 1h        for nine boards within the hour\n  sudo kumquat token list                            which boards came with which token\n  sudo kumquat token revoke abcdefgh                 by its id; boards that have joined stay\n\nA token is a secret: who has it can bring a board into the cluster. It also says which cluster to\nbelieve, so a board that joins with it cannot be caught by another."
+    )]
+    Token(TokenCommand),
     /// Print the admin kubeconfig (needs root on a master board).
     #[command(
         after_help = "Examples:\n  sudo kumquat kubeconfig > ~/.kube/config\n  sudo kumquat kubeconfig --server https://pi-1.local:6443     by another name of this board"
@@ -139,6 +145,44 @@ pub(super) enum Role {
     Master,
     /// Worker only.
     Worker,
+}
+
+/// `kumquat token`.
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Make a token and print it, nothing else.
+    #[command(
+        after_help = "Examples:\n  sudo kumquat token create                        one board, within a day\n  sudo kumquat token create --uses 9 --ttl 1h      nine boards, within an hour\n  sudo kumquat token create --role master          a board that may become a master\n  ssh pi-1 sudo kumquat token create | ssh pi-2 'sudo kumquat up --token $(cat)'"
+    )]
+    Create(TokenCreateArgs),
+    /// List tokens: uses left, when they expire, which boards they admitted. Never their secrets.
+    #[command(
+        after_help = "Examples:\n  sudo kumquat token list\n  sudo kumquat token list -o json     for programs: [{id, role, usesLeft, expires, expired, usedBy}]"
+    )]
+    List(OutputArgs),
+    /// Make a token worthless; boards that have joined with it stay.
+    #[command(
+        after_help = "Example:\n  sudo kumquat token revoke abcdefgh     the id as `token list` shows it"
+    )]
+    Revoke {
+        /// Its id, or the whole token.
+        #[arg(value_parser = super::token::id)]
+        id: model::token::TokenId,
+    },
+}
+
+/// `kumquat token create`.
+#[derive(Args, Debug)]
+pub(super) struct TokenCreateArgs {
+    /// How long it is good, in s, m, h or d; 0 for ever.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    pub ttl: Duration,
+    /// How many boards it admits.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub uses: u32,
+    /// What it lets a board become.
+    #[arg(long, value_enum, default_value_t = Role::Worker)]
+    pub role: Role,
 }
 
 /// `kumquat wait`.
@@ -254,7 +298,7 @@ pub(super) struct RepairArgs {
     pub accept_loss_after: u64,
 }
 
-/// Reads `500ms`, `60s`, `5m`, `2h`, or plain seconds.
+/// Reads `500ms`, `60s`, `5m`, `2h`, `7d`, or plain seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..digits].parse().map_err(|_| "give a number and a unit: 60s")?;
@@ -263,7 +307,8 @@ fn duration(text: &str) -> Result<Duration, String> {
         "" | "s" => number.checked_mul(1_000),
         "m" => number.checked_mul(60_000),
         "h" => number.checked_mul(3_600_000),
-        unit => return Err(format!("unknown unit {unit:?}: use ms, s, m or h")),
+        "d" => number.checked_mul(86_400_000),
+        unit => return Err(format!("unknown unit {unit:?}: use ms, s, m, h or d")),
     };
     millis.map(Duration::from_millis).ok_or_else(|| "too long".into())
 }

@@ -23,6 +23,7 @@ mod master;
 mod remedy;
 mod repair;
 mod status;
+mod token;
 mod up;
 pub mod version;
 
@@ -61,6 +62,7 @@ fn run(cli: &Cli) -> anyhow::Result<Ending> {
         Command::Wait(arguments) => one_thread.block_on(client::wait(&dirs, arguments)),
         Command::Status(arguments) => one_thread.block_on(client::status(&dirs, arguments)),
         Command::Board(command) => one_thread.block_on(boards::run(&dirs, command)),
+        Command::Token(command) => one_thread.block_on(token::run(&dirs, command)),
         Command::Kubeconfig(arguments) => one_thread.block_on(client::kubeconfig(&dirs, arguments)),
         Command::Image(command) => one_thread.block_on(client::image(&dirs, command)),
         Command::Demo(arguments) => one_thread.block_on(demo::run(arguments)),

@@ -4,6 +4,7 @@
 //! knows itself, and what to do.
 
 mod images;
+mod tokens;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,6 +22,7 @@ use super::version;
 use crate::io::control::{Body, Handler, bytes_body, json as answer};
 use crate::io::image::ImageStore;
 use crate::io::tls::Pki;
+use crate::master::tokens::Tokens;
 
 /// What the answers are made from.
 pub(super) struct Control {
@@ -46,6 +48,8 @@ pub(super) struct MasterSeat {
     pub(super) status: Arc<ClusterStatus>,
     /// Signs the admin's certificate.
     pub(super) pki: Arc<Pki>,
+    /// What boards join with.
+    pub(super) tokens: Tokens,
     /// Port of the API.
     pub(super) api_port: u16,
 }
@@ -64,6 +68,7 @@ impl Handler for Control {
                 (Method::POST, "/v1/images") => images::import(&self.images, request).await,
                 (Method::DELETE, "/v1/images") => images::remove(&self.images, &request).await,
                 (Method::GET, "/v1/images/export") => images::export(&self.images, &request),
+                (_, "/v1/tokens") => self.tokens(request).await,
                 _ => refusal(StatusCode::NOT_FOUND, "this board does not know that request"),
             }
         })
@@ -77,6 +82,12 @@ impl Control {
                 Ok(status) => answer(StatusCode::OK, &status),
                 Err(text) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &text),
             },
+        }
+    }
+
+    async fn tokens(&self, request: Request<Incoming>) -> Response<Body> {
+        match &self.seat {
+            Seat::Master(master) => tokens::handle(&master.tokens, request).await,
         }
     }
 

@@ -22,6 +22,7 @@ use crate::io::keeper::KeeperPaths;
 use crate::io::link::{self, MasterEnd};
 use crate::io::net::AddressChanges;
 use crate::master::dispatcher::DispatchError;
+use crate::master::tokens::Tokens;
 use crate::node::NodeError;
 
 /// How long loops that fail because another one has failed may take to say so.
@@ -172,6 +173,7 @@ impl Base<'_> {
                 let seat = Seat::Master(MasterSeat {
                     status: Arc::clone(&master.status),
                     pki: Arc::clone(&master.pki),
+                    tokens: Tokens::new(master.status.registry.clone(), master.pki.pin()),
                     api_port: self.config.api_port,
                 });
                 Ok((Place::Master(Box::new(master)), seat))

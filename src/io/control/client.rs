@@ -117,8 +117,16 @@ impl Client {
     /// # Errors
     /// As [`Client::send`], and `TimedOut`.
     pub async fn get(&self, uri: &str) -> Result<Bytes, ClientError> {
+        self.ask(Method::GET, uri).await
+    }
+
+    /// A request that the board answers at once, without a body of its own.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn ask(&self, method: Method, uri: &str) -> Result<Bytes, ClientError> {
         let asking = async {
-            let answer = self.send(Method::GET, uri, bytes_body(Bytes::new())).await?;
+            let answer = self.send(method, uri, bytes_body(Bytes::new())).await?;
             read(answer).await
         };
         let within = self.within;

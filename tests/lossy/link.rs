@@ -39,7 +39,8 @@ async fn trial(name: &str, seed: u64, percent: u64) -> (Duration, usize) {
         let (end, link) = bad_pair(percent, &mut random, &tally);
         let options = dispatcher::Options::default();
         let (views, registry) = (loops.views.clone(), loops.registry.clone());
-        tokio::spawn(dispatcher::run(views, registry, options, end, loops.stop.subscribe()));
+        let stop = loops.stop.subscribe();
+        tokio::spawn(dispatcher::run(views, registry, options, name.clone(), end, stop));
         let site = Site {
             name: name.clone(),
             folder: folder.path().join(&name),

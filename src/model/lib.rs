@@ -10,7 +10,6 @@ pub mod interfaces;
 pub mod join;
 pub mod leader;
 pub mod limits;
-pub mod line_budget;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;

@@ -9,19 +9,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use broker::Broker;
 use bytes::Bytes;
 use kumquat::io::bus;
 use kumquat::io::bus::client::{self, BusState, ClientOptions, Fetch};
 use kumquat::io::clock::Clock;
 use kumquat::io::image::ImageStore;
 use kumquat::io::link;
-use kumquat::io::tls::{BoardKey, Credentials, Pki};
+use kumquat::io::tls::{BoardKey, Clients, Credentials, Pki, board_peer};
 use kumquat::master::boards::{self, BoardsOptions, Messages};
 use kumquat::master::contacts::Contacts;
 use kumquat::master::dispatcher;
 use model::leader::{LeaderRecord, SignedRecord};
 use model::timestamp::Timestamp;
 use model::view::Phase;
+use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -93,9 +95,7 @@ impl Bed {
     pub async fn master_at(&self, rank: (u64, u64), port: u16) -> Master {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
-        let record = record(rank, port);
-        let signed = SignedRecord::sign(record, |bytes| self.authority.pki.sign(bytes));
-        let signed = signed.expect("a good record");
+        let signed = self.signed(rank, port);
         let (stop, stopped) = watch::channel(false);
         let (epoch, term) = rank;
         let options = BoardsOptions {
@@ -113,6 +113,26 @@ impl Bed {
         };
         let task = tokio::spawn(async move { boards::run(options, stopped).await.expect("TLS") });
         Master { port, signed, stop, task }
+    }
+
+    /// A bus with nobody behind it.
+    pub async fn bus_alone(&self) -> (Broker, Master) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let credentials = self.authority.credentials("boss", true);
+        let tls = credentials.server_config(Clients::Required, &[bus::ALPN]).expect("TLS");
+        let identify = |chain: &[CertificateDer<'_>]| {
+            board_peer(chain).map(|peer| peer.name).map_err(|_| "not a board's")
+        };
+        let (server, broker) = bus::Server::new(CLUSTER, "boss", tls, Arc::new(identify));
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(server.serve(listener, stopped));
+        (broker, Master { port, signed: self.signed((1, 1), port), stop, task })
+    }
+
+    fn signed(&self, rank: (u64, u64), port: u16) -> SignedRecord {
+        let signed = SignedRecord::sign(record(rank, port), |bytes| self.authority.pki.sign(bytes));
+        signed.expect("a good record")
     }
 
     /// A board with a real agent, whose client follows this master.

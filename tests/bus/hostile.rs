@@ -12,6 +12,28 @@ use tokio::net::TcpStream;
 
 use crate::bed::{Bed, Master, deployment, until};
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_says_nothing_is_left() {
+    let bed = Bed::new("silent").await;
+    // A bus without the role behind it: it pings, but no beat comes.
+    let (server, master) = bed.bus_alone().await;
+    let mut presence = server.presence();
+    let board = bed.board("pi-1", &master).await;
+    let begun = Instant::now();
+    let first = presence.recv().await.expect("it connects");
+    let mut second = presence.recv().await.expect("it leaves");
+    while !second.connected {
+        second = presence.recv().await.expect("it comes back");
+    }
+    assert_ne!(first.connection, second.connection);
+    println!("a silent leader is left after {:?}", begun.elapsed());
+    let within = Duration::from_secs(15)..Duration::from_secs(19);
+    assert!(within.contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert!(board.lives());
+    board.end().await;
+    master.stop().await;
+}
+
 async fn stranger(master: &Master) -> TcpStream {
     TcpStream::connect(("127.0.0.1", master.port)).await.expect("the port is open")
 }

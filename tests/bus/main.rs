@@ -80,7 +80,7 @@ async fn a_board_that_connects_again_gets_one_session_that_works() {
     let master = bed.master((1, 1)).await;
     let board = bed.board("pi-1", &master).await;
     until("its Node", || bed.loops.views.world().node("pi-1").is_some()).await;
-    for round in 0..5 {
+    for round in 0..12 {
         // The address is the same, the leader is not: the client leaves and comes back at once.
         let before = board.state.borrow().since;
         board.follow_as(&master, &format!("boss-{round}"));

@@ -8,14 +8,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use broker::{Access, Broker, Connecting, Ended, Limits, Peer, Refusal};
 use model::limits::{
     BUS_CONNECTIONS_MAX, BUS_HANDSHAKE_SECONDS_MAX, BUS_HANDSHAKES_MAX, BUS_KEEP_ALIVE_SECONDS_MAX,
     BUS_PACKET_BYTES_MAX,
 };
-use model::line_budget::LineBudget;
 use nix::sys::socket::{setsockopt, sockopt};
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
@@ -24,9 +23,12 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use super::Topics;
+use crate::io::seldom::Seldom;
 
 /// What was sent and not confirmed for this long ends the connection.
 const UNCONFIRMED_MILLIS_MAX: u32 = 10_000;
+/// What is refused writes one line in this time, after the first few.
+const LINES_EVERY: Duration = Duration::from_millis(500);
 /// Pause after a failure to accept, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -50,8 +52,7 @@ pub struct Server {
     identify: Identify,
     seats: Arc<Semaphore>,
     handshakes: Arc<Mutex<BTreeMap<u64, AbortHandle>>>,
-    lines: Mutex<LineBudget>,
-    start: Instant,
+    lines: Seldom,
 }
 
 impl Server {
@@ -71,8 +72,7 @@ impl Server {
             identify,
             seats: Arc::new(Semaphore::new(BUS_CONNECTIONS_MAX + BUS_HANDSHAKES_MAX)),
             handshakes: Arc::default(),
-            lines: Mutex::new(LineBudget::new(10, 500)),
-            start: Instant::now(),
+            lines: Seldom::bursts(10, LINES_EVERY),
         };
         (Arc::new(server), broker)
     }
@@ -117,6 +117,7 @@ impl Server {
             && let Some((_, oldest)) = handshakes.pop_first()
         {
             oldest.abort();
+            self.refused(None, "bus connection refused", &"room was needed for another handshake");
         }
         // Spawned under the lock: the task looks for its entry when its handshake is over.
         let task = connections.spawn(self.clone().connection(number, stream, address, seat));
@@ -170,9 +171,7 @@ impl Server {
 
     /// One line, as long as there are not too many of them.
     fn refused(&self, address: Option<SocketAddr>, what: &str, why: &dyn std::fmt::Display) {
-        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let line = self.lines.lock().unwrap_or_else(PoisonError::into_inner).line(now);
-        if let Some(left_out) = line {
+        if let Some(left_out) = self.lines.line() {
             let address = address.map(|address| address.to_string());
             tracing::warn!(address, %why, left_out, "{what}");
         }

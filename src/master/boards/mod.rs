@@ -15,19 +15,19 @@ mod session;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use broker::{Broker, Message, Presence};
 use bytes::Bytes;
 use model::leader::SignedRecord;
 use model::limits::{BUS_ROUTED_MAX, BUS_UP_FRAMES_MAX};
-use model::line_budget::LineBudget;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::io::bus::{self, Topics};
+use crate::io::seldom::Seldom;
 use crate::io::tls::{BoardPeer, Clients, Credentials, TlsError, board_peer};
 use crate::master::contacts::Contacts;
 use crate::master::controllers::Views;
@@ -35,8 +35,10 @@ use crate::master::dispatcher::{self, DispatchError};
 use crate::master::registry::Registry;
 
 pub use messages::Messages;
-use session::{Session, Shared};
+use session::{Over, Session, Shared};
 
+/// Boards that say too much cause one line in this time, after the first few.
+const LINES_EVERY: Duration = Duration::from_secs(5);
 /// Time for sessions to end with the role.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -95,9 +97,9 @@ pub async fn run(options: BoardsOptions, stop: watch::Receiver<bool>) -> Result<
         shared,
         contacts: options.contacts,
         connected: HashMap::new(),
+        newest: HashMap::new(),
         sessions: JoinSet::new(),
-        lines: LineBudget::new(5, 5_000),
-        start: Instant::now(),
+        lines: Seldom::bursts(5, LINES_EVERY),
     };
     // Cancel safety: all three end with `stop`.
     tokio::join!(
@@ -134,16 +136,17 @@ struct Connected {
     connection: u64,
     up: mpsc::Sender<Bytes>,
     stop: watch::Sender<bool>,
-    over: session::Over,
 }
 
 struct Boards {
     shared: Arc<Shared>,
     contacts: Contacts,
     connected: HashMap<String, Connected>,
+    /// The newest session of each board that has one, whether or not it is asked to end: the next
+    /// one begins after it.
+    newest: HashMap<String, (u64, Over)>,
     sessions: JoinSet<(String, u64, Result<(), DispatchError>)>,
-    lines: LineBudget,
-    start: Instant,
+    lines: Seldom,
 }
 
 impl Boards {
@@ -194,11 +197,12 @@ impl Boards {
         let (up, messages) = mpsc::channel(BUS_UP_FRAMES_MAX);
         let (over, ended) = oneshot::channel::<Infallible>();
         let (stop, stopped) = watch::channel(false);
-        let new = Connected { connection, up, stop, over: ended };
-        let before = self.connected.insert(board.to_owned(), new).map(|old| {
+        let new = Connected { connection, up, stop };
+        if let Some(old) = self.connected.insert(board.to_owned(), new) {
             old.stop.send_replace(true);
-            old.over
-        });
+        }
+        let before = self.newest.insert(board.to_owned(), (connection, ended));
+        let before = before.map(|(_, over)| over);
         tracing::info!(node = board, again = before.is_some(), "board is on the bus");
         self.contacts.connected(board);
         let session =
@@ -208,6 +212,9 @@ impl Boards {
     }
 
     fn ended(&mut self, board: &str, connection: u64, served: Result<(), DispatchError>) {
+        if self.newest.get(board).is_some_and(|(newest, _)| *newest == connection) {
+            self.newest.remove(board);
+        }
         let Err(error) = served else { return };
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         tracing::error!(node = board, %error, cause, "session of a board failed");
@@ -228,8 +235,7 @@ impl Boards {
         let Some(connected) = self.connected.get(board) else { return };
         self.contacts.heard(board);
         if let Err(mpsc::error::TrySendError::Full(_)) = connected.up.try_send(message.payload) {
-            let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-            if let Some(left_out) = self.lines.line(now) {
+            if let Some(left_out) = self.lines.line() {
                 tracing::warn!(
                     node = board,
                     left_out,

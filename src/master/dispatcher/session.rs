@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use logic::controller::Op;
 use model::limits::{BUS_FETCH_BYTES_PER_SECOND_MIN, UP_MESSAGE_BYTES_MAX};
-use model::line_budget::LineBudget;
 use model::wire::{
     self, Assembly, BeatDownV1, BeatUpV1, CommandV1, Header, HelloV1, MessageKind, PodStatusV1,
     StatusV1,
@@ -18,12 +17,16 @@ use tokio::sync::{Notify, mpsc};
 
 use super::desired::Told;
 use super::{DispatchError, Options, Trouble, node, status};
+use crate::io::seldom::Seldom;
 use crate::master::contacts::Contacts;
 use crate::master::controllers::Views;
 use crate::master::registry::{CommitError, Registry};
 
 /// Attempts to write what a board reports while others change the same objects.
 const ATTEMPTS_MAX: u32 = 8;
+
+/// What a board should not have sent causes one line in this time, after the first few.
+const LINES_EVERY: Duration = Duration::from_secs(5);
 
 /// A connected board.
 pub(super) struct Session {
@@ -39,8 +42,7 @@ pub(super) struct Session {
     /// Known since its Hello.
     board: Option<Board>,
     /// Lines about what the board should not have sent.
-    lines: LineBudget,
-    start: Instant,
+    lines: Seldom,
 }
 
 /// What is known of the board since its Hello.
@@ -74,15 +76,13 @@ impl Session {
             assembly: Assembly::bounded(UP_MESSAGE_BYTES_MAX),
             sequence: 0,
             board: None,
-            lines: LineBudget::new(5, 5_000),
-            start: Instant::now(),
+            lines: Seldom::bursts(5, LINES_EVERY),
         }
     }
 
     /// One line about what the board should not have sent, unless there were too many.
-    pub(super) fn complain(&mut self, what: &str, why: &dyn std::fmt::Display) {
-        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if let Some(left_out) = self.lines.line(now) {
+    pub(super) fn complain(&self, what: &str, why: &dyn std::fmt::Display) {
+        if let Some(left_out) = self.lines.line() {
             tracing::warn!(node = self.name, %why, left_out, "{what}");
         }
     }
@@ -317,7 +317,7 @@ impl Session {
 
     /// One bad status must not hold the others back.
     async fn write_one_by_one(
-        &mut self,
+        &self,
         name: &str,
         status: &StatusV1,
     ) -> Result<Wrote, DispatchError> {

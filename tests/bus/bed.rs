@@ -1,6 +1,6 @@
 //! A master's bus and boards in one process, with a certificate authority of their own.
 
-#![allow(missing_docs, unreachable_pub, reason = "parts of a test")]
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "parts of tests")]
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -67,7 +67,9 @@ impl Authority {
 /// Store, controllers and what boards and masters are made of.
 pub struct Bed {
     pub loops: Loops,
-    pub authority: Authority,
+    pub authority: Arc<Authority>,
+    /// How often masters say what they have.
+    pub beat: Duration,
     images: ImageStore,
     messages: Messages,
     /// The last: what lies in it is in use before.
@@ -80,7 +82,8 @@ impl Bed {
         let loops = Loops::start(folder.path()).await;
         Self {
             loops,
-            authority: Authority::new(folder.path()),
+            authority: Arc::new(Authority::new(folder.path())),
+            beat: Duration::from_millis(100),
             images: images(folder.path()),
             messages: Messages::default(),
             folder,
@@ -107,7 +110,7 @@ impl Bed {
             views: self.loops.views.clone(),
             registry: self.loops.registry.clone(),
             contacts: self.contacts(),
-            as_leader: dispatcher::Options { epoch, term, beat: Duration::from_millis(100) },
+            as_leader: dispatcher::Options { epoch, term, beat: self.beat },
             record: watch::Sender::new(signed.clone()).subscribe(),
             messages: self.messages.clone(),
         };
@@ -137,8 +140,13 @@ impl Bed {
 
     /// A board with a real agent, whose client follows this master.
     pub async fn board(&self, name: &str, master: &Master) -> Board {
+        self.board_by(name, master.signed.record().clone()).await
+    }
+
+    /// The same, with a record that may lead elsewhere than to the master.
+    pub async fn board_by(&self, name: &str, record: LeaderRecord) -> Board {
         let (end, board_end) = link::pair();
-        let leader = watch::Sender::new(Some(master.signed.record().clone()));
+        let leader = watch::Sender::new(Some(record));
         let (state, states) = watch::channel(BusState::default());
         let (announced, announcements) = watch::channel(None);
         let fetch = Arc::new(Kept {
@@ -240,7 +248,7 @@ pub struct Board {
     fetch: Arc<Kept>,
     stop: watch::Sender<bool>,
     client: JoinHandle<Result<(), link::Closed>>,
-    agent: SimulatedBoard,
+    pub agent: SimulatedBoard,
 }
 
 impl Board {

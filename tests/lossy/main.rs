@@ -4,6 +4,9 @@
 //! Simulated boards (real agents, fake keepers) against the real loops of a master in this process.
 //! `KUMQUAT_SEED` repeats a run's draws, `KUMQUAT_LOSSY_OPERATIONS` makes it longer.
 
+#[path = "../bus/bed.rs"]
+mod bed;
+mod bus;
 #[path = "../harness/fake_keeper.rs"]
 mod fake_keeper;
 mod link;
@@ -11,6 +14,7 @@ mod link;
 mod loops;
 #[path = "../harness/loss.rs"]
 mod loss;
+mod proxy;
 #[path = "../harness/simulated.rs"]
 mod simulated;
 mod world;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::fake_keeper::FakeKeeper;
 use crate::loops::Loops;
 use crate::loss::Random;
 use crate::simulated::{IMAGE, SimulatedBoard};
@@ -13,6 +14,24 @@ use crate::simulated::{IMAGE, SimulatedBoard};
 const PATIENCE: Duration = Duration::from_secs(180);
 /// Operations come this close together on the average.
 const PAUSE_MILLIS: u64 = 20;
+
+/// A board whose keeper can be looked into.
+pub(crate) trait Watched {
+    /// What "runs" on it.
+    fn keeper(&self) -> &FakeKeeper;
+    /// Whether it still works.
+    fn lives(&self) -> bool;
+}
+
+impl Watched for SimulatedBoard {
+    fn keeper(&self) -> &FakeKeeper {
+        &self.keeper
+    }
+
+    fn lives(&self) -> bool {
+        self.lives()
+    }
+}
 
 /// What was asked for.
 pub(crate) struct Asked {
@@ -56,7 +75,7 @@ fn pod(name: &str) -> Value {
 /// Waits until the API and every board's keeper show what was asked for; gives how long it took.
 pub(crate) async fn converge(
     loops: &Loops,
-    boards: &BTreeMap<String, SimulatedBoard>,
+    boards: &BTreeMap<String, impl Watched>,
     asked: &Asked,
 ) -> Duration {
     let begun = Instant::now();
@@ -70,7 +89,7 @@ pub(crate) async fn converge(
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let took = begun.elapsed();
-    let starts: u64 = boards.values().map(|board| board.keeper.starts()).sum();
+    let starts: u64 = boards.values().map(|board| board.keeper().starts()).sum();
     assert!(starts <= asked.created as u64, "{starts} starts of {} pods", asked.created);
     println!("{} created, {} deleted, {starts} starts", asked.created, asked.deleted);
     took
@@ -79,7 +98,7 @@ pub(crate) async fn converge(
 /// What does not agree, in words; none when all is well.
 fn difference(
     pods: &[Value],
-    boards: &BTreeMap<String, SimulatedBoard>,
+    boards: &BTreeMap<String, impl Watched>,
     asked: &Asked,
 ) -> Option<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -102,11 +121,11 @@ fn difference(
         assert!(board.lives(), "the agent of {name} has ended");
         let here = pods.iter().filter(|pod| pod["spec"]["nodeName"] == *name);
         let wanted: BTreeSet<String> = here.map(|pod| text(&pod["metadata"]["uid"])).collect();
-        let runs = board.keeper.running_pods();
+        let runs = board.keeper().running_pods();
         if runs != wanted {
             return Some(format!("{name} runs {runs:?} instead of {wanted:?}"));
         }
-        let holds = board.keeper.holds();
+        let holds = board.keeper().holds();
         if holds != (wanted.len(), wanted.len()) {
             return Some(format!("{name} holds {holds:?} for {} pods", wanted.len()));
         }

@@ -44,8 +44,13 @@ fn main() {
         if theirs.is_none() {
             println!("not run: mosquitto (no {MOSQUITTO})");
         }
-        report(clients, &ours, theirs.as_ref());
+        report(&clients.to_string(), &ROWS, &ours, theirs.as_ref().map(|figures| &figures[..]));
     }
+    let ours = runtime.block_on(stall(Server::ours()));
+    let theirs = Path::new(MOSQUITTO).exists();
+    let theirs = theirs.then(|| runtime.block_on(stall(Server::mosquitto())));
+    let theirs = theirs.as_ref().map(|figures| &figures[..]);
+    report("stalled", &STALLED_ROWS, &ours, theirs);
 }
 
 /// What a broker showed, in the order of [`ROWS`].
@@ -63,14 +68,25 @@ const ROWS: [&str; 9] = [
     "lost messages",
 ];
 
-fn report(clients: usize, ours: &Figures, theirs: Option<&Figures>) {
-    for (row, (name, own)) in ROWS.iter().zip(ours).enumerate() {
+/// Beside a subscriber that reads nothing: what one that reads gets of [`LARGE_MESSAGES`].
+const STALLED_ROWS: [&str; 4] = [
+    "RSS growth at its peak, MB",
+    "messages of 100 kB the healthy got",
+    "its longest wait, ms",
+    "all sent after, ms",
+];
+
+const LARGE_MESSAGES: usize = 2000;
+const LARGE_BYTES: usize = 100_000;
+
+fn report(what: &str, rows: &[&str], ours: &[f64], theirs: Option<&[f64]>) {
+    for (row, (name, own)) in rows.iter().zip(ours).enumerate() {
         let (their, ratio) = match theirs.map(|theirs| theirs[row]) {
             Some(their) if their > 0.0 => (format!("{their:.1}"), format!("{:.2}", own / their)),
             Some(their) => (format!("{their:.1}"), "-".into()),
             None => ("-".into(), "-".into()),
         };
-        println!("{clients:>7}  {name:<34} {own:>10.1} {their:>10} {ratio:>7}");
+        println!("{what:>7}  {name:<34} {own:>10.1} {their:>10} {ratio:>7}");
     }
 }
 
@@ -116,9 +132,13 @@ impl Server {
 
     /// Resident memory in kB.
     fn rss(&self) -> f64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, field: &str) -> f64 {
         let path = format!("/proc/{}/status", self.process.id());
         let text = std::fs::read_to_string(path).expect("the process runs");
-        let line = text.lines().find(|line| line.starts_with("VmRSS:")).expect("a size");
+        let line = text.lines().find(|line| line.starts_with(field)).expect("a size");
         line.split_whitespace().nth(1).and_then(|size| size.parse().ok()).expect("a size")
     }
 }
@@ -177,6 +197,42 @@ async fn measure(server: Server, clients: usize) -> Figures {
         millis(1.0),
         (lost_singles + lost_broadcasts) as f64,
     ]
+}
+
+/// 200 MB to a subscriber that reads and to one that does not.
+async fn stall(server: Server) -> [f64; STALLED_ROWS.len()] {
+    let start = Instant::now();
+    while TcpStream::connect(server.address).await.is_err() {
+        assert!(start.elapsed() < DEADLINE, "the broker does not listen");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let before = server.rss();
+    let _stalled = subscriber(server.address, 0).await;
+    let mut healthy = subscriber(server.address, 1).await;
+    let mut writer = connect(server.address, "writer").await;
+    let reading = tokio::spawn(async move {
+        let mut sink = vec![0; 1 << 20];
+        let (mut bytes, mut longest) = (0, Duration::ZERO);
+        loop {
+            let begun = Instant::now();
+            match timeout(Duration::from_secs(5), healthy.read(&mut sink)).await {
+                Ok(Ok(read)) if read > 0 => bytes += read,
+                _ => return (bytes / LARGE_BYTES, longest),
+            }
+            longest = longest.max(begun.elapsed());
+        }
+    });
+    let large = Publish::new("bench/all/net", QoS::AtMostOnce, vec![1; LARGE_BYTES]);
+    let mut packet = BytesMut::new();
+    large.write(&mut packet).expect("a packet");
+    let start = Instant::now();
+    for _ in 0..LARGE_MESSAGES {
+        timeout(DEADLINE, writer.write_all(&packet)).await.expect("in time").expect("written");
+    }
+    let sent = start.elapsed();
+    let (received, longest) = reading.await.expect("the healthy one");
+    let growth = (server.memory("VmHWM:") - before) / 1024.0;
+    [growth, received as f64, longest.as_secs_f64() * 1e3, sent.as_secs_f64() * 1e3]
 }
 
 /// Messages to one client each, at a fixed rate; their latencies and how many did not come.

@@ -178,11 +178,15 @@ async fn silence_ends_a_connection_and_sends_its_will() {
             pinging.keep_alive = 1;
             let (mut pinging, _) = Client::connect(at, pinging).await;
             let mut ping = tokio::time::interval(Duration::from_millis(500));
-            let message = loop {
-                tokio::select! {
-                    message = reader.message() => break message,
-                    _ = ping.tick() => pinging.ping().await,
+            let pinging_on = async {
+                loop {
+                    ping.tick().await;
+                    pinging.ping().await;
                 }
+            };
+            let message = tokio::select! {
+                message = reader.message() => message,
+                () = pinging_on => unreachable!("it pings for ever"),
             };
             let early = start.elapsed() < Duration::from_millis(1400);
             let closed = silent.is_closed().await;

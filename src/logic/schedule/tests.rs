@@ -236,6 +236,32 @@ fn replicas_are_even_also_after_a_board_was_away() {
     }
 }
 
+#[test]
+fn pods_that_leave_are_no_siblings() {
+    let owners = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web",
+        "uid": "00000000-0000-4000-8000-000000000001", "controller": true}]);
+    for seed in 1..=10 {
+        let mut cluster = cluster(seed);
+        for name in ["pi-1", "pi-2", "pi-3"] {
+            cluster.create(kind::NODES, name, node(json!({}), json!({})));
+        }
+        for (name, board) in [("a", "pi-1"), ("b", "pi-2"), ("c", "pi-3"), ("d", "pi-3")] {
+            let metadata = json!({"ownerReferences": owners.clone()});
+            let body = json!({"metadata": metadata, "spec": {"nodeName": board}});
+            cluster.create(kind::PODS, name, body);
+        }
+        // They were replaced while their board was away, and it has not let go of them yet.
+        for name in ["c", "d"] {
+            cluster.delete(&key(kind::PODS, name), crate::controller::Propagation::Background);
+        }
+        let body = json!({"metadata": {"ownerReferences": owners.clone()}, "spec": {}});
+        cluster.create(kind::PODS, "new", body);
+        cluster.settle();
+        let new = cluster.world.pod("shop", "new").expect("it exists");
+        assert_eq!(&*new.node, "pi-3", "seed {seed}");
+    }
+}
+
 /// Five boards in two zones, the last one in none.
 fn zones(seed: u64) -> Cluster {
     let mut cluster = cluster(seed);

@@ -215,6 +215,27 @@ fn nobody_is_evicted_on_an_earlier_leaders_word_or_while_most_are_silent() {
 }
 
 #[test]
+fn a_stored_taint_moves_nobody_before_its_board_was_judged() {
+    // Without the controller that would take the taint off, as between two of its plans.
+    let controllers: Vec<Box<dyn Controller>> = vec![Box::new(TaintEvictionController)];
+    let mut cluster = Cluster::new(1, controllers);
+    let mut lost = node();
+    let since = "2020-01-01T00:00:00Z";
+    lost["spec"]["taints"] =
+        json!([{"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": since}]);
+    cluster.create(kind::NODES, "pi-1", lost);
+    cluster.create(kind::PODS, "web", running("pi-1", by_default()));
+    for contact in [Contact::Unjudged, Contact::Heard] {
+        cluster.set_contact("pi-1", contact);
+        pass(&mut cluster, 60);
+        assert!(!is_leaving(&cluster, "web"), "{contact:?}");
+    }
+    cluster.set_contact("pi-1", Contact::Lost);
+    pass(&mut cluster, 31);
+    assert!(is_leaving(&cluster, "web"));
+}
+
+#[test]
 fn many_pods_leave_in_several_plans() {
     let mut cluster = silent_cluster(&[]);
     for number in 0..700 {

@@ -13,9 +13,9 @@ mod census;
 mod company;
 mod score;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use model::ids::ObjectKey;
+use model::ids::{ObjectKey, Uid};
 use model::limits::PLAN_PODS_MAX;
 use model::timestamp::Timestamp;
 use model::view::{PodView, Scheduling, View, kind};
@@ -74,6 +74,7 @@ impl Controller for Scheduler {
         let mut boards: Vec<Board<'_>> =
             world.nodes().map(|node| Board::new(node, world.pods_on(&node.meta.name))).collect();
         let mut census = Census::new(world, &boards);
+        let mut refused = Refused::default();
         let mut changes = 0;
         for (pod, wish) in waiting {
             if changes == PLAN_PODS_MAX {
@@ -81,14 +82,49 @@ impl Controller for Scheduler {
                 plan.again(now.plus_millis(1));
                 break;
             }
-            let ops = match place(pod, wish, &mut boards, &mut census) {
-                Ok(node) => bind(pod, node),
-                Err(reasons) => explain(pod, reasons, now),
+            let outcome = match refused.like(pod) {
+                Some(reasons) => Err(reasons),
+                None => place(pod, wish, &mut boards, &mut census),
+            };
+            let ops = match outcome {
+                Ok(node) => {
+                    refused = Refused::default();
+                    bind(pod, node)
+                }
+                Err(reasons) => {
+                    refused.note(pod, &reasons);
+                    explain(pod, reasons, now)
+                }
             };
             changes += usize::from(!ops.is_empty());
             plan.ops.extend(ops);
         }
         plan
+    }
+}
+
+/// Why pods fit nowhere, by their controller, since a pod was last placed: a thousand replicas for
+/// which there is no room are looked at once.
+#[derive(Default)]
+struct Refused<'a>(HashMap<Uid, (&'a PodView, String)>);
+
+impl<'a> Refused<'a> {
+    fn like(&self, pod: &PodView) -> Option<String> {
+        let (other, reasons) = self.0.get(&pod.meta.controller()?.uid)?;
+        let same = other.scheduling == pod.scheduling
+            && other.tolerations == pod.tolerations
+            && other.apart == pod.apart
+            && other.requests == pod.requests
+            && other.host_ports == pod.host_ports
+            && other.meta.labels == pod.meta.labels
+            && other.meta.namespace == pod.meta.namespace;
+        same.then(|| reasons.clone())
+    }
+
+    fn note(&mut self, pod: &'a PodView, reasons: &str) {
+        if let Some(owner) = pod.meta.controller() {
+            self.0.entry(owner.uid).or_insert_with(|| (pod, reasons.to_owned()));
+        }
     }
 }
 

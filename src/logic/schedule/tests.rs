@@ -473,8 +473,8 @@ fn no_node_is_ever_given_more_than_it_has() {
     }
 }
 
-/// A thousand boards with ten pods each, and as many waiting pods as one plan places.
-fn crowd(spec: &Value) -> World {
+/// A thousand boards with ten pods each, and pods of one owner that wait.
+fn crowd(spec: &Value, waiting: usize) -> World {
     let mut world = World::default();
     let mut number = 0_u64;
     let mut apply = |kind: &model::ids::KindKey, namespace: &str, name: String, body: Value| {
@@ -497,8 +497,12 @@ fn crowd(spec: &Value) -> World {
             apply(&kind::PODS, "shop", format!("p-{board}-{pod}"), body);
         }
     }
-    for waiting in 0..PLAN_PODS_MAX {
-        apply(&kind::PODS, "shop", format!("w-{waiting}"), labelled("web", spec.clone()));
+    let owners = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web",
+        "uid": "00000000-0000-4000-8000-000000000001", "controller": true}]);
+    for waiting in 0..waiting {
+        let mut pod = labelled("web", spec.clone());
+        pod["metadata"]["ownerReferences"] = owners.clone();
+        apply(&kind::PODS, "shop", format!("w-{waiting}"), pod);
     }
     world
 }
@@ -514,7 +518,7 @@ fn one_pass_places_many_pods_over_a_thousand_boards() {
     alone["affinity"] = json!({"podAntiAffinity":
         {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
     for (name, spec) in [("plain", plain), ("spread", even), ("alone", alone)] {
-        let world = crowd(&spec);
+        let world = crowd(&spec, PLAN_PODS_MAX);
         let start = std::time::Instant::now();
         let plan = Scheduler.plan(&world, &super::key(), Timestamp::default());
         println!("{name}: {} operations in {:?}", plan.ops.len(), start.elapsed());
@@ -528,4 +532,23 @@ fn one_pass_places_many_pods_over_a_thousand_boards() {
             .collect();
         assert_eq!(bound.len(), PLAN_PODS_MAX, "{name}: each on a board of its own");
     }
+}
+
+#[test]
+fn pods_without_room_are_looked_at_once() {
+    let world = crowd(&asking(json!({"cpu": "64"})), 10_000);
+    let start = std::time::Instant::now();
+    let plan = Scheduler.plan(&world, &super::key(), Timestamp::default());
+    println!("without room: {} operations in {:?}", plan.ops.len(), start.elapsed());
+    let told = plan.ops.iter().filter(|op| matches!(op, Op::Patch { .. })).count();
+    assert_eq!((told, plan.ops.len()), (PLAN_PODS_MAX, 2 * PLAN_PODS_MAX));
+    let mut refused = Refused::default();
+    let mut waiting = world.pods_waiting();
+    let (first, second) = (waiting.next().expect("some"), waiting.next().expect("more"));
+    assert_eq!(refused.like(first), None);
+    refused.note(first, "no room");
+    assert_eq!(refused.like(second).as_deref(), Some("no room"));
+    let mut other = second.clone();
+    other.requests.cpu_milli = 1;
+    assert_eq!(refused.like(&other), None, "another wish is looked at");
 }

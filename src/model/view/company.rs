@@ -70,7 +70,7 @@ pub struct Spread {
 }
 
 /// All of that.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Company {
     /// Topology spread constraints.
     pub spread: Box<[Spread]>,

@@ -11,7 +11,7 @@ use super::node::{Taint, TaintEffect};
 use super::selector::{Operator, Requirement};
 
 /// Where a pod wants to run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scheduling {
     /// Labels that the node must have.
     pub node_selector: Labels,
@@ -28,7 +28,7 @@ pub struct Scheduling {
 }
 
 /// Requirements on a node that must all be met.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeTerm {
     /// On labels.
@@ -53,7 +53,7 @@ impl NodeTerm {
 }
 
 /// A taint that a pod bears.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Toleration {
     #[serde(deserialize_with = "known_or_own")]

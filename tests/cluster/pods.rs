@@ -10,11 +10,12 @@ use crate::board::{Board, possible, text};
 use crate::disk::Disk;
 use crate::traces::{Footprint, Traces};
 use crate::{
-    PODS, condition, container_pids, delete, logs, new_board, pod, restarts, wait_no_pods,
+    PODS, busybox, condition, container_pids, delete, logs, new_board, pod, restarts, wait_no_pods,
     wait_ready, wait_until,
 };
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const NODES: &str = "/api/v1/nodes";
 const SECRETS: &str = "/api/v1/namespaces/default/secrets";
 
 fn wait_log(board: &Board, pod: &str, text: &str) {
@@ -226,4 +227,21 @@ fn a_full_disk_is_a_condition_that_says_what_to_do() {
     filler.set_len(0).expect("room again");
     wait_until("no warning", Duration::from_secs(12), || !status().contains("warning"));
     drop(board);
+}
+
+#[test]
+fn a_node_lists_the_images_of_its_board() {
+    let Some(board) = new_board("images") else { return };
+    let within = Duration::from_secs(10);
+    let listed = |all: &Value| all["items"][0]["status"]["images"].as_array().map_or(0, Vec::len);
+    let found = board.wait_for("image listed", NODES, within, |all| listed(all) == 1);
+    let image = &found["items"][0]["status"]["images"][0];
+    let names: Vec<&str> =
+        image["names"].as_array().expect("names").iter().filter_map(Value::as_str).collect();
+    assert!(names[0].starts_with("kumquat.test/busybox@sha256:"), "{names:?}");
+    assert_eq!(names[1], busybox::IMAGE);
+    assert!(image["sizeBytes"].as_u64().is_some_and(|bytes| bytes > 100_000), "{image}");
+    let removed = board.command(&["image", "rm", busybox::IMAGE]);
+    assert!(removed.status.success(), "{}", text(&removed));
+    board.wait_for("no image listed", NODES, within, |all| listed(all) == 0);
 }

@@ -18,6 +18,9 @@ enum Step {
 }
 use Step::*;
 
+/// Name, steps at their times, end, judgement at the end.
+type Case<'a> = (&'a str, &'a [(u64, Step)], u64, Contact);
+
 /// The book after these steps at these times, judged whenever it asked for it.
 fn book_at(steps: &[(u64, Step)], end: u64) -> ContactBook {
     let mut book = ContactBook::new(Patience::default());
@@ -43,7 +46,7 @@ fn book_at(steps: &[(u64, Step)], end: u64) -> ContactBook {
 #[test]
 fn silence_is_judged_at_its_time() {
     use Contact as Is;
-    let table: &[(&str, &[(u64, Step)], u64, Is)] = &[
+    let table: &[Case] = &[
         ("in grace", &[(0, Node)], GRACE + CONFIRM - 1, Is::Unjudged),
         ("never heard", &[(0, Node)], GRACE + CONFIRM, Is::Lost),
         ("a Node made later", &[(5_000, Node)], GRACE + CONFIRM, Is::Unjudged),

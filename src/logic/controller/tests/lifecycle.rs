@@ -332,7 +332,7 @@ impl Walk {
             self.book.judge(due);
         }
         for at in 0..BOARDS {
-            if self.alive[at] && (self.seconds + at as u64) % 5 == 0 {
+            if self.alive[at] && (self.seconds + at as u64).is_multiple_of(5) {
                 self.book.heard(&self.names[at], now);
                 self.heard_at[at] = now;
                 self.show();

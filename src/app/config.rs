@@ -93,6 +93,14 @@ impl Range {
     }
 }
 
+impl std::str::FromStr for Range {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        parse_range(text)
+    }
+}
+
 impl std::fmt::Display for Range {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.base, self.prefix)

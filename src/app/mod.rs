@@ -20,6 +20,8 @@ pub mod join;
 mod logging;
 mod loops;
 mod master;
+mod member;
+mod membership;
 mod remedy;
 mod repair;
 mod status;

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::addresses::Addresses;
 use super::identity::Identity;
+use super::member::LeaderView;
 use super::status::ClusterStatus;
 use super::version;
 use crate::io::control::{Body, Handler, bytes_body, json as answer};
@@ -40,6 +41,8 @@ pub(super) struct Control {
 pub(super) enum Seat {
     /// It leads.
     Master(MasterSeat),
+    /// Another board leads.
+    Member(LeaderView),
 }
 
 /// What only a master can answer with.
@@ -82,17 +85,25 @@ impl Control {
                 Ok(status) => answer(StatusCode::OK, &status),
                 Err(text) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &text),
             },
+            Seat::Member(leader) => {
+                let address = self.addresses.borrow().own;
+                answer(StatusCode::OK, &leader.status(&self.identity, address).await)
+            }
         }
     }
 
     async fn tokens(&self, request: Request<Incoming>) -> Response<Body> {
         match &self.seat {
             Seat::Master(master) => tokens::handle(&master.tokens, request).await,
+            Seat::Member(leader) => leader.only_there("kumquat token"),
         }
     }
 
     fn kubeconfig(&self, request: &Request<Incoming>) -> Response<Body> {
-        let Seat::Master(master) = &self.seat;
+        let master = match &self.seat {
+            Seat::Master(master) => master,
+            Seat::Member(leader) => return leader.only_there("kumquat kubeconfig"),
+        };
         let own = format!("https://{}:{}", self.addresses.borrow().own, master.api_port);
         let server = query(request, "server").unwrap_or(own);
         if !is_server_url(&server) {

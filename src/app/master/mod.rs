@@ -3,12 +3,14 @@
 //! stopped.
 
 mod announce;
+mod peers;
 mod reach;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use model::leader::SignedRecord;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -22,15 +24,21 @@ use super::version;
 use crate::io::clock::Clock;
 use crate::io::image::ImageStore;
 use crate::io::link::MasterEnd;
+use crate::io::peer;
 use crate::io::store::{self, Leadership, Store};
-use crate::io::tls::{ApiTls, Pki};
+use crate::io::tls::{ApiTls, Clients, Credentials, Pki};
 use crate::master::api::{self, ApiOptions, Health};
+use crate::master::boards::{self, BoardsOptions, Messages};
 use crate::master::contacts::{self, Contacts};
 use crate::master::controllers::{self, Views};
 use crate::master::dispatcher;
+use crate::master::join::{JoinOptions, Joining};
+use crate::master::keys::Keys;
 use crate::master::registry::{Registry, RegistryOptions, ServiceRange};
-use crate::master::tunnel::{Images, Streams};
+use crate::master::tunnel::{Images, Routes, Streams};
 use announce::Announcer;
+use peers::Peers;
+pub(super) use peers::{LEADER, STATUS};
 use reach::{Reach, server_names};
 
 /// What the role is started with.
@@ -70,6 +78,7 @@ struct Core {
     views: Views,
     registry: Registry,
     pki: Arc<Pki>,
+    credentials: Credentials,
     tls: Arc<ApiTls>,
     streams: Streams,
     images: Images,
@@ -81,13 +90,16 @@ impl MasterRole {
     /// # Errors
     /// The store, the certificates or the ports cannot be had.
     pub(super) async fn start(options: MasterOptions<'_>) -> Result<Self> {
-        let api = listen("--api-port", options.config.api_port).await?;
+        let ports = Ports::listen(options.config).await?;
         let core = Core::open(&options).await?;
         let mut loops = Loops::new();
         core.keep_reachable(&options, &mut loops).await?;
-        core.serve_api(&options, api, &mut loops);
+        core.serve_api(&options, ports.api, &mut loops);
         let status = Arc::new(core.run_controllers(&options, &mut loops));
-        core.announce(&options, &mut loops)?;
+        let record = core.announce(&options, &mut loops)?;
+        let messages = Messages::default();
+        core.serve_bus(&options, ports.bus, record.clone(), messages.clone(), &mut loops);
+        core.serve_peers(&options, ports.peers, record, messages, &status, &mut loops)?;
         core.serve_own_board(options, &mut loops);
         Ok(Self { loops, status, pki: core.pki, images: core.images, store: core.store })
     }
@@ -106,6 +118,7 @@ impl Core {
         let service_range = ServiceRange::new(range.base, range.prefix)
             .with_context(|| format!("{range} cannot hold services"))?;
         let pki = Arc::new(Pki::open(&dirs.data, clock.now())?);
+        let credentials = Credentials::founder(&pki, &dirs.data, &identity.name)?;
         let service = service_range.api_address();
         let names = server_names(&identity.name, service, &addresses.borrow().clone());
         let tls = Arc::new(ApiTls::new(&pki, &names, clock.clone())?);
@@ -121,7 +134,7 @@ impl Core {
         streams.register(&identity.name, link.streams.clone());
         let (images, seen) = (images.clone(), views.clone());
         let images = Images::new(&identity.name, images, seen, registry.clone(), streams.clone());
-        Ok(Self { store, views, registry, pki, tls, streams, images })
+        Ok(Self { store, views, registry, pki, credentials, tls, streams, images })
     }
 
     async fn keep_reachable(&self, options: &MasterOptions<'_>, loops: &mut Loops) -> Result<()> {
@@ -172,7 +185,11 @@ impl Core {
         status
     }
 
-    fn announce(&self, options: &MasterOptions<'_>, loops: &mut Loops) -> Result<()> {
+    fn announce(
+        &self,
+        options: &MasterOptions<'_>,
+        loops: &mut Loops,
+    ) -> Result<watch::Receiver<SignedRecord>> {
         let announcer = Announcer::start(
             options.config,
             options.identity,
@@ -180,18 +197,99 @@ impl Core {
             Arc::clone(&self.pki),
             options.addresses.clone(),
         )?;
+        let record = announcer.record();
         loops.spawn("leader record", announcer.run(loops.stop_signal()));
+        Ok(record)
+    }
+
+    /// The boards that have joined come here to be led.
+    fn serve_bus(
+        &self,
+        options: &MasterOptions<'_>,
+        listener: TcpListener,
+        record: watch::Receiver<SignedRecord>,
+        messages: Messages,
+        loops: &mut Loops,
+    ) {
+        let keys = Keys::new(self.registry.clone());
+        let boards = BoardsOptions {
+            cluster: options.identity.cluster.clone(),
+            own: options.identity.name.clone(),
+            listener,
+            credentials: self.credentials.clone(),
+            admitted: Arc::new(move |board| keys.is_admitted(board)),
+            views: self.views.clone(),
+            registry: self.registry.clone(),
+            contacts: Contacts::new(&self.views),
+            as_leader: self.as_leader(),
+            record,
+            messages,
+        };
+        loops.spawn("bus", boards::run(boards, loops.stop_signal()));
+    }
+
+    /// Boards join here, and open their tunnels.
+    fn serve_peers(
+        &self,
+        options: &MasterOptions<'_>,
+        listener: TcpListener,
+        record: watch::Receiver<SignedRecord>,
+        messages: Messages,
+        status: &Arc<ClusterStatus>,
+        loops: &mut Loops,
+    ) -> Result<()> {
+        let Identity { name, cluster, pod_range, service_range, .. } = options.identity;
+        let Leadership { epoch, term } = self.store.leadership();
+        let newest = record.clone();
+        let joining = Joining::new(JoinOptions {
+            registry: self.registry.clone(),
+            pki: Arc::clone(&self.pki),
+            own: name.clone(),
+            cluster: cluster.clone(),
+            pod_range: pod_range.to_string(),
+            service_range: service_range.to_string(),
+            epoch,
+            term,
+            leader: Box::new(move || Some(newest.borrow().clone())),
+        });
+        let keys = Keys::new(self.registry.clone());
+        let routes = Routes::new(self.streams.clone(), self.images.clone(), messages);
+        let peers = Arc::new(Peers { joining, keys, status: Arc::clone(status), record, routes });
+        let tls = self.credentials.server_config(Clients::Optional, peer::ALPN)?;
+        let serving = peer::serve(listener, tls, peers, loops.stop_signal());
+        loops.spawn("port for boards", async move { anyhow::Ok(serving.await) });
         Ok(())
+    }
+
+    fn as_leader(&self) -> dispatcher::Options {
+        let Leadership { epoch, term } = self.store.leadership();
+        dispatcher::Options { epoch, term, ..Default::default() }
     }
 
     /// The board of this process is served over memory; its end is the end of the role.
     fn serve_own_board(&self, options: MasterOptions<'_>, loops: &mut Loops) {
-        let Leadership { epoch, term } = self.store.leadership();
-        let as_leader = dispatcher::Options { epoch, term, ..Default::default() };
+        let as_leader = self.as_leader();
         let (views, registry) = (self.views.clone(), self.registry.clone());
         let (own, stop) = (options.identity.name.clone(), loops.stop_signal());
         let serving = dispatcher::run(views, registry, as_leader, own, options.link, stop);
         loops.spawn("dispatcher", serving);
+    }
+}
+
+/// The ports of a master, taken before anything else is done.
+struct Ports {
+    api: TcpListener,
+    bus: TcpListener,
+    peers: TcpListener,
+}
+
+impl Ports {
+    async fn listen(config: &Config) -> Result<Self> {
+        Ok(Self {
+            api: listen("--api-port", config.api_port).await?,
+            bus: listen("--mqtt-port", config.mqtt_port).await?,
+            peers: listen("--peer-port", config.peer_port).await?,
+        })
     }
 }
 

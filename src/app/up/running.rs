@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result};
 use tokio::sync::watch;
 
 use crate::app::addresses::{self, Addresses};
@@ -15,6 +15,7 @@ use crate::app::dirs::Dirs;
 use crate::app::identity::{Identity, Role};
 use crate::app::loops::Loops;
 use crate::app::master::{MasterOptions, MasterRole};
+use crate::app::member::{MemberOptions, MemberRole};
 use crate::io::clock::Clock;
 use crate::io::control;
 use crate::io::image::{ImageStore, Source};
@@ -40,6 +41,7 @@ pub(super) struct Running {
 /// What a board is in its cluster, besides a board.
 enum Place {
     Master(Box<MasterRole>),
+    Member(MemberRole),
 }
 
 /// What every role is started with.
@@ -135,6 +137,7 @@ impl Place {
     fn loops(&mut self) -> &mut Loops {
         match self {
             Self::Master(master) => &mut master.loops,
+            Self::Member(member) => &mut member.loops,
         }
     }
 
@@ -142,12 +145,14 @@ impl Place {
     fn images(&self) -> Option<Arc<dyn Source>> {
         match self {
             Self::Master(master) => Some(master.images.for_own_board()),
+            Self::Member(member) => Some(member.images()),
         }
     }
 
     async fn stop(self) {
         match self {
             Self::Master(master) => master.stop().await,
+            Self::Member(member) => member.stop().await,
         }
     }
 }
@@ -178,7 +183,16 @@ impl Base<'_> {
                 });
                 Ok((Place::Master(Box::new(master)), seat))
             }
-            Role::Member => bail!("joining other boards comes with version 0.1.0"),
+            Role::Member => {
+                let member = MemberRole::start(MemberOptions {
+                    dirs: self.dirs,
+                    config: self.config,
+                    identity: self.identity,
+                    link,
+                })?;
+                let view = member.view();
+                Ok((Place::Member(member), Seat::Member(view)))
+            }
         }
     }
 

@@ -31,4 +31,23 @@ impl ServerNames {
         let addresses = loopback.into_iter().chain([service]).chain(addresses).collect();
         Self { names, addresses }
     }
+
+    /// Whether all of `others` are among these.
+    pub(super) fn covers(&self, others: &Self) -> bool {
+        self.names.is_superset(&others.names) && self.addresses.is_superset(&others.addresses)
+    }
+
+    /// Adds `others` while there are fewer than `count_max` in all.
+    pub(super) fn add(&mut self, others: Self, count_max: usize) {
+        for name in others.names {
+            if self.names.len() + self.addresses.len() < count_max {
+                self.names.insert(name);
+            }
+        }
+        for address in others.addresses {
+            if self.names.len() + self.addresses.len() < count_max {
+                self.addresses.insert(address);
+            }
+        }
+    }
 }

@@ -3,11 +3,12 @@
 //!
 //! The authority is made once; its key is written before its certificate, so a power cut between
 //! them leaves a key from which the certificate is made again. The API's and the admin's pairs are
-//! derived: when missing, damaged, outdated or of other names they are issued again.
+//! derived: when missing, damaged, outdated or without a name they are issued again.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use model::limits::SERVER_NAMES_MAX;
 use model::timestamp::Timestamp;
 use rcgen::{KeyPair, SigningKey};
 use rustls_pki_types::pem::PemObject;
@@ -91,20 +92,26 @@ impl Pki {
         &self.ca_der
     }
 
-    /// The API's certificate and key for exactly these names; issued again when the stored pair
-    /// has others.
+    /// The API's certificate and key for these names at least. A stored pair that covers them stays;
+    /// a new one covers the names of the stored one too, as far as there is room, so that an address
+    /// that comes and goes costs one write.
     pub(super) fn server_pair(
         &self,
         names: &ServerNames,
     ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), TlsError> {
-        if let Some(stored) = read_pair(&self.folder, "api")?
-            && let Some(usable) = decode(&stored)
-            && peer::server_names(&usable.0).as_ref() == Some(names)
-            && server::is_signed_by(&usable.0, &self.ca_der, Usage::Server)
+        let stored = read_pair(&self.folder, "api")?.and_then(|stored| decode(&stored));
+        let usable =
+            stored.filter(|pair| server::is_signed_by(&pair.0, &self.ca_der, Usage::Server));
+        let mut wanted = names.clone();
+        if let Some(usable) = usable
+            && let Some(covered) = peer::server_names(&usable.0)
         {
-            return Ok(usable);
+            if covered.covers(names) {
+                return Ok(usable);
+            }
+            wanted.add(covered, SERVER_NAMES_MAX);
         }
-        let pair = issue::server(&self.ca, &self.ca_key, names)?;
+        let pair = issue::server(&self.ca, &self.ca_key, &wanted)?;
         write_pair(&self.folder, "api", &pair)?;
         Ok(decode(&pair).expect("PEM that was made one line above"))
     }

@@ -306,8 +306,19 @@ mod tests {
         let tls = ApiTls::new(&pki, &names("192.0.2.7"), Clock::starting_at(now())).unwrap();
         assert_eq!(files.map(read), before);
         tls.set_names(&pki, &names("192.0.2.8")).unwrap();
-        assert_ne!(read("api.pem"), before[2]);
+        let both = read("api.pem");
+        assert_ne!(both, before[2]);
         assert_eq!(read("ca.crt"), before[1]);
+        for address in ["192.0.2.7", "192.0.2.8"] {
+            tls.set_names(&pki, &names(address)).unwrap();
+            assert_eq!(read("api.pem"), both, "an address that comes back costs no write");
+        }
+        for last in 9..200 {
+            tls.set_names(&pki, &names(&format!("192.0.2.{last}"))).unwrap();
+        }
+        let covered = peer::server_names(&chain(&read("api.pem"))[0]).unwrap();
+        assert!(covered.covers(&names("192.0.2.199")));
+        assert!(covered.names.len() + covered.addresses.len() <= model::limits::SERVER_NAMES_MAX);
     }
 
     #[test]

@@ -1,0 +1,233 @@
+//! Where the leader is: the newest record that the cluster's authority has signed.
+//!
+//! In: what is heard over mDNS, the record on disk, the boards that the user named. Out: the record on
+//! a watch channel, for the bus and the tunnel, and on disk. While the leader does not answer, the
+//! known addresses and the named boards are asked in turn, which is how a board finds its cluster where
+//! multicast is filtered. Invariant: epoch and term of the record never go back, and only a signature
+//! makes a record count; a forged one costs a line in the log.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use model::leader::{LeaderRecord, SignedRecord};
+use tokio::sync::watch;
+
+use super::dial;
+use crate::app::config::Peer;
+use crate::app::dirs::Dirs;
+use crate::app::membership::Membership;
+use crate::io::bus::client::BusState;
+use crate::io::discovery::{Discovery, Judge};
+use crate::io::tls::{self, Credentials};
+
+/// How long the leader may be away before others are asked.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Pause between two rounds of asking, at first and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
+/// How often a search that finds nothing says so.
+const SAY_EVERY: Duration = Duration::from_secs(60);
+/// How often forged records are told of.
+const FORGED_EVERY: Duration = Duration::from_secs(60);
+
+/// Finds the leader.
+pub(super) struct Locator {
+    /// Where the record is kept.
+    pub(super) dirs: Dirs,
+    /// The board's certificate and its cluster's authority.
+    pub(super) credentials: Credentials,
+    /// Name of the cluster.
+    pub(super) cluster: String,
+    /// Boards that the user named.
+    pub(super) peers: Vec<Peer>,
+    /// Hears leaders.
+    pub(super) discovery: Discovery,
+    /// How the bus fares.
+    pub(super) bus: watch::Receiver<BusState>,
+    /// The record that the leader keeps on the bus; its signature is not checked yet.
+    pub(super) on_bus: watch::Receiver<Option<SignedRecord>>,
+    /// The newest record.
+    pub(super) found: watch::Sender<Option<LeaderRecord>>,
+    /// What is on disk.
+    pub(super) known: Membership,
+}
+
+impl Locator {
+    /// Looks until `stop`.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+        let known = self.known.leader.take();
+        if let Some(record) =
+            known.filter(|record| is_ours(record, &self.credentials, &self.cluster))
+        {
+            self.found.send_replace(Some(record.record().clone()));
+            self.known.leader = Some(record);
+        }
+        // Cancel safety: what a search is dropped in is begun anew at the next start.
+        tokio::select! {
+            () = self.search() => (),
+            // An error means that nobody can ask any more.
+            _ = stop.wait_for(|stop| *stop) => (),
+        }
+        self.discovery.stop().await;
+        Ok(())
+    }
+
+    async fn search(&mut self) {
+        let mut heard = self.discovery.heard();
+        let (mut bus, mut on_bus) = (self.bus.clone(), self.on_bus.clone());
+        let mut round = Round::new();
+        self.take_heard(&mut heard).await;
+        loop {
+            let away = bus.borrow_and_update().connected_to.is_none();
+            // Cancel safety: all four lose nothing when dropped. A channel whose sender is gone is
+            // not asked any more: the role is about to end.
+            tokio::select! {
+                Ok(()) = heard.changed() => self.take_heard(&mut heard).await,
+                Ok(()) = on_bus.changed() => {
+                    let record = on_bus.borrow_and_update().clone();
+                    self.take_unless_forged(record).await;
+                }
+                Ok(()) = bus.changed() => {
+                    if away != bus.borrow().connected_to.is_none() {
+                        round = Round::new();
+                    }
+                }
+                () = tokio::time::sleep_until(round.at), if away => {
+                    self.discovery.ask();
+                    let tried = self.ask_around().await;
+                    if round.ended() {
+                        self.say(&tried);
+                    }
+                }
+                else => return std::future::pending().await,
+            }
+        }
+    }
+
+    async fn take_heard(&mut self, heard: &mut watch::Receiver<Vec<SignedRecord>>) {
+        let best = heard.borrow_and_update().first().cloned();
+        if let Some(record) = best {
+            self.take(record).await;
+        }
+    }
+
+    /// Takes over a record whose signature has been checked, unless a newer one is known.
+    async fn take(&mut self, record: SignedRecord) {
+        let known = self.known.leader.as_ref();
+        if known.is_some_and(|known| {
+            known.record().rank() > record.record().rank() || known.record() == record.record()
+        }) {
+            return;
+        }
+        let leader = record.record().clone();
+        let at = leader.addresses.first().map(ToString::to_string).unwrap_or_default();
+        let (epoch, term) = leader.rank();
+        tracing::info!(leader = %leader.name, %at, epoch, term, "the cluster is led by");
+        self.found.send_replace(Some(leader));
+        self.known.leader = Some(record);
+        let (known, dirs) = (self.known.clone(), self.dirs.clone());
+        match tokio::task::spawn_blocking(move || known.save(&dirs)).await {
+            Ok(Ok(())) => {}
+            // The board works without it until its next start.
+            Ok(Err(error)) => tracing::warn!(%error, "the leader's address is not kept"),
+            Err(error) => tracing::warn!(%error, "the leader's address is not kept"),
+        }
+    }
+
+    async fn take_unless_forged(&mut self, record: Option<SignedRecord>) {
+        if let Some(record) = record
+            && is_ours(&record, &self.credentials, &self.cluster)
+        {
+            self.take(record).await;
+        }
+    }
+
+    /// Asks the known leader and every named board who leads; gives who was asked.
+    async fn ask_around(&mut self) -> Vec<SocketAddr> {
+        let mut candidates: Vec<SocketAddr> = Vec::new();
+        if let Some(known) = &self.known.leader {
+            candidates.extend(dial::addresses(known.record()));
+        }
+        candidates.extend(dial::resolve(&self.peers).await);
+        candidates.dedup();
+        for address in &candidates {
+            match dial::leader(*address, &self.credentials).await {
+                Ok(record) if is_ours(&record, &self.credentials, &self.cluster) => {
+                    self.take(record).await;
+                    break;
+                }
+                Ok(_) => tracing::debug!(%address, "a board tells of a leader that nobody signed"),
+                Err(error) => tracing::debug!(%address, error, "nobody tells who leads"),
+            }
+        }
+        candidates
+    }
+
+    fn say(&self, tried: &[SocketAddr]) {
+        let tried: Vec<String> = tried.iter().map(ToString::to_string).collect();
+        let leader = self.known.leader.as_ref().map(|known| known.record().name.clone());
+        tracing::warn!(
+            cluster = %self.cluster,
+            leader,
+            tried = tried.join(", "),
+            "the master does not answer; pods go on. Start it, or name a board that reaches it with \
+             --peers HOST"
+        );
+    }
+}
+
+/// When others are asked while the leader is away.
+struct Round {
+    at: tokio::time::Instant,
+    pause: Duration,
+    said: Option<Instant>,
+}
+
+impl Round {
+    fn new() -> Self {
+        Self { at: tokio::time::Instant::now() + PATIENCE, pause: PAUSE.0, said: None }
+    }
+
+    /// Plans the next one; whether it is time to tell that the leader is away.
+    fn ended(&mut self) -> bool {
+        self.at = tokio::time::Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(PAUSE.1);
+        let tell = self.said.is_none_or(|at| at.elapsed() >= SAY_EVERY);
+        if tell {
+            self.said = Some(Instant::now());
+        }
+        tell
+    }
+}
+
+/// Whether the authority of this cluster signed the record.
+pub(super) fn is_ours(record: &SignedRecord, credentials: &Credentials, cluster: &str) -> bool {
+    let said = record.record();
+    said.cluster == cluster
+        && credentials.pin().starts_with(&said.ca)
+        && tls::verify(credentials.authority(), &said.signed_bytes(), record.signature())
+}
+
+/// Lets records of this cluster pass; one that pretends to be of it is told of now and then.
+pub(super) fn judge(credentials: &Credentials, cluster: &str) -> Judge {
+    let (credentials, cluster) = (credentials.clone(), cluster.to_owned());
+    let told: Mutex<Option<Instant>> = Mutex::new(None);
+    Arc::new(move |record| {
+        let genuine = is_ours(record, &credentials, &cluster);
+        let pretends = credentials.pin().starts_with(&record.record().ca);
+        if !genuine && pretends {
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.is_none_or(|at| at.elapsed() >= FORGED_EVERY) {
+                *told = Some(Instant::now());
+                let at = record.record().addresses.first().map(ToString::to_string);
+                tracing::warn!(
+                    cluster = %record.record().cluster,
+                    board = %record.record().name,
+                    at,
+                    "a forged leader record is on this network; it is ignored"
+                );
+            }
+        }
+        genuine
+    })
+}

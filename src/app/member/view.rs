@@ -1,0 +1,100 @@
+//! What a member can say of its cluster: what its leader tells it, and what it knows itself.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+use model::leader::LeaderRecord;
+use model::limits::CONTROL_ANSWER_BYTES_MAX;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::app::control::refusal;
+use crate::app::identity::Identity;
+use crate::app::master::STATUS;
+use crate::app::version;
+use crate::io::control::Body;
+use crate::io::peer;
+use crate::node::tunnel::Tunnel;
+
+/// How long a leader may take to tell the cluster's status.
+const STATUS_WITHIN: Duration = Duration::from_secs(2);
+
+/// The cluster as a member sees it.
+pub(crate) struct LeaderView {
+    /// The newest leader record.
+    pub(super) leader: watch::Receiver<Option<LeaderRecord>>,
+    /// The way to it.
+    pub(super) tunnel: Tunnel,
+}
+
+impl LeaderView {
+    /// As `ClusterStatus::value`; without the leader only what this board knows, and a warning.
+    pub(in crate::app) async fn status(&self, own: &Identity, address: Ipv4Addr) -> Value {
+        let leader = self.leader.borrow().clone();
+        let asked = async {
+            let answer = self.tunnel.get(STATUS).await.map_err(|error| error.to_string())?;
+            let body = peer::read(answer.into_body(), CONTROL_ANSWER_BYTES_MAX).await?;
+            serde_json::from_slice(&body).map_err(|error| error.to_string())
+        };
+        let why = match tokio::time::timeout(STATUS_WITHIN, asked).await {
+            Ok(Ok(status)) => return status,
+            Ok(Err(why)) => why,
+            Err(_) => "no answer in time".to_owned(),
+        };
+        alone(own, address, leader.as_ref(), &why)
+    }
+
+    /// The refusal of what only the master board can do.
+    pub(in crate::app) fn only_there(&self, command: &str) -> Response<Body> {
+        let leader = self.leader.borrow().as_ref().map(|leader| leader.name.clone());
+        let board =
+            leader.map_or("the master board".to_owned(), |n| format!("the master board {n}"));
+        let text = format!("this board is a worker: run `{command}` on {board}");
+        refusal(StatusCode::CONFLICT, &text)
+    }
+}
+
+/// The status that a board can give by itself.
+fn alone(own: &Identity, address: Ipv4Addr, leader: Option<&LeaderRecord>, why: &str) -> Value {
+    let (epoch, term) = leader.map_or((0, 0), LeaderRecord::rank);
+    let reason = match leader {
+        Some(leader) => format!("the master board {} does not answer: {why}", leader.name),
+        None => format!("the master board does not answer: {why}"),
+    };
+    json!({
+        "cluster": own.cluster, "epoch": epoch, "term": term, "leader": null,
+        "boards": [{
+            "name": own.name, "address": address.to_string(), "role": "worker", "ready": false,
+            "version": version::TEXT, "architecture": null, "pods": null,
+            "lastHeardSeconds": null,
+        }],
+        "voters": [],
+        "warnings": [{
+            "board": own.name, "reason": reason,
+            "remedy": "check the master's power and network; pods of this board go on without it",
+        }],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_its_leader_a_board_shows_itself() {
+        let own: Identity = serde_json::from_value(json!({
+            "name": "pi-2", "cluster": "lab", "id": "x", "role": "member",
+            "pod_range": {"base": "10.42.0.0", "prefix": 16},
+            "service_range": {"base": "10.43.0.0", "prefix": 16},
+        }))
+        .expect("an identity");
+        let status = alone(&own, Ipv4Addr::new(10, 0, 0, 2), None, "nobody there");
+        assert_eq!(status["leader"], Value::Null);
+        assert_eq!(status["cluster"], "lab");
+        assert_eq!(status["boards"][0]["name"], "pi-2");
+        assert_eq!(status["boards"][0]["ready"], false);
+        let said = status["warnings"][0]["reason"].as_str().expect("text");
+        assert!(said.contains("nobody there"), "{said}");
+    }
+}

@@ -86,7 +86,7 @@ async fn join(dirs: &Dirs, config: &Config, clock: &Clock, text: &str) -> Result
         interface: config.interface.clone(),
         judge: Arc::new(move |record| pin.starts_with(&record.record().ca)),
     });
-    let mut search = Search { config, heard: discovery.heard(), said: None };
+    let mut search = Search { config, heard: discovery.heard(), say_at: Instant::now() + LISTEN };
     let joined = loop {
         let (joined, tried) = wish.try_all(search.candidates().await).await?;
         if let Some(joined) = joined {
@@ -148,7 +148,8 @@ impl Wish<'_> {
 struct Search<'a> {
     config: &'a Config,
     heard: watch::Receiver<Vec<SignedRecord>>,
-    said: Option<Instant>,
+    /// When to tell next that nobody takes this board.
+    say_at: Instant,
 }
 
 impl Search<'_> {
@@ -174,10 +175,10 @@ impl Search<'_> {
     }
 
     fn say(&mut self, tried: &Tried) {
-        if self.said.is_some_and(|at| at.elapsed() < SAY_EVERY) {
+        if Instant::now() < self.say_at {
             return;
         }
-        self.said = Some(Instant::now());
+        self.say_at = Instant::now() + SAY_EVERY;
         if tried.is_empty() {
             tracing::warn!(
                 "no master of the token's cluster is heard; still looking. Start the master board, \

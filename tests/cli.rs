@@ -17,12 +17,16 @@ use nix::pty::openpty;
 use serde_json::Value;
 
 /// Every command with its own help.
-const COMMANDS: [&[&str]; 14] = [
+const COMMANDS: [&[&str]; 18] = [
     &["up"],
     &["wait"],
     &["status"],
     &["board"],
     &["board", "list"],
+    &["token"],
+    &["token", "create"],
+    &["token", "list"],
+    &["token", "revoke"],
     &["kubeconfig"],
     &["image"],
     &["image", "import"],

@@ -1,5 +1,11 @@
 //! Boards join a master over real connections: who is admitted, and who is told what instead.
 
+#[path = "harness/board.rs"]
+mod board;
+#[path = "harness/busybox.rs"]
+mod busybox;
+#[path = "join/founder.rs"]
+mod founder;
 #[path = "harness/loops.rs"]
 mod loops;
 

@@ -1,0 +1,140 @@
+//! A real founder: tokens from its command line, boards at its peer port, a crowd in front of it.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use kumquat::app::join::{JoinError, join};
+use kumquat::io::peer::{ALPN, Connection};
+use kumquat::io::tls::BoardKey;
+use kumquat::io::{host, net};
+use model::token::Token;
+use serde_json::Value;
+
+use super::SOON;
+use crate::board::{Board, possible, text};
+
+const PEER_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7443);
+/// Silent connections in front of the port.
+const CROWD: usize = 2_000;
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", text(output));
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+/// Runs `work` in the board's network namespace.
+fn inside<T: Send>(board: &Board, work: impl AsyncFnOnce() -> T + Send) -> T {
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(work()))
+    };
+    net::inside(board.namespace(), run).expect("a runtime in the namespace")
+}
+
+#[test]
+fn tokens_are_made_listed_and_revoked() {
+    if !possible("tokens_are_made_listed_and_revoked") {
+        return;
+    }
+    let mut board = Board::new("token");
+    board.up(&[]);
+    let made = stdout(&board.command(&["token", "create"]));
+    let token: Token = made.strip_suffix('\n').expect("a line").parse().expect("a token, alone");
+    let many = ["token", "create", "--uses", "3", "--ttl", "1h", "--role", "master"];
+    let many = stdout(&board.command(&many));
+    let many: Token = many.trim().parse().expect("a token");
+    assert_eq!(many.pin, token.pin);
+
+    let listed = stdout(&board.command(&["token", "list", "-o", "json"]));
+    let shown = stdout(&board.command(&["token", "list"]));
+    for secret in [&made[11..37], &many.to_string()[11..37]] {
+        assert!(!listed.contains(secret) && !shown.contains(secret), "{listed}\n{shown}");
+    }
+    let tokens: Value = serde_json::from_str(&listed).expect("JSON");
+    let find = |id: &str| {
+        let all = tokens.as_array().expect("a list");
+        all.iter().find(|one| one["id"] == *id).expect("listed").clone()
+    };
+    let (one, three) = (find(&token.id.to_string()), find(&many.id.to_string()));
+    assert_eq!((&one["role"], &one["usesLeft"]), (&"worker".into(), &1.into()));
+    assert_eq!((&three["role"], &three["usesLeft"]), (&"master".into(), &3.into()));
+    assert!(one["expires"].as_str() > three["expires"].as_str(), "{listed}");
+    assert_eq!(shown.lines().count(), 3, "{shown}");
+
+    stdout(&board.command(&["token", "revoke", &token.id.to_string()]));
+    let left = stdout(&board.command(&["token", "list", "-o", "json"]));
+    assert!(!left.contains(&token.id.to_string()) && left.contains(&many.id.to_string()), "{left}");
+    let again = board.command(&["token", "revoke", &token.id.to_string()]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(text(&again).contains("kumquat token list"), "{}", text(&again));
+    for (wrong, code) in [
+        (&["token", "create", "--uses", "0"][..], 1),
+        (&["token", "create", "--ttl", "soon"], 2),
+        (&["token", "revoke", "nonsense-id"], 2),
+    ] {
+        let refused = board.command(wrong);
+        assert_eq!(refused.status.code(), Some(code), "{wrong:?}: {}", text(&refused));
+        assert!(refused.stdout.is_empty(), "{wrong:?}");
+    }
+    // Tokens survive the process.
+    board.stop();
+    assert_eq!(board.command(&["token", "create"]).status.code(), Some(1));
+    board.up(&[]);
+    assert_eq!(stdout(&board.command(&["token", "list", "-o", "json"])), left);
+}
+
+#[test]
+fn a_board_joins_a_founder_behind_a_crowd() {
+    if !possible("a_board_joins_a_founder_behind_a_crowd") {
+        return;
+    }
+    let files = host::allow_open_files(2 * CROWD as u64 + 1024).expect("limit of open files");
+    assert!(files >= CROWD as u64 + 512, "only {files} files may be open");
+    let mut board = Board::new("crowd");
+    board.up(&[]);
+    let token: Token = board.token().parse().expect("a token");
+    let disk = board.run_dir().join("joiner");
+    let quiet = api_latency(&board);
+    let crowd = || (0..CROWD).map(|_| TcpStream::connect(PEER_PORT)).collect();
+    let crowd: Vec<TcpStream> = net::inside(board.namespace(), crowd).expect("connections");
+    let begun = Instant::now();
+    inside(&board, async || join_and_open(&token, &disk).await);
+    let joined = begun.elapsed();
+    println!("join and first connection behind {CROWD} silent ones: {joined:?}");
+    assert!(joined < Duration::from_secs(3), "{joined:?}");
+    let crowded = api_latency(&board);
+    drop(crowd);
+    println!("GET of the nodes, slowest of 20: {quiet:?} alone, {crowded:?} behind the crowd");
+    assert!(crowded < Duration::from_secs(1), "{crowded:?}");
+    let nodes = board.api("GET", "/api/v1/nodes/pi-2", None).expect("the Node of the board");
+    assert!(nodes["metadata"]["annotations"][model::join::BOARD_KEY].is_string());
+    let list = stdout(&board.command(&["token", "list"]));
+    assert!(list.contains("pi-2"), "{list}");
+    let log = board.log();
+    assert!(log.matches("too many unknown connections").count() <= 3, "{log}");
+}
+
+/// Joins as pi-2, is refused as another board with the same token, connects as pi-2.
+async fn join_and_open(token: &Token, disk: &Path) {
+    let key = BoardKey::open(disk).expect("a key");
+    let joined = join(PEER_PORT, token, "pi-2", "0", &key).await.expect("joined");
+    joined.save(disk).expect("saved");
+    let other = BoardKey::generate().expect("a key");
+    let refused = join(PEER_PORT, token, "pi-3", "0", &other).await;
+    assert!(matches!(refused, Err(JoinError::Refused { .. })), "{refused:?}");
+    let tls = joined.credentials.client_config(ALPN).expect("TLS");
+    let connection = Connection::open(PEER_PORT, tls, SOON).await.expect("accepted");
+    assert_eq!(connection.master().name, "board");
+}
+
+/// The slowest of some requests.
+fn api_latency(board: &Board) -> Duration {
+    let once = |_| {
+        let begun = Instant::now();
+        board.api("GET", "/api/v1/nodes", None).expect("the nodes");
+        begun.elapsed()
+    };
+    (0..20).map(once).max().expect("some")
+}

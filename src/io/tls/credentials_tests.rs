@@ -120,6 +120,22 @@ fn boards_know_each_other_and_nobody_else() {
     assert_eq!((master.pin(), worker.pin()), (pki.pin(), pki.pin()));
 }
 
+/// Somebody in the middle who shows the real authority's certificate, which is no secret, behind a
+/// leaf of his own.
+#[test]
+fn a_pin_is_not_satisfied_by_a_certificate_that_lies_beside() {
+    let (ours, theirs) = (Folder::new("pinned"), Folder::new("middle"));
+    let (pki, other) = (ours.pki(), theirs.pki());
+    let mut middle = board(&other, "pi-1", true);
+    let mut chain = middle.own.cert.clone();
+    chain.insert(1, pki.ca_der().clone());
+    middle.own = Arc::new(CertifiedKey::new(chain, middle.own.key.clone()));
+    let server = middle.server_config(Clients::Optional, ALPN).unwrap();
+    refused(pinned_client_config(pki.pin(), ALPN).unwrap(), server.clone(), "signed by another");
+    // The set-up is sound: whoever trusts that other authority gets through.
+    assert_eq!(handshake(pinned_client_config(other.pin(), ALPN).unwrap(), server).unwrap(), None);
+}
+
 #[test]
 fn the_admin_is_no_board() {
     let folder = Folder::new("admin");

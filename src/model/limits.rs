@@ -84,6 +84,8 @@ pub const CONTAINER_OPEN_FILES: u64 = 1024;
 /// least number of files that a process may open: strangers must not take what the store needs.
 pub const API_CONNECTIONS_MAX: usize = 512;
 const _: () = assert!(API_CONNECTIONS_MAX as u64 * 2 <= CONTAINER_OPEN_FILES);
+/// Connections to a port of a master that wait to be accepted (the kernel's own limit may be less).
+pub const LISTEN_BACKLOG: u32 = 4096;
 /// Requests of one HTTP/2 connection at a time (kube-apiserver's own limit).
 pub const API_STREAMS_PER_CONNECTION_MAX: u32 = 100;
 /// Requests in work at a time, answers under way not counted (kube-apiserver: 400 and 200).

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use model::leader::SignedRecord;
-use tokio::net::TcpListener;
+use model::limits::LISTEN_BACKLOG;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
 use super::addresses::Addresses;
@@ -90,7 +91,7 @@ impl MasterRole {
     /// # Errors
     /// The store, the certificates or the ports cannot be had.
     pub(super) async fn start(options: MasterOptions<'_>) -> Result<Self> {
-        let ports = Ports::listen(options.config).await?;
+        let ports = Ports::listen(options.config)?;
         let core = Core::open(&options).await?;
         let mut loops = Loops::new();
         core.keep_reachable(&options, &mut loops).await?;
@@ -284,18 +285,24 @@ struct Ports {
 }
 
 impl Ports {
-    async fn listen(config: &Config) -> Result<Self> {
+    fn listen(config: &Config) -> Result<Self> {
         Ok(Self {
-            api: listen("--api-port", config.api_port).await?,
-            bus: listen("--mqtt-port", config.mqtt_port).await?,
-            peers: listen("--peer-port", config.peer_port).await?,
+            api: listen("--api-port", config.api_port)?,
+            bus: listen("--mqtt-port", config.mqtt_port)?,
+            peers: listen("--peer-port", config.peer_port)?,
         })
     }
 }
 
 /// Listens on a port of this board, on all addresses.
-async fn listen(flag: &str, port: u16) -> Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
-        .await
-        .with_context(|| format!("port {port} is taken: choose another {flag}"))
+fn listen(flag: &str, port: u16) -> Result<TcpListener> {
+    let bound = || {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind((Ipv4Addr::UNSPECIFIED, port).into())?;
+        // A knock that finds the queue full is heard again only after a second: when a master comes
+        // back, all its boards knock at once.
+        socket.listen(LISTEN_BACKLOG)
+    };
+    bound().with_context(|| format!("port {port} is taken: choose another {flag}"))
 }

@@ -8,6 +8,8 @@ mod busybox;
 mod founder;
 #[path = "harness/loops.rs"]
 mod loops;
+#[path = "harness/switch.rs"]
+mod switch;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

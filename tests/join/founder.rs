@@ -6,14 +6,16 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use kumquat::app::join::{JoinError, join};
-use kumquat::io::peer::{ALPN, Connection};
-use kumquat::io::tls::BoardKey;
+use kumquat::io::peer::{ALPN, Connection, PeerError};
+use kumquat::io::tls::{BoardKey, Credentials};
 use kumquat::io::{host, net};
+use model::join::{EVICTED, key_text};
 use model::token::Token;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::SOON;
 use crate::board::{Board, possible, text};
+use crate::switch::Switch;
 
 const PEER_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7443);
 /// Silent connections in front of the port.
@@ -137,4 +139,40 @@ fn api_latency(board: &Board) -> Duration {
         begun.elapsed()
     };
     (0..20).map(once).max().expect("some")
+}
+
+#[test]
+fn a_second_board_comes_and_a_stolen_certificate_does_not() {
+    if !possible("a_second_board_comes_and_a_stolen_certificate_does_not") {
+        return;
+    }
+    let switch = Switch::new("trust");
+    let (mut founder, mut worker) = (switch.board(1), switch.board(2));
+    founder.up(&[]);
+    worker.up(&["--token", &founder.token()]);
+    let elsewhere = worker.command(&["token", "create"]);
+    assert_eq!(elsewhere.status.code(), Some(1));
+    let said = text(&elsewhere);
+    assert!(elsewhere.stdout.is_empty() && said.contains("master board board-1"), "{said}");
+
+    // Its key and certificate, copied by a thief, open its own connections and no more: they are no
+    // master's. Once the key is evicted they open nothing.
+    let master = SocketAddr::new(founder.address().into(), 7443);
+    let stolen = Credentials::load(&worker.data_dir()).expect("readable").expect("joined");
+    assert!(!stolen.peer().is_master);
+    let open = || {
+        let tls = stolen.client_config(ALPN).expect("TLS");
+        inside(&worker, async || Connection::open(master, tls, SOON).await)
+    };
+    assert!(open().is_ok());
+    let evicted = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": EVICTED },
+        "data": { key_text(&stolen.peer().key): "stolen" } });
+    let maps = "/api/v1/namespaces/kube-system/configmaps";
+    founder.api("POST", maps, Some(&evicted)).expect("evicted");
+    let refused = open().expect_err("evicted");
+    assert!(matches!(refused, PeerError::Refused { .. }), "{refused}");
+    let board = founder.node().to_owned();
+    let unharmed = founder.api("GET", &format!("/api/v1/nodes/{board}"), None).expect("a Node");
+    let conditions = unharmed["status"]["conditions"].as_array().expect("conditions").clone();
+    assert!(conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"));
 }

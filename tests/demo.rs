@@ -93,20 +93,24 @@ fn demo(binary: &Path, arguments: &[&str]) -> Child {
     command.spawn().expect("the demo starts")
 }
 
-/// Reads on until the demo is ready; gives what it printed.
-fn until_ready(child: &mut Child) -> String {
+/// Reads on until a line has `word`; gives what the demo printed.
+fn until(child: &mut Child, word: &str) -> String {
     let mut text = String::new();
     let mut lines = BufReader::new(child.stdout.as_mut().expect("piped"));
     loop {
         let mut line = String::new();
         if lines.read_line(&mut line).expect("readable") == 0 {
-            panic!("the demo ended before it was ready:\n{text}");
+            panic!("the demo ended before {word:?}:\n{text}");
         }
         text += &line;
-        if line.starts_with("demo ready in ") {
+        if line.contains(word) {
             return text;
         }
     }
+}
+
+fn until_ready(child: &mut Child) -> String {
+    until(child, "demo ready in ")
 }
 
 fn send(child: &Child, signal: Signal) {
@@ -125,17 +129,25 @@ fn finish(child: Child) {
 fn the_demo_shows_a_cluster_and_leaves_nothing() {
     let Some(binary) = binary("demo") else { return };
     // A demo that was killed before this test is not this test's business.
-    finish(demo(&binary, &["--once"]));
+    finish(demo(&binary, &["--once", "--boards", "1"]));
     let before = Host::now();
 
     let mut once = demo(&binary, &["--once"]);
     let text = until_ready(&mut once);
+    println!("{text}");
+    assert_eq!(text.matches(" is Ready\n").count(), 4, "three boards, and one again:\n{text}");
+    assert!(text.contains("boards Ready: 3 of 3"), "{text}");
+    assert!(text.contains("spread: board-1 1, board-2 1, board-3 1"), "{text}");
     assert_eq!(text.matches("  ready\n").count(), 3, "three replicas come up:\n{text}");
     assert_eq!(text.matches(": hello from hello-").count(), 3, "each shows a line:\n{text}");
+    for step in [" is NotReady\n", "pods replaced: ", "surplus pods gone: "] {
+        assert_eq!(text.matches(step).count(), 1, "{step}:\n{text}");
+    }
     finish(once);
     assert_eq!(Host::now(), before, "after --once");
 
-    let (mut one, mut two) = (demo(&binary, &[]), demo(&binary, &[]));
+    let alone = ["--boards", "1"];
+    let (mut one, mut two) = (demo(&binary, &alone), demo(&binary, &alone));
     until_ready(&mut one);
     until_ready(&mut two);
     send(&one, Signal::SIGINT);
@@ -145,10 +157,10 @@ fn the_demo_shows_a_cluster_and_leaves_nothing() {
     assert_eq!(Host::now(), before, "after two at once, ended by SIGINT and SIGTERM");
 
     let mut killed = demo(&binary, &[]);
-    until_ready(&mut killed);
+    until(&mut killed, "spread: ");
     send(&killed, Signal::SIGKILL);
     killed.wait().expect("wait");
-    assert_ne!(Host::now(), before, "a killed demo leaves its board");
-    finish(demo(&binary, &["--once"]));
+    assert_ne!(Host::now(), before, "a killed demo leaves its boards");
+    finish(demo(&binary, &["--once", "--boards", "1"]));
     assert_eq!(Host::now(), before, "the next demo cleans up after it");
 }

@@ -283,7 +283,7 @@ pub(super) enum BoardCommand {
 #[derive(Args, Debug)]
 pub(super) struct DemoArgs {
     /// Boards to show.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=1))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(super::demo::BOARDS_MAX)))]
     pub boards: u8,
     /// Verify, clean up and exit with the result instead of waiting for Ctrl-C.
     #[arg(long)]

@@ -4,12 +4,13 @@ use anyhow::{Context, Result, bail};
 use http::Method;
 
 use super::bed::Bed;
+use super::board::Board;
 use crate::io::control::{Client, PieceWriter, stream_body};
 use crate::io::image::build::{SingleFile, write_archive};
 
 const IMAGE: &str = "kumquat.dev/hello:v1";
 
-/// Packs this very binary as an OCI archive and imports it on the board.
+/// Packs this very binary as an OCI archive and imports it on every board.
 pub(super) async fn import(bed: &Bed) -> Result<()> {
     if !is_static()? {
         bail!(
@@ -17,6 +18,14 @@ pub(super) async fn import(bed: &Bed) -> Result<()> {
              build one with `cargo xtask demo`, or cross/build"
         );
     }
+    for board in bed.boards() {
+        import_on(board).await?;
+    }
+    say!("  imported {IMAGE}, made from this binary");
+    Ok(())
+}
+
+async fn import_on(board: &Board) -> Result<()> {
     let (mut writer, pieces) = PieceWriter::new();
     let packing = tokio::task::spawn_blocking(move || {
         let file = SingleFile {
@@ -28,11 +37,10 @@ pub(super) async fn import(bed: &Bed) -> Result<()> {
         };
         write_archive(&file, &mut writer)
     });
-    let client = Client::new(&bed.dirs().socket());
+    let client = Client::new(&board.dirs().socket());
     let sent = client.send(Method::POST, "/v1/images", stream_body(pieces)).await;
     packing.await?.context("cannot pack the demo's image")?;
-    sent.context("cannot import the demo's image")?;
-    say!("  imported {IMAGE}, made from this binary");
+    sent.with_context(|| format!("cannot import the demo's image on {}", board.name()))?;
     Ok(())
 }
 

@@ -50,24 +50,29 @@ impl Slot {
         format!("demo{}", self.number)
     }
 
-    /// Name of the bridge's stand-in: the host's end of the link to a board.
+    /// Name of the host's end of the link to the switch.
     pub(super) fn host_link(&self) -> String {
         format!("kqd{}", self.number)
     }
 
-    /// File on which the board's network namespace is pinned, as `ip netns` does.
-    pub(super) fn namespace(&self) -> PathBuf {
-        PathBuf::from(format!("/run/netns/kumquat-{}-board-1", self.cluster()))
+    /// File on which the switch's network namespace is pinned, as `ip netns` does.
+    pub(super) fn switch(&self) -> PathBuf {
+        PathBuf::from(format!("/run/netns/kumquat-{}-switch", self.cluster()))
     }
 
-    /// The host's address towards the board: RFC 2544 benchmark range, a /24 per slot.
+    /// File on which a board's network namespace is pinned.
+    pub(super) fn namespace(&self, board: &str) -> PathBuf {
+        PathBuf::from(format!("/run/netns/kumquat-{}-{board}", self.cluster()))
+    }
+
+    /// The host's address towards the boards: RFC 2544 benchmark range, a /24 per slot.
     pub(super) fn host_address(&self) -> Ipv4Addr {
         Ipv4Addr::new(198, 18, self.number, 254)
     }
 
-    /// The board's address.
-    pub(super) fn board_address(&self) -> Ipv4Addr {
-        Ipv4Addr::new(198, 18, self.number, 1)
+    /// The address of a board with a number from 1.
+    pub(super) fn address(&self, board: u8) -> Ipv4Addr {
+        Ipv4Addr::new(198, 18, self.number, board)
     }
 
     /// Removes what lies in the slot; the slot stays taken.

@@ -11,10 +11,24 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::bed::Bed;
+use super::nodes;
 use crate::app::api_client::ApiClient;
 
 const MANIFEST: &str = include_str!("../../../examples/hello.yaml");
-const REPLICAS: u64 = 3;
+/// Replicas of the Deployment.
+pub(super) const REPLICAS: usize = 3;
+/// Where its pods are listed.
+const PODS: &str = "/api/v1/namespaces/default/pods?labelSelector=app%3Dhello";
+
+/// A pod of the workload.
+pub(super) struct Pod {
+    /// Its name.
+    pub(super) name: String,
+    /// The board that it is bound to.
+    pub(super) node: String,
+    /// Whether it is ready.
+    pub(super) is_ready: bool,
+}
 
 /// Talks to the demo's API server with the admin's certificate.
 pub(super) type Client = ApiClient;
@@ -46,10 +60,35 @@ pub(super) async fn apply(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Watches the pods and prints each step of each one; gives their names once all are ready.
-pub(super) async fn follow(client: &Client, started: Instant) -> Result<Vec<String>> {
-    let uri = "/api/v1/namespaces/default/pods?watch=true&labelSelector=app%3Dhello";
-    let mut body = client.stream(uri).await?;
+/// The pods that are there, those under deletion too.
+///
+/// # Errors
+/// The API does not answer, or refuses.
+pub(super) async fn pods(client: &Client) -> Result<Vec<Pod>> {
+    let list = nodes::get(client, PODS).await?;
+    let items = list["items"].as_array().context("pods are no list")?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let pod = |item: &Value| Pod {
+        name: text(&item["metadata"]["name"]),
+        node: text(&item["spec"]["nodeName"]),
+        is_ready: nodes::is_ready(item) && item["metadata"]["deletionTimestamp"].is_null(),
+    };
+    Ok(items.iter().map(pod).collect())
+}
+
+/// How many pods each board has: `board-1 2, board-2 1`.
+pub(super) fn spread(pods: &[Pod]) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for pod in pods {
+        *counts.entry(&pod.node).or_default() += 1;
+    }
+    let parts: Vec<String> = counts.iter().map(|(node, count)| format!("{node} {count}")).collect();
+    parts.join(", ")
+}
+
+/// Watches the pods and prints each step of each one; gives them once all are ready.
+pub(super) async fn follow(client: &Client, started: Instant) -> Result<Vec<Pod>> {
+    let mut body = client.stream(&format!("{PODS}&watch=true")).await?;
     let mut pending = Vec::new();
     let mut steps: BTreeMap<String, String> = BTreeMap::new();
     while let Some(frame) = body.frame().await {
@@ -64,8 +103,8 @@ pub(super) async fn follow(client: &Client, started: Instant) -> Result<Vec<Stri
             note(&mut steps, &event, started);
         }
         let ready = steps.values().filter(|step| *step == "ready").count();
-        if ready as u64 >= REPLICAS {
-            return Ok(steps.into_keys().collect());
+        if ready >= REPLICAS {
+            return pods(client).await;
         }
     }
     bail!("the API server ended the watch")
@@ -86,12 +125,8 @@ fn note(steps: &mut BTreeMap<String, String>, event: &Value, started: Instant) {
 }
 
 fn step_of(pod: &Value) -> String {
-    let conditions = pod["status"]["conditions"].as_array();
-    let holds = |kind: &str| {
-        conditions.is_some_and(|all| all.iter().any(|c| c["type"] == kind && c["status"] == "True"))
-    };
     let container = &pod["status"]["containerStatuses"][0]["state"];
-    if holds("Ready") {
+    if nodes::is_ready(pod) {
         "ready".into()
     } else if let Some(reason) = container["waiting"]["reason"].as_str() {
         let message = container["waiting"]["message"].as_str().unwrap_or_default();

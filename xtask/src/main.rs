@@ -27,7 +27,7 @@ cargo xtask TASK
   bench           measure the budgets of SPEC.md on this machine
   bench broker    measure the broker beside mosquitto: memory and latency of 1,000 and 3,000 clients
   sim [FLAGS]     a master with simulated boards: --boards 1000 --pods 10 [--link memory|bus]
-  soak [NAME]     the long trials: power, restarts, ...
+  soak [NAME]     the long trials: power, restarts, faults [TEST], ...
 ";
 
 fn main() -> ExitCode {

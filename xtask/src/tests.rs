@@ -27,6 +27,8 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 /// Test binaries, beside the unit tests, whose folders lie in memory: they show what the code does,
 /// not what a disk does, and a busy disk makes them a hundred times slower.
 const IN_MEMORY: [&str; 4] = ["api", "corpus", "kubectl", "watch"];
+/// Test binaries whose tests mostly wait for somebody to notice something, and how many run at a time.
+const WAITING: [(&str, usize); 1] = [("faults", 4)];
 /// Memory that Linux offers as a folder.
 const MEMORY: &str = "/dev/shm";
 
@@ -116,6 +118,9 @@ impl Binary {
         let start = Instant::now();
         let mut command = Command::new(&self.program);
         command.arg("--show-output").args(filter).current_dir(&self.folder);
+        if let Some((_, threads)) = WAITING.iter().find(|(name, _)| *name == self.name) {
+            command.arg(format!("--test-threads={threads}"));
+        }
         command.env("CARGO_MANIFEST_DIR", &self.folder).env("KUMQUAT_STATIC", demo);
         if self.in_memory() && Path::new(MEMORY).is_dir() {
             command.env("TMPDIR", MEMORY);

@@ -72,6 +72,7 @@ fn trial(fault: Fault) {
     let (mut detected, mut replaced, mut returned) = (Times::new(), Times::new(), Times::new());
     for round in 0..rounds(3) {
         let victim = 1 + round % (usize::from(BOARDS) - 1);
+        bed.spread_anew(victim);
         let steady = bed.steady();
         let last = bed.create_last(round, victim);
         let began = Instant::now();
@@ -240,6 +241,14 @@ impl Bed {
         let path = format!("{DEPLOYMENTS}/spread");
         master.api("DELETE", &path, None).expect("deployment deleted");
         self.wait_deployment(<[Value]>::is_empty);
+    }
+
+    /// Spreads the Deployment again: a board that came back has none of its pods.
+    fn spread_anew(&self, victim: usize) {
+        self.delete_deployment();
+        self.create_deployment();
+        let node = self.node(victim);
+        self.wait_deployment(|pods| pods.iter().any(|pod| pod["spec"]["nodeName"] == node));
     }
 
     fn wait_settled(&self) {

@@ -171,7 +171,7 @@ impl Board {
             Lost::Outgoing => ("output", "oifname"),
         };
         let rules = format!(
-            "table inet trial {{ chain lost {{ type filter hook {} priority -300; {} {ETH} drop; }} }}",
+            "table inet trial {{\n chain lost {{\n type filter hook {} priority -300;\n {} {ETH} drop\n }}\n }}\n",
             hook.0, hook.1
         );
         self.nft(&["add", "table", "inet", "trial"]);

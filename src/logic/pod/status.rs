@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::container::{ContainerState, Ended, Role, Stage};
 use super::machine::{PodMachine, Step};
 use super::restore::last_ended;
-use super::spec::{Pod, RestartPolicy};
+use super::spec::Pod;
 
 /// When each condition took its present value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,7 +107,8 @@ impl PodMachine {
         let mains = || containers.iter().filter(|c| c.role == Role::Main);
         let stopped = |c: &ContainerState| c.ended.is_some() || c.last.is_some();
         let running = mains().any(ContainerState::is_running);
-        if !running && self.has_stopped() {
+        // A pod that was over before a power cut is over, although its sandbox is not set up again.
+        if !running && (self.has_stopped() || self.is_terminal()) {
             // What never started has not succeeded.
             return match mains().all(ContainerState::has_succeeded) {
                 true => "Succeeded",
@@ -117,10 +118,7 @@ impl PodMachine {
         if !self.state.initialized || mains().any(|c| !c.is_running() && !stopped(c)) {
             return "Pending";
         }
-        if running || policy == RestartPolicy::Always || !self.is_terminal() {
-            return "Running";
-        }
-        if mains().all(ContainerState::has_succeeded) { "Succeeded" } else { "Failed" }
+        "Running"
     }
 
     /// A stop has come to its end: nothing runs or will.

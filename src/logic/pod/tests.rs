@@ -388,6 +388,21 @@ fn logs_tell_the_restart_count_when_the_state_is_lost() {
 }
 
 #[test]
+fn a_pod_that_a_power_cut_has_ended_for_good_has_failed() {
+    let pod = pod(json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}));
+    let logged = vec![("c".to_owned(), 0)];
+    let remains = Remains { logged, rebooted: true, ..Remains::default() };
+    let mut board = Board::new(pod.clone());
+    board.pending.clear();
+    board.machine = PodMachine::restore(pod, remains, board.now);
+    board.feed(Event::Timer);
+    board.settle();
+    let status = board.status();
+    let reason = &status["containerStatuses"][0]["state"]["terminated"]["reason"];
+    assert_eq!((&status["phase"], reason), (&json!("Failed"), &json!("ContainerStatusUnknown")));
+}
+
+#[test]
 fn within_a_boot_a_log_is_no_start() {
     let mut board = Board::new(one(json!({"name": "c", "image": "i"})));
     let state = Some(board.machine.state().clone());

@@ -159,7 +159,7 @@ fn worker_reboots_without_master() {
 /// A cluster with its workload.
 struct Bed {
     cluster: Cluster,
-    /// Of each board with its steady pod alone.
+    /// Of each board without pods.
     footprints: Vec<Footprint>,
 }
 
@@ -173,16 +173,16 @@ impl Bed {
             cluster.import_busybox(index);
         }
         let mut bed = Self { cluster, footprints: Vec::new() };
+        // What a first Deployment leaves open is no leak.
+        bed.create_deployment();
+        bed.delete_deployment();
+        bed.footprints = bed.cluster.boards.iter().map(Footprint::settled).collect();
         for index in 0..bed.cluster.boards.len() {
             let name = format!("steady-{}", bed.node(index));
             let pod = bed.pinned(&name, index, "Always");
             bed.cluster.master().create(PODS, &pod);
             bed.wait_running(&name);
         }
-        // What a first Deployment leaves open is no leak.
-        bed.create_deployment();
-        bed.delete_deployment();
-        bed.footprints = bed.cluster.boards.iter().map(Footprint::settled).collect();
         bed.create_deployment();
         Some(bed)
     }
@@ -399,6 +399,10 @@ impl Bed {
 
     fn check_footprints(&self) {
         self.delete_deployment();
+        for index in 0..self.cluster.boards.len() {
+            self.delete_pod(&format!("steady-{}", self.node(index)));
+        }
+        self.wait("no pods", PODS, |list| list["items"].as_array().is_some_and(Vec::is_empty));
         for (board, footprint) in self.cluster.boards.iter().zip(&self.footprints) {
             footprint.assert_same(board, board.node());
         }

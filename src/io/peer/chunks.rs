@@ -3,6 +3,8 @@
 //! An error that ends a stream travels as a trailer, so that the other end can say it.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -22,7 +24,14 @@ type Receiver = mpsc::Receiver<Result<Bytes, String>>;
 
 /// A body of these chunks, as fast as the other end reads. `kept` is dropped with it.
 pub fn chunks(receiver: Receiver, kept: impl Send + Unpin + 'static) -> Body {
-    let body = ChunkBody { receiver, failed: false, _kept: kept };
+    let body = ChunkBody { receiver, finished: None, failed: false, _kept: kept };
+    body.map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body of these chunks whose sender may be dropped in the middle: it is whole only if `finished`
+/// was set before.
+pub fn chunks_until(receiver: Receiver, finished: Arc<AtomicBool>) -> Body {
+    let body = ChunkBody { receiver, finished: Some(finished), failed: false, _kept: () };
     body.map_err(|never| match never {}).boxed_unsync()
 }
 
@@ -72,6 +81,7 @@ pub fn error_of(headers: &HeaderMap) -> Option<String> {
 
 struct ChunkBody<K> {
     receiver: Receiver,
+    finished: Option<Arc<AtomicBool>>,
     failed: bool,
     _kept: K,
 }
@@ -87,15 +97,17 @@ impl<K: Send + Unpin> HttpBody for ChunkBody<K> {
         if self.failed {
             return Poll::Ready(None);
         }
-        let frame = match ready!(self.receiver.poll_recv(context)) {
-            None => return Poll::Ready(None),
-            Some(Ok(chunk)) => Frame::data(chunk),
-            Some(Err(text)) => {
-                self.failed = true;
-                Frame::trailers(HeaderMap::from_iter([(ERROR, error_value(&text))]))
+        let text = match ready!(self.receiver.poll_recv(context)) {
+            Some(Ok(chunk)) => return Poll::Ready(Some(Ok(Frame::data(chunk)))),
+            Some(Err(text)) => text,
+            None if self.finished.as_ref().is_none_or(|it| it.load(Ordering::Acquire)) => {
+                return Poll::Ready(None);
             }
+            None => "the connection was closed in the middle".to_owned(),
         };
-        Poll::Ready(Some(Ok(frame)))
+        self.failed = true;
+        let trailers = HeaderMap::from_iter([(ERROR, error_value(&text))]);
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 }
 

@@ -2,6 +2,7 @@
 //! body of a POST. A reader that has gone ends the POST, and with it the stream.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Method, Request, Uri};
@@ -89,7 +90,9 @@ async fn answer(
         _ => None,
     };
     let (body, receiver) = mpsc::channel(1);
-    *post.body_mut() = peer::chunks(receiver, ());
+    // When this is dropped in the middle, what was sent must not look like all of it.
+    let finished = Arc::new(AtomicBool::new(false));
+    *post.body_mut() = peer::chunks_until(receiver, finished.clone());
     let forward = async move {
         if let Some(chunk) = first
             && body.send(Ok(chunk)).await.is_err()
@@ -101,6 +104,7 @@ async fn answer(
                 return;
             }
         }
+        finished.store(true, Ordering::Release);
         drop(body);
         // The end is the master's word, so that all of it is there.
         std::future::pending::<()>().await;

@@ -39,3 +39,16 @@ pub(crate) fn cpu_seconds(pid: u32) -> f64 {
 pub(crate) fn open_files(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |entries| entries.count())
 }
+
+/// Bytes and packets that this namespace's loopback has carried.
+pub(crate) fn loopback() -> (u64, u64) {
+    let counter = |name: &str| {
+        let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+        let line =
+            text.lines().find_map(|line| line.trim().strip_prefix("lo:")).unwrap_or_default();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let at = if name == "bytes" { 0 } else { 1 };
+        words.get(at).and_then(|word| word.parse().ok()).unwrap_or(0)
+    };
+    (counter("bytes"), counter("packets"))
+}

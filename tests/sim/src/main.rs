@@ -4,6 +4,11 @@
 //! the master's loops run in this process and boards hang on in-memory links: what one agent costs.
 //! Prints figures; a wait that takes too long fails with what is missing.
 
+#[path = "../../harness/board.rs"]
+mod board;
+mod bus;
+#[path = "../../harness/busybox.rs"]
+mod busybox;
 #[path = "../../harness/fake_keeper.rs"]
 mod fake_keeper;
 mod figures;
@@ -37,12 +42,20 @@ fn main() {
     };
     let scale = Scale { boards: number("--boards", 10), pods: number("--pods", 10) };
     raise_open_files();
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(2).enable_all().build().expect("runtime");
-    match value("--link").map_or("memory", String::as_str) {
-        "memory" => runtime.block_on(memory::run(scale)),
+    match value("--link").map_or("bus", String::as_str) {
+        "memory" => runtime().block_on(memory::run(scale)),
+        "bus" if board::possible("sim") => {
+            let master = bus::master_here();
+            bus::run(&runtime(), master, scale);
+        }
+        "bus" => {}
         other => panic!("no such link: {other}"),
     }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(2).enable_all().build().expect("runtime")
 }
 
 /// As many open files as the kernel allows: each board has a handful.

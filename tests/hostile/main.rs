@@ -6,6 +6,7 @@ mod archives;
 mod damage;
 mod doors;
 mod full_disk;
+mod ports;
 mod starts;
 
 #[path = "../harness/board.rs"]

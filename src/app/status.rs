@@ -2,6 +2,7 @@
 //!
 //! A contract with programs (`-o json`): fields are only ever added.
 
+use logic::contact::Contact;
 use serde_json::{Value, json};
 
 use super::identity::Identity;
@@ -36,14 +37,15 @@ impl ClusterStatus {
             listed.items.iter().filter_map(|item| serde_json::from_slice(&item.json()).ok());
         let nodes: Vec<Value> = nodes.collect();
         let seen = self.contacts.seen();
-        let silence = |name: &str| {
-            seen.iter().find(|(board, _)| board == name).map(|(_, seen)| seen.silent_millis / 1_000)
+        let heard = |name: &str| {
+            let seen = seen.iter().find(|(board, _)| board == name).map(|(_, seen)| *seen);
+            seen.filter(|seen| seen.contact != Contact::Unjudged)
         };
         let boards = nodes.iter().map(|node| {
             let name = node["metadata"]["name"].as_str().unwrap_or_default();
-            let mut board = board(node, name == self.identity.name);
+            let mut board = board(node, name == self.identity.name, heard(name).is_some());
             board["pods"] = self.views.world().pods_on(name).count().into();
-            board["lastHeardSeconds"] = silence(name).into();
+            board["lastHeardSeconds"] = heard(name).map(|seen| seen.silent_millis / 1_000).into();
             board
         });
         let boards: Vec<Value> = boards.collect();
@@ -61,7 +63,8 @@ impl ClusterStatus {
     }
 }
 
-fn board(node: &Value, leads: bool) -> Value {
+/// A board is ready when it says so, and has said anything since this master leads.
+fn board(node: &Value, leads: bool, was_heard: bool) -> Value {
     let address = node["status"]["addresses"]
         .as_array()
         .and_then(|all| all.iter().find(|address| address["type"] == "InternalIP"))
@@ -71,7 +74,7 @@ fn board(node: &Value, leads: bool) -> Value {
     json!({
         "name": node["metadata"]["name"], "address": address,
         "role": if leads { "master" } else { "worker" },
-        "ready": ready(node) == Some("True"),
+        "ready": was_heard && ready(node) == Some("True"),
         "version": kubelet.rsplit("kumquat.").next().unwrap_or_default(),
         "architecture": info["architecture"],
     })
@@ -130,10 +133,11 @@ mod tests {
         let fine = node("True", "False");
         let expected = json!({ "name": "pi-2", "address": "10.0.0.2", "role": "worker",
             "ready": true, "version": "0.1.0", "architecture": "arm64" });
-        assert_eq!(board(&fine, false), expected);
+        assert_eq!(board(&fine, false, true), expected);
+        assert_eq!(board(&fine, false, false)["ready"], false, "nothing was heard yet");
         assert_eq!(warnings(&fine), Vec::<Value>::new());
         let silent = node("Unknown", "Unknown");
-        assert_eq!(board(&silent, false)["ready"], false);
+        assert_eq!(board(&silent, false, true)["ready"], false);
         let said = warnings(&silent);
         assert_eq!(said.len(), 1, "{said:?}");
         assert!(said[0]["reason"].as_str().expect("text").contains("2026-11-22"), "{said:?}");

@@ -74,7 +74,7 @@ fn table(tokens: &Value) -> String {
             "{:<10} {:<8} {:>9}  {:<22} {}\n",
             text("id"),
             text("role"),
-            token["usesLeft"],
+            token["usesLeft"].as_u64().unwrap_or(0),
             expires,
             used_by,
         );

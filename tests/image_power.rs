@@ -11,18 +11,14 @@ mod disk;
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use disk::Disk;
+use disk::{Disk, remount, shut_down};
 use kumquat::io::image::build::{SingleFile, write_archive};
 use kumquat::io::image::{Digest, ImageStore};
 
-/// `EXT4_IOC_SHUTDOWN` and `EXT4_GOING_FLAGS_NOLOGFLUSH` (fs/ext4/ext4.h).
-const EXT4_IOC_SHUTDOWN: libc::c_ulong = 0x8004_587D;
-const NO_LOG_FLUSH: u32 = 2;
 /// Different images, so that layers and blobs come, are replaced and go.
 const IMAGES: usize = 4;
 /// Content large enough for an import to be cut in its middle.
@@ -75,34 +71,6 @@ fn archives(folder: &Path) -> Vec<PathBuf> {
         archive
     };
     (0..IMAGES).map(make).collect()
-}
-
-fn shut_down(mount: &Path) {
-    let folder = File::open(mount).expect("mount point");
-    // SAFETY: the ioctl reads one u32, which lives across the call.
-    let code = unsafe { libc::ioctl(folder.as_raw_fd(), EXT4_IOC_SHUTDOWN as _, &NO_LOG_FLUSH) };
-    assert_eq!(code, 0, "EXT4_IOC_SHUTDOWN: {}", std::io::Error::last_os_error());
-}
-
-fn remount(mount: &Path) {
-    let mounts = fs::read_to_string("/proc/mounts").expect("mounts");
-    let wanted = mount.to_str().expect("text");
-    let mut lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let device = lines.find(|words| words[1] == wanted).expect("mounted")[0].to_owned();
-    let run = |program: &str, arguments: &[&str]| {
-        let status = Command::new(program).args(arguments).status().expect(program);
-        assert!(status.success(), "{program} {arguments:?}");
-    };
-    // A mount namespace that another process made meanwhile keeps the dead file system for a while.
-    for _ in 0..300 {
-        run("umount", &[wanted]);
-        run("mount", &["-t", "ext4", &device, wanted]);
-        if File::create(mount.join("alive")).is_ok() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    panic!("the file system does not come back");
 }
 
 /// Imports and removes until the disk fails; says how many imports were acknowledged, and of which

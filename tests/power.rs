@@ -12,14 +12,13 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader, Write},
-    os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use disk::Disk;
+use disk::{Disk, remount, shut_down};
 use kumquat::io::store::{Base, ListRange, Op, Options, ProposeError, Store};
 use model::ids::{ObjectKey, Uid, Version};
 
@@ -28,9 +27,6 @@ const WRITER_DIR: &str = "KUMQUAT_POWER_WRITER_DIR";
 const WRITERS: usize = 4;
 /// Keys of one writer: each is overwritten and at times deleted.
 const KEYS: u64 = 20;
-/// `EXT4_IOC_SHUTDOWN` and `EXT4_GOING_FLAGS_NOLOGFLUSH` (fs/ext4/ext4.h).
-const EXT4_IOC_SHUTDOWN: libc::c_ulong = 0x8004_587D;
-const NO_LOG_FLUSH: u32 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Cut {
@@ -178,31 +174,6 @@ fn kill_tree(child: &mut Child) {
     }
     child.kill().expect("killed");
     child.wait().expect("reaped");
-}
-
-fn shut_down(mount: &Path) {
-    let folder = File::open(mount).expect("mount point");
-    // SAFETY: the ioctl reads one u32, which lives across the call.
-    let code = unsafe { libc::ioctl(folder.as_raw_fd(), EXT4_IOC_SHUTDOWN as _, &NO_LOG_FLUSH) };
-    assert_eq!(code, 0, "EXT4_IOC_SHUTDOWN: {}", std::io::Error::last_os_error());
-}
-
-fn remount(mount: &Path) {
-    let mounts = std::fs::read_to_string("/proc/mounts").expect("mounts");
-    let wanted = mount.to_str().expect("text");
-    let mut words = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let device = words.find(|words| words[1] == wanted).expect("mounted")[0].to_owned();
-    // A killed process lets go of its files a moment after it is reaped by its tracer.
-    let unmounted = (0..100).any(|_| {
-        let done = Command::new("umount").arg(mount).output().expect("umount").status.success();
-        if !done {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        done
-    });
-    assert!(unmounted, "cannot unmount {}", mount.display());
-    let status = Command::new("mount").args(["-t", "ext4", &device]).arg(mount).status();
-    assert!(status.expect("mount").success());
 }
 
 impl Acknowledged {

@@ -3,8 +3,15 @@
 #![allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
+
+/// `EXT4_IOC_SHUTDOWN` and `EXT4_GOING_FLAGS_NOLOGFLUSH` (fs/ext4/ext4.h).
+const EXT4_IOC_SHUTDOWN: libc::c_ulong = 0x8004_587D;
+const NO_LOG_FLUSH: u32 = 2;
 
 /// A mounted ext4 file system; unmounted and removed when dropped.
 pub struct Disk {
@@ -71,4 +78,40 @@ fn run(program: &str, arguments: &[&str]) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {errors}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Cuts the power of the file system mounted here: what is not synced is gone.
+pub fn shut_down(mount: &Path) {
+    let folder = File::open(mount).expect("mount point");
+    // SAFETY: the ioctl reads one u32, which lives across the call.
+    let code = unsafe { libc::ioctl(folder.as_raw_fd(), EXT4_IOC_SHUTDOWN as _, &NO_LOG_FLUSH) };
+    assert_eq!(code, 0, "EXT4_IOC_SHUTDOWN: {}", std::io::Error::last_os_error());
+}
+
+/// Mounts the file system anew once the kernel has let go of the one that was shut down.
+pub fn remount(mount: &Path) {
+    let mounts = fs::read_to_string("/proc/mounts").expect("mounts");
+    let wanted = path(mount);
+    let mut lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let device = lines.find(|words| words[1] == wanted).expect("mounted")[0].to_owned();
+    // A killed process lets go of its files a moment after it is reaped by its tracer.
+    within_seconds("unmounted", || {
+        Command::new("umount").arg(mount).output().expect("umount").status.success()
+    });
+    // A mount namespace that another process made meanwhile holds a copy of the mount, and with it the
+    // file system that was shut down: a new mount would only bring that one back.
+    within_seconds("released", || {
+        File::options().read(true).custom_flags(libc::O_EXCL).open(&device).is_ok()
+    });
+    run("mount", &["-t", "ext4", &device, wanted]);
+}
+
+fn within_seconds(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..600 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("the disk is not {what}");
 }

@@ -234,14 +234,12 @@ impl Boards {
         }
         let Some(connected) = self.connected.get(board) else { return };
         self.contacts.heard(board);
-        if let Err(mpsc::error::TrySendError::Full(_)) = connected.up.try_send(message.payload) {
-            if let Some(left_out) = self.lines.line() {
-                tracing::warn!(
-                    node = board,
-                    left_out,
-                    "message of a board that says too much is dropped"
-                );
-            }
+        let sent = connected.up.try_send(message.payload);
+        if matches!(sent, Err(mpsc::error::TrySendError::Full(_)))
+            && let Some(left_out) = self.lines.line()
+        {
+            let what = "message of a board that says too much is dropped";
+            tracing::warn!(node = board, left_out, "{what}");
         }
     }
 }

@@ -9,9 +9,13 @@ mod busybox;
 mod switch;
 
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use board::{Board, possible, text};
+use kumquat::io::discovery::{Discovery, Options};
+use kumquat::io::net;
+use model::leader::{LeaderRecord, SignedRecord};
+use model::token::Token;
 use serde_json::{Value, json};
 use switch::Cluster;
 
@@ -148,4 +152,43 @@ fn a_member_tells_of_its_cluster_and_lives_without_it() {
     let container = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();
     assert_eq!(container(&before), container(&after), "nothing was restarted");
     assert_eq!(after["status"]["containerStatuses"][0]["restartCount"], 0);
+}
+
+#[test]
+fn a_forged_leader_record_is_told_of_and_not_followed() {
+    if !possible("roles-forged") {
+        return;
+    }
+    let cluster = Cluster::new("roles-forged", 3);
+    let [_, member, forger] = &cluster.boards[..] else { unreachable!("three boards") };
+    let token: Token = cluster.master().token().parse().expect("a token");
+    let record = LeaderRecord {
+        cluster: cluster.switch.cluster().into(),
+        epoch: 9,
+        term: 99,
+        name: "evil".into(),
+        addresses: vec![forger.address()],
+        api_port: 6443,
+        mqtt_port: 8883,
+        peer_port: 7443,
+        ca: token.pin[..16].try_into().expect("half of a pin"),
+    };
+    let forged = SignedRecord::sign(record, |_| b"forged".to_vec()).expect("well formed");
+    let runtime = net::inside(forger.namespace(), || {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
+    });
+    let runtime = runtime.expect("runtime");
+    let evil = runtime.block_on(async { Discovery::start(Options::default()) });
+    evil.announce(forged);
+    let deadline = Instant::now() + SOON;
+    while !member.log().contains("a forged leader record is on this network") {
+        assert!(Instant::now() < deadline, "{}", member.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(status(member)["leader"], "board-1", "{}", member.log());
+    let kept = std::fs::read_to_string(member.data_dir().join("cluster.json")).expect("kept");
+    assert!(kept.contains("n=board-1"), "{kept}");
+    let told = member.log().matches("a forged leader record").count();
+    assert_eq!(told, 1, "{}", member.log());
+    runtime.block_on(evil.stop());
 }

@@ -1,8 +1,8 @@
 //! Which boards belong to the cluster: a Node belongs to the key in its annotation.
 //!
 //! A certificate is good for ever, so it alone does not decide. A board is admitted unless another key
-//! has its name, or its own key was evicted. A Node that a person deletes frees its name for whoever
-//! holds a certificate for it; only an eviction keeps a board out.
+//! has its name, or its own key was evicted. A Node that a person deletes frees its name for whichever
+//! board with a certificate for it says Hello first; only an eviction keeps a board out.
 
 use model::ids::ObjectKey;
 use model::join::{BOARD_KEY, EVICTED, key_text};
@@ -45,12 +45,15 @@ impl Keys {
 
     /// Whether a person threw this key out.
     pub(super) fn is_evicted(&self, key: &str) -> Result<bool, StoreError> {
-        let evicted =
-            ObjectKey { kind: kind::CONFIG_MAPS, namespace: SYSTEM.into(), name: EVICTED.into() };
-        let Some(record) = self.registry.store().get(&evicted)? else { return Ok(false) };
+        let Some(record) = self.registry.store().get(&evicted_key())? else { return Ok(false) };
         let map: Value = serde_json::from_slice(&record.body).unwrap_or_default();
         Ok(map["data"].get(key).is_some())
     }
+}
+
+/// The list of keys that were thrown out.
+pub(super) fn evicted_key() -> ObjectKey {
+    ObjectKey { kind: kind::CONFIG_MAPS, namespace: SYSTEM.into(), name: EVICTED.into() }
 }
 
 pub(super) fn node_key(name: &str) -> ObjectKey {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use kumquat::io::bus;
 use kumquat::io::tls::Credentials;
+use model::join::{BOARD_KEY, EVICTED, key_text};
 use model::wire::{self, CommandV1, Header, HelloV1, MessageKind};
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Packet, QoS,
@@ -222,6 +223,45 @@ fn is_mqtt(error: &ConnectionError) -> bool {
 fn forger(_: &Bed, of_cluster: &Credentials) -> Arc<rustls::ClientConfig> {
     let pin = of_cluster.pin();
     kumquat::io::tls::pinned_client_config(pin, &[bus::ALPN]).expect("TLS")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_board_is_turned_out_with_its_key() {
+    let bed = Bed::new("turned-out").await;
+    let master = bed.master((1, 1)).await;
+    let (first, second) =
+        (bed.authority.credentials("pi-1", false), bed.authority.credentials("pi-1", false));
+    let mut client = Client::of(&first, "pi-1", &master).connect().await.expect("let in");
+    // A Node that a person deleted comes back with the key of the board that says Hello.
+    for boot in 1..=2 {
+        let node = serde_json::json!({ "metadata": { "name": "pi-1" }, "status": {} }).to_string();
+        let hello = HelloV1 { boot, desired_revision: 0, node: node.into() };
+        let header = Header { kind: MessageKind::Hello, epoch: 1, term: 1, sequence: boot };
+        let bytes = wire::encode(header, &hello);
+        assert!(client.publish("kumquat/home/nodes/pi-1/up/hello", bytes, false).await);
+        until("its Node has its key", || {
+            let nodes = bed.loops.list("/nodes");
+            let key = key_text(&first.peer().key);
+            nodes.iter().any(|node| node["metadata"]["annotations"][BOARD_KEY] == key)
+        })
+        .await;
+        if boot == 1 {
+            bed.loops.delete("/nodes", "", "pi-1").await;
+        }
+    }
+    let refused = Client::of(&second, "pi-1", &master).connect().await.err();
+    assert!(refused.is_some_and(|error| !is_mqtt(&error)), "another card of the same name");
+
+    let evicted = serde_json::json!({ "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": EVICTED }, "data": { key_text(&first.peer().key): "stolen" } });
+    bed.loops.create("/configmaps", "kube-system", evicted).await;
+    let ended = tokio::time::timeout(Duration::from_secs(20), async {
+        while client.next().await.is_ok() {}
+    });
+    ended.await.expect("the connection of an evicted board ends");
+    let refused = Client::of(&first, "pi-1", &master).connect().await.err();
+    assert!(refused.is_some_and(|error| !is_mqtt(&error)), "it does not come back");
+    master.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

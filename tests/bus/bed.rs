@@ -20,6 +20,7 @@ use kumquat::io::tls::{BoardKey, Clients, Credentials, Pki, board_peer};
 use kumquat::master::boards::{self, BoardsOptions, Messages};
 use kumquat::master::contacts::Contacts;
 use kumquat::master::dispatcher;
+use kumquat::master::keys::Keys;
 use model::leader::{LeaderRecord, SignedRecord};
 use model::timestamp::Timestamp;
 use model::view::Phase;
@@ -101,16 +102,17 @@ impl Bed {
         let signed = self.signed(rank, port);
         let (stop, stopped) = watch::channel(false);
         let (epoch, term) = rank;
+        let keys = Keys::new(self.loops.registry.clone());
         let options = BoardsOptions {
             cluster: CLUSTER.to_owned(),
             own: "boss".to_owned(),
             listener,
             credentials: self.authority.credentials("boss", true),
-            admitted: Arc::new(|peer| peer.name != "evicted"),
+            admitted: Arc::new(move |peer| peer.name != "evicted" && keys.is_admitted(peer)),
             views: self.loops.views.clone(),
             registry: self.loops.registry.clone(),
             contacts: self.contacts(),
-            as_leader: dispatcher::Options { epoch, term, beat: self.beat },
+            as_leader: dispatcher::Options { epoch, term, beat: self.beat, board_key: None },
             record: watch::Sender::new(signed.clone()).subscribe(),
             messages: self.messages.clone(),
         };
@@ -125,7 +127,7 @@ impl Bed {
         let credentials = self.authority.credentials("boss", true);
         let tls = credentials.server_config(Clients::Required, &[bus::ALPN]).expect("TLS");
         let identify = |chain: &[CertificateDer<'_>]| {
-            board_peer(chain).map(|peer| peer.name).map_err(|_| "not a board's")
+            board_peer(chain).map(|peer| (peer.name, peer.key)).map_err(|_| "not a board's")
         };
         let (server, broker) = bus::Server::new(CLUSTER, "boss", tls, Arc::new(identify));
         let (stop, stopped) = watch::channel(false);

@@ -4,7 +4,7 @@
 //! silent strangers cannot keep a board out) and in the time of each. What is refused costs one line,
 //! and a flood of refusals a few lines per second.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,9 +32,11 @@ const LINES_EVERY: Duration = Duration::from_millis(500);
 /// Pause after a failure to accept, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The board's name of a verified certificate chain, or why it is not let in.
+/// The name and the key of the board with a verified certificate chain, or why it is not let in.
 pub type Identify =
-    Arc<dyn Fn(&[CertificateDer<'_>]) -> Result<String, &'static str> + Send + Sync>;
+    Arc<dyn Fn(&[CertificateDer<'_>]) -> Result<(String, Key), &'static str> + Send + Sync>;
+/// SHA-256 of a board's SubjectPublicKeyInfo.
+type Key = [u8; 32];
 
 /// Bounds of the broker for boards.
 pub fn limits() -> Limits {
@@ -50,6 +52,7 @@ pub struct Server {
     broker: Broker,
     tls: TlsAcceptor,
     identify: Identify,
+    shown: Arc<Mutex<Shown>>,
     seats: Arc<Semaphore>,
     handshakes: Arc<Mutex<BTreeMap<u64, AbortHandle>>>,
     lines: Seldom,
@@ -64,17 +67,26 @@ impl Server {
         tls: Arc<rustls::ServerConfig>,
         identify: Identify,
     ) -> (Arc<Self>, Broker) {
-        let rules = Rules { topics: Topics::new(cluster), own: own.to_owned() };
+        let shown: Arc<Mutex<Shown>> = Arc::default();
+        let rules =
+            Rules { topics: Topics::new(cluster), own: own.to_owned(), shown: shown.clone() };
         let broker = Broker::new(limits(), Arc::new(rules));
         let server = Self {
             broker: broker.clone(),
             tls: tls.into(),
             identify,
+            shown,
             seats: Arc::new(Semaphore::new(BUS_CONNECTIONS_MAX + BUS_HANDSHAKES_MAX)),
             handshakes: Arc::default(),
             lines: Seldom::bursts(10, LINES_EVERY),
         };
         (Arc::new(server), broker)
+    }
+
+    /// The key of the newest connection that was admitted under this name.
+    pub fn key_of(&self, board: &str) -> Option<[u8; 32]> {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.admitted.get(board).map(|(_, key)| *key)
     }
 
     /// Accepts until `stop` turns true; then all its connections end.
@@ -137,12 +149,13 @@ impl Server {
         let refuse = |why: &dyn std::fmt::Display| {
             self.refused(Some(address), "bus connection refused", why);
         };
-        let (name, stream) = match shaken {
+        let (name, key, stream) = match shaken {
             Ok(Ok(shaken)) => shaken,
             Ok(Err(why)) => return refuse(&why),
             Err(_) => return refuse(&"no TLS handshake in time"),
         };
         let peer = Peer { name: Some(name.clone()), address };
+        let _arrival = Arrival::new(self.shown.clone(), address, &name, key);
         let ended = self.broker.serve(stream, peer).await;
         match ended {
             Ended::Left | Ended::Stopped | Ended::Removed | Ended::TakenOver => {
@@ -155,14 +168,14 @@ impl Server {
     async fn shake(
         &self,
         stream: TcpStream,
-    ) -> Result<(String, tokio_rustls::server::TlsStream<TcpStream>), Refused> {
+    ) -> Result<(String, Key, tokio_rustls::server::TlsStream<TcpStream>), Refused> {
         stream.set_nodelay(true)?;
         setsockopt(&stream, sockopt::TcpUserTimeout, &UNCONFIRMED_MILLIS_MAX)
             .map_err(io::Error::from)?;
         let stream = self.tls.accept(stream).await?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let name = (self.identify)(chain).map_err(Refused::Identity)?;
-        Ok((name, stream))
+        let (name, key) = (self.identify)(chain).map_err(Refused::Identity)?;
+        Ok((name, key, stream))
     }
 
     fn handshakes(&self) -> MutexGuard<'_, BTreeMap<u64, AbortHandle>> {
@@ -196,10 +209,44 @@ impl std::fmt::Display for Named<'_> {
     }
 }
 
+/// The keys that connections have shown; as many as there are connections.
+#[derive(Default)]
+struct Shown {
+    /// By the address of the connection.
+    arrived: HashMap<SocketAddr, Key>,
+    /// By the board's name, with the address of the connection that was admitted last.
+    admitted: HashMap<String, (SocketAddr, Key)>,
+}
+
+/// The entries of a connection, gone with it.
+struct Arrival {
+    shown: Arc<Mutex<Shown>>,
+    address: SocketAddr,
+    name: String,
+}
+
+impl Arrival {
+    fn new(shown: Arc<Mutex<Shown>>, address: SocketAddr, name: &str, key: Key) -> Self {
+        shown.lock().unwrap_or_else(PoisonError::into_inner).arrived.insert(address, key);
+        Self { shown, address, name: name.to_owned() }
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.arrived.remove(&self.address);
+        if shown.admitted.get(&self.name).is_some_and(|(address, _)| *address == self.address) {
+            shown.admitted.remove(&self.name);
+        }
+    }
+}
+
 /// Who may connect, publish and subscribe.
 struct Rules {
     topics: Topics,
     own: String,
+    shown: Arc<Mutex<Shown>>,
 }
 
 impl Access for Rules {
@@ -215,6 +262,10 @@ impl Access for Rules {
         // A client that may be silent for long would be seen as present although it is gone.
         if !(1..=BUS_KEEP_ALIVE_SECONDS_MAX).contains(&connecting.keep_alive) {
             return Err(Refusal::NotAuthorized);
+        }
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = shown.arrived.get(&peer.address).copied() {
+            shown.admitted.insert(name.to_owned(), (peer.address, key));
         }
         Ok(())
     }

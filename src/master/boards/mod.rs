@@ -19,12 +19,14 @@ use std::time::Duration;
 
 use broker::{Broker, Message, Presence};
 use bytes::Bytes;
+use model::ids::Version;
 use model::leader::SignedRecord;
 use model::limits::{BUS_ROUTED_MAX, BUS_UP_FRAMES_MAX};
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use crate::io::bus::{self, Topics};
 use crate::io::seldom::Seldom;
@@ -32,6 +34,7 @@ use crate::io::tls::{BoardPeer, Clients, Credentials, TlsError, board_peer};
 use crate::master::contacts::Contacts;
 use crate::master::controllers::Views;
 use crate::master::dispatcher::{self, DispatchError};
+use crate::master::keys::evicted_key;
 use crate::master::registry::Registry;
 
 pub use messages::Messages;
@@ -76,10 +79,11 @@ pub struct BoardsOptions {
 pub async fn run(options: BoardsOptions, stop: watch::Receiver<bool>) -> Result<(), TlsError> {
     let BoardsOptions { cluster, own, listener, credentials, admitted, record, .. } = options;
     let tls = credentials.server_config(Clients::Required, &[bus::ALPN])?;
+    let judge = admitted.clone();
     let identify = move |chain: &[CertificateDer<'_>]| {
         let peer = board_peer(chain).map_err(|_| "its certificate is not a board's")?;
-        match admitted(&peer) {
-            true => Ok(peer.name),
+        match judge(&peer) {
+            true => Ok((peer.name, peer.key)),
             false => Err("its key is not admitted any more"),
         }
     };
@@ -95,6 +99,9 @@ pub async fn run(options: BoardsOptions, stop: watch::Receiver<bool>) -> Result<
     });
     let boards = Boards {
         shared,
+        server: server.clone(),
+        admitted,
+        evictions: None,
         contacts: options.contacts,
         connected: HashMap::new(),
         newest: HashMap::new(),
@@ -134,12 +141,17 @@ async fn announce(
 /// A board's session as the router sees it.
 struct Connected {
     connection: u64,
+    key: Option<[u8; 32]>,
     up: mpsc::Sender<Bytes>,
     stop: watch::Sender<bool>,
 }
 
 struct Boards {
     shared: Arc<Shared>,
+    server: Arc<bus::Server>,
+    admitted: Arc<dyn Fn(&BoardPeer) -> bool + Send + Sync>,
+    /// Version of the list of evicted keys that was looked at last.
+    evictions: Option<Version>,
     contacts: Contacts,
     connected: HashMap<String, Connected>,
     /// The newest session of each board that has one, whether or not it is asked to end: the next
@@ -153,6 +165,8 @@ impl Boards {
     async fn run(mut self, broker: &Broker, mut stop: watch::Receiver<bool>) {
         let mut local = broker.subscribe(&self.shared.topics.up_of_all(), BUS_ROUTED_MAX);
         let mut presence = broker.presence();
+        let mut beat = tokio::time::interval(self.shared.as_leader.beat);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // Cancel safety: all arms lose nothing when dropped. In this order: a board's session
             // begins before its first message is routed.
@@ -164,6 +178,7 @@ impl Boards {
                     Ok((board, connection, served)) => self.ended(&board, connection, served),
                     Err(error) => tracing::error!(%error, "session of a board crashed"),
                 },
+                _ = beat.tick() => self.turn_out(),
                 Some(message) = local.recv() => self.route(message),
                 else => break,
             }
@@ -197,7 +212,8 @@ impl Boards {
         let (up, messages) = mpsc::channel(BUS_UP_FRAMES_MAX);
         let (over, ended) = oneshot::channel::<Infallible>();
         let (stop, stopped) = watch::channel(false);
-        let new = Connected { connection, up, stop };
+        let key = self.server.key_of(board);
+        let new = Connected { connection, key, up, stop };
         if let Some(old) = self.connected.insert(board.to_owned(), new) {
             old.stop.send_replace(true);
         }
@@ -206,9 +222,26 @@ impl Boards {
         tracing::info!(node = board, again = before.is_some(), "board is on the bus");
         self.contacts.connected(board);
         let session =
-            Session { board: board.to_owned(), up: messages, before, over, stop: stopped };
+            Session { board: board.to_owned(), key, up: messages, before, over, stop: stopped };
         let (board, shared) = (board.to_owned(), self.shared.clone());
         self.sessions.spawn(async move { (board, connection, session.run(shared).await) });
+    }
+
+    /// Ends the connections of boards that were evicted since the last look.
+    fn turn_out(&mut self) {
+        let newest = self.shared.views.world().meta(&evicted_key()).map(|list| list.version);
+        if self.evictions == newest {
+            return;
+        }
+        self.evictions = newest;
+        for (name, connected) in &self.connected {
+            let Some(key) = connected.key else { continue };
+            let peer = BoardPeer { name: name.clone(), key, is_master: false };
+            if !(self.admitted)(&peer) {
+                tracing::warn!(node = name, "board was evicted: it is disconnected");
+                self.shared.broker.disconnect(name);
+            }
+        }
     }
 
     fn ended(&mut self, board: &str, connection: u64, served: Result<(), DispatchError>) {

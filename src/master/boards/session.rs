@@ -34,6 +34,8 @@ pub(super) type Over = oneshot::Receiver<Infallible>;
 /// One board's session.
 pub(super) struct Session {
     pub(super) board: String,
+    /// The key that it has shown.
+    pub(super) key: Option<[u8; 32]>,
     /// Messages of the board.
     pub(super) up: mpsc::Receiver<Bytes>,
     /// The board's earlier session, which has to end first.
@@ -46,7 +48,7 @@ pub(super) struct Session {
 impl Session {
     /// Serves the board until it is stopped or fails.
     pub(super) async fn run(self, shared: Arc<Shared>) -> Result<(), DispatchError> {
-        let Self { board, up, before, over, stop } = self;
+        let Self { board, key, up, before, over, stop } = self;
         if let Some(before) = before {
             // It never sends: its end is what is waited for.
             let _ended = before.await;
@@ -57,7 +59,8 @@ impl Session {
         let link = MasterEnd { down, up, streams };
         let Shared { views, registry, as_leader, messages, .. } = &*shared;
         let (views, registry, name) = (views.clone(), registry.clone(), board.clone());
-        let dispatcher = dispatcher::run(views, registry, *as_leader, name, link, stop);
+        let options = dispatcher::Options { board_key: key, ..*as_leader };
+        let dispatcher = dispatcher::run(views, registry, options, name, link, stop);
         // Cancel safety: the dispatcher ends the session; what is not sent by then is of no use.
         let served = tokio::select! {
             served = dispatcher => served,

@@ -57,11 +57,14 @@ pub struct Options {
     pub term: u64,
     /// How often both sides tell what they have.
     pub beat: Duration,
+    /// The key that the board has shown, which is written into its Node; none for the leader's own
+    /// board.
+    pub board_key: Option<[u8; 32]>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { epoch: 0, term: 0, beat: BEAT }
+        Self { epoch: 0, term: 0, beat: BEAT, board_key: None }
     }
 }
 

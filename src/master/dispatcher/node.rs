@@ -2,6 +2,7 @@
 
 use logic::controller::Op;
 use model::ids::{KindKey, ObjectKey};
+use model::join::BOARD_KEY;
 use model::view::kind;
 use serde_json::{Map, Value, json};
 
@@ -27,6 +28,16 @@ pub(super) fn node_key(name: &str) -> ObjectKey {
     ObjectKey { kind: kind::NODES, namespace: String::new(), name: name.to_owned() }
 }
 
+/// Whether the board's name belongs to another key than the board has shown.
+pub(super) fn is_anothers(session: &Session, name: &str) -> Result<bool, DispatchError> {
+    let Some(key) = session.key() else { return Ok(false) };
+    let record = session.registry.store().get(&node_key(name)).map_err(DispatchError::Read)?;
+    let Some(record) = record else { return Ok(false) };
+    let node: Value = serde_json::from_slice(&record.body).unwrap_or_default();
+    let known = node["metadata"]["annotations"][BOARD_KEY].as_str();
+    Ok(known.is_some_and(|known| known != key))
+}
+
 /// Creates the board's Node, or brings labels and status of the existing one up to date. What
 /// people set (cordon, taints, labels of their own) stays.
 pub(super) fn register(session: &Session, node: &[u8]) -> Result<Vec<Op>, DispatchError> {
@@ -41,6 +52,10 @@ pub(super) fn register(session: &Session, node: &[u8]) -> Result<Vec<Op>, Dispat
     }
     let record = session.registry.store().get(&node_key(&name)).map_err(DispatchError::Read)?;
     let Some(record) = record else {
+        if let Some(key) = session.key() {
+            // Or a card of the same name that was replaced could come back into a deleted Node.
+            wanted["metadata"]["annotations"] = json!({ BOARD_KEY: key });
+        }
         wanted["apiVersion"] = "v1".into();
         wanted["kind"] = "Node".into();
         let now = text(session.registry.clock().now());
@@ -56,13 +71,18 @@ pub(super) fn register(session: &Session, node: &[u8]) -> Result<Vec<Op>, Dispat
         .filter(|(name, value)| have["metadata"]["labels"][name.as_str()] != **value)
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
+    let mut merge = json!({});
     if !missing.is_empty() {
-        ops.push(Op::Patch {
-            key: record.key.clone(),
-            base: record.version,
-            subresource: None,
-            merge: json!({ "metadata": { "labels": missing } }),
-        });
+        merge["metadata"]["labels"] = missing.into();
+    }
+    if let Some(key) =
+        session.key().filter(|_| have["metadata"]["annotations"][BOARD_KEY].is_null())
+    {
+        merge["metadata"]["annotations"] = json!({ BOARD_KEY: key });
+    }
+    if merge["metadata"].is_object() {
+        let (key, base) = (record.key.clone(), record.version);
+        ops.push(Op::Patch { key, base, subresource: None, merge });
     }
     ops.extend(status_patch(session, &record, wanted["status"].take()));
     Ok(ops)

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use logic::controller::Op;
+use model::join::key_text;
 use model::limits::{BUS_FETCH_BYTES_PER_SECOND_MIN, UP_MESSAGE_BYTES_MAX};
 use model::wire::{
     self, Assembly, BeatDownV1, BeatUpV1, CommandV1, Header, HelloV1, MessageKind, PodStatusV1,
@@ -39,6 +40,8 @@ pub(super) struct Session {
     down: mpsc::Sender<Bytes>,
     assembly: Assembly,
     sequence: u64,
+    /// Number of the last message of the board; a jump tells that one was lost.
+    heard_sequence: Option<u64>,
     /// Known since its Hello.
     board: Option<Board>,
     /// Lines about what the board should not have sent.
@@ -55,6 +58,9 @@ struct Board {
     told_bytes: usize,
     /// Last status message that is durable.
     status_sequence: u64,
+    /// A message was lost, or a status could not be written: an acknowledgement covers everything
+    /// before it, so none is given until the board has said Hello and then all statuses again.
+    has_gap: bool,
     beats: u64,
 }
 
@@ -75,9 +81,15 @@ impl Session {
             down,
             assembly: Assembly::bounded(UP_MESSAGE_BYTES_MAX),
             sequence: 0,
+            heard_sequence: None,
             board: None,
             lines: Seldom::bursts(5, LINES_EVERY),
         }
+    }
+
+    /// The board's key, as annotations show it.
+    pub(super) fn key(&self) -> Option<String> {
+        self.options.board_key.as_ref().map(key_text)
     }
 
     /// One line about what the board should not have sent, unless there were too many.
@@ -127,6 +139,7 @@ impl Session {
         // Before the message is acted on: what it brings up to date must not be undone.
         self.contacts.heard(&self.name);
         let Some((header, body)) = self.assembly.take(bytes)? else { return Ok(()) };
+        self.count(header.sequence);
         let body = body.as_slice();
         match header.kind {
             MessageKind::Hello => self.hello(wire::decode(header.kind, body)?).await?,
@@ -139,6 +152,17 @@ impl Session {
         Ok(())
     }
 
+    /// Notes a message of the board, and whether one before it was lost.
+    fn count(&mut self, sequence: u64) {
+        let before = self.heard_sequence.unwrap_or(sequence);
+        self.heard_sequence = Some(before.max(sequence));
+        if sequence > before.saturating_add(1)
+            && let Some(board) = &mut self.board
+        {
+            board.has_gap = true;
+        }
+    }
+
     async fn hello(&mut self, hello: HelloV1) -> Result<(), DispatchError> {
         let name = self.name.clone();
         let claimed = node::name_of(&hello.node).unwrap_or_default();
@@ -147,12 +171,25 @@ impl Session {
             self.complain("a Hello for another board is refused", &why);
             return Ok(());
         }
+        if node::is_anothers(self, &name)? {
+            self.complain("a Hello is refused", &"its name belongs to another key by now");
+            return Ok(());
+        }
         let registered = self.write(|session| node::register(session, &hello.node)).await?;
         if registered == Wrote::Refused {
             tracing::error!(node = name, "the API refuses the board's Node object");
         }
-        let mut told = self.board.take().map(|board| board.told).unwrap_or_default();
-        told.forget(hello.desired_revision);
+        let before = self.board.take();
+        // Asked for its statuses alone, a board is not made to write down again what it has.
+        let has_all = before.as_ref().is_some_and(|board| {
+            board.has_gap
+                && board.boot == hello.boot
+                && board.told.revision == hello.desired_revision
+        });
+        let mut told = before.map(|board| board.told).unwrap_or_default();
+        if !has_all {
+            told.forget(hello.desired_revision);
+        }
         self.board = Some(Board {
             changed: self.views.board(&name),
             boot: hello.boot,
@@ -160,10 +197,11 @@ impl Session {
             told_at: Instant::now(),
             told_bytes: 0,
             status_sequence: 0,
+            has_gap: false,
             beats: 0,
         });
         self.renew_lease().await?;
-        self.send_desired(true, &BTreeSet::new()).await
+        self.send_desired(!has_all, &BTreeSet::new()).await
     }
 
     /// Sends what changed since the last time.
@@ -217,7 +255,8 @@ impl Session {
         if board.boot != beat.boot {
             return self.ask_hello().await;
         }
-        if self.is_misjudged() {
+        let has_gap = board.has_gap;
+        if has_gap || self.is_misjudged() {
             // It was lost and speaks again: its conditions and statuses are its own to say.
             self.ask_hello().await?;
         }
@@ -229,7 +268,7 @@ impl Session {
         let patience = self.options.beat + Duration::from_secs(seconds);
         let behind =
             beat.desired_revision != board.told.revision && board.told_at.elapsed() >= patience;
-        let lost_status = beat.status_sequence > board.status_sequence;
+        let lost_status = !has_gap && beat.status_sequence > board.status_sequence;
         if behind {
             let floor = beat.desired_revision;
             board.told.forget(floor);
@@ -269,13 +308,16 @@ impl Session {
             wrote = self.write_one_by_one(&name, &status).await?;
         }
         if wrote == Wrote::NotNow {
-            // Not acknowledged: the next beat shows it, and the board is asked again.
+            // Not acknowledged, nor is what follows: with its next beat the board is asked again.
+            if let Some(board) = &mut self.board {
+                board.has_gap = true;
+            }
             return Ok(());
         }
         for event in events {
             status::record_event(&self.registry, &name, event).await;
         }
-        if let Some(board) = &mut self.board {
+        if let Some(board) = self.board.as_mut().filter(|board| !board.has_gap) {
             board.status_sequence = board.status_sequence.max(status.sequence);
         }
         if strangers.is_empty() {

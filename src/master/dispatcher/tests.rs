@@ -49,7 +49,11 @@ impl Board {
     }
 
     async fn say<T: Serialize>(&mut self, kind: MessageKind, body: &T) {
-        let header = Header { kind, epoch: 0, term: 0, sequence: 1 };
+        self.say_as(1, kind, body).await;
+    }
+
+    async fn say_as<T: Serialize>(&mut self, sequence: u64, kind: MessageKind, body: &T) {
+        let header = Header { kind, epoch: 0, term: 0, sequence };
         self.link.up.send(wire::encode(header, body).into()).await.expect("the master listens");
     }
 
@@ -244,6 +248,54 @@ async fn a_board_that_fell_behind_gets_everything_again() {
             break;
         }
     }
+    master.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_status_is_not_acknowledged_by_the_next_one() {
+    let mut master = Master::new().await;
+    master.create("apps/deployments", deployment("web", 2, json!({}))).await;
+    let mut board = Board::connect(&master);
+    board.hello().await;
+    while board.pods.len() < 2 {
+        board.desired().await;
+    }
+    let reports: Vec<_> = board.pods.iter().map(|(uid, pod)| status_of(*uid, pod)).collect();
+    let status = |sequence, pods: &[PodStatusV1]| StatusV1 {
+        sequence,
+        pods: pods.to_vec(),
+        node_status: Bytes::new(),
+        events: Vec::new(),
+    };
+    let revision = board.revision;
+    let beat = |status_sequence| BeatUpV1 {
+        boot: 7,
+        desired_revision: revision,
+        net_revision: 0,
+        status_sequence,
+    };
+    // Message 2, the first status, is lost.
+    board.say_as(3, MessageKind::Status, &status(2, &reports[1..])).await;
+    board.say_as(4, MessageKind::BeatUp, &beat(2)).await;
+    loop {
+        match board.hear().await {
+            Heard::Command(CommandV1::SayHello) if running(&master) == 1 => break,
+            Heard::Beat(beat) => assert_eq!(beat.status_sequence, 0, "one was lost"),
+            _ => {}
+        }
+    }
+    let node = json!({ "metadata": { "name": "pi-1" }, "status": {} }).to_string().into();
+    let hello = HelloV1 { boot: 7, desired_revision: revision, node };
+    board.say_as(5, MessageKind::Hello, &hello).await;
+    board.say_as(6, MessageKind::Status, &status(3, &reports)).await;
+    loop {
+        match board.hear().await {
+            Heard::Beat(beat) if beat.status_sequence == 3 => break,
+            Heard::Desired(desired) => panic!("it has all that is desired: {desired:?}"),
+            _ => {}
+        }
+    }
+    assert_eq!(running(&master), 2);
     master.stop().await;
 }
 

@@ -85,7 +85,7 @@ impl Agent {
             }
             Err(DesiredError::Mismatch(mismatch)) => {
                 tracing::info!(%mismatch, "asking for the whole desired set");
-                self.hello();
+                self.introduce();
             }
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -101,18 +101,21 @@ impl Agent {
         self.outbox.acknowledge(beat.status_sequence, now);
         if beat.desired_revision < self.desired.revision() {
             // A master that knows less than this board has to hear what the board holds.
-            self.hello();
+            self.introduce();
         }
     }
 
     fn take_command(&mut self, command: &CommandV1) {
         match command {
-            CommandV1::SayHello => {
-                self.hello();
-                self.outbox.touch_all(super::ticks());
-            }
+            CommandV1::SayHello => self.introduce(),
             CommandV1::ResendStatus => self.outbox.touch_all(super::ticks()),
         }
+    }
+
+    /// Says Hello, and then all statuses: the master takes it as a beginning.
+    fn introduce(&mut self) {
+        self.hello();
+        self.outbox.touch_all(super::ticks());
     }
 
     /// Introduces the board.
@@ -130,8 +133,7 @@ impl Agent {
     /// Registers the board anew, and says of its pods where they are.
     pub(super) fn address_changed(&mut self) {
         self.host = Host { address: self.driver.board.address() };
-        self.hello();
-        self.outbox.touch_all(super::ticks());
+        self.introduce();
     }
 
     /// Says what the board has, and looks whether something runs short.

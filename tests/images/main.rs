@@ -4,6 +4,11 @@
 //! Set `KUMQUAT_IMAGE_MB` for images of another size than CI's.
 
 mod bed;
+#[path = "../harness/board.rs"]
+mod board;
+mod boards;
+#[path = "../harness/busybox.rs"]
+mod busybox;
 #[path = "../harness/fake_keeper.rs"]
 mod fake_keeper;
 mod logs;
@@ -13,6 +18,8 @@ mod matrix;
 mod proxy;
 #[path = "../harness/simulated.rs"]
 mod simulated;
+#[path = "../harness/switch.rs"]
+mod switch;
 
 use std::time::{Duration, Instant};
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use model::timestamp::Timestamp;
 
@@ -32,29 +32,46 @@ const fn seconds(text: &str) -> i64 {
 }
 
 /// A shared clock; clones show the same time.
+///
+/// It goes on by itself from the latest time that it knows: a board whose system clock stays in 1970,
+/// because it has neither a battery nor a time server, counts hours and days all the same.
 #[derive(Clone, Debug)]
 pub struct Clock {
-    high_water_micros: Arc<AtomicI64>,
+    start: Instant,
+    /// Microseconds between `start` and cluster time, as far as the latest known time tells; only
+    /// ever grows.
+    ahead_micros: Arc<AtomicI64>,
 }
 
 impl Clock {
     /// Starts at the later of the build time and `high_water` (what was persisted or heard).
     pub fn starting_at(high_water: Timestamp) -> Self {
-        Self { high_water_micros: Arc::new(AtomicI64::new(high_water.max(BUILT).0)) }
+        let ahead_micros = Arc::new(AtomicI64::new(high_water.max(BUILT).0));
+        Self { start: Instant::now(), ahead_micros }
     }
 
     /// The time, at least as late as every earlier answer.
     pub fn now(&self) -> Timestamp {
-        let system = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
-        let before = self.high_water_micros.fetch_max(system, Ordering::Relaxed);
-        Timestamp(before.max(system))
+        self.at_system_time(SystemTime::now())
     }
 
     /// Takes over a later time heard from the cluster.
     pub fn advance(&self, heard: Timestamp) {
-        self.high_water_micros.fetch_max(heard.0, Ordering::Relaxed);
+        self.reach(heard.0);
+    }
+
+    fn at_system_time(&self, system: SystemTime) -> Timestamp {
+        let system = system.duration_since(UNIX_EPOCH);
+        // Read before the ticking clock: a pause between the two makes it no later than it is.
+        self.reach(system.map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX)))
+    }
+
+    /// Makes it at least this time, and gives what it is.
+    fn reach(&self, micros: i64) -> Timestamp {
+        let passed = i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX);
+        let ahead = micros.saturating_sub(passed);
+        let before = self.ahead_micros.fetch_max(ahead, Ordering::Relaxed);
+        Timestamp(before.max(ahead).saturating_add(passed))
     }
 }
 
@@ -74,6 +91,21 @@ mod tests {
         assert!(clock.now() >= BUILT);
         let future = clock.now().plus_millis(3_600_000);
         clock.advance(future);
-        assert_eq!(clock.now(), future);
+        let before = clock.now();
+        assert!(before >= future);
+        assert!(clock.at_system_time(UNIX_EPOCH) >= before, "a system clock that fell back");
+    }
+
+    #[test]
+    fn goes_on_while_the_system_clock_stays_in_1970() {
+        let clock = Clock::starting_at(Timestamp(0));
+        let before = clock.at_system_time(UNIX_EPOCH);
+        let start = Instant::now();
+        while start.elapsed().as_millis() < 2 {
+            std::hint::spin_loop();
+        }
+        let after = clock.at_system_time(UNIX_EPOCH);
+        assert!(after >= before.plus_millis(2), "{before} {after}");
+        assert!(after < before.plus_millis(60_000), "{before} {after}");
     }
 }

@@ -5,16 +5,20 @@ use anyhow::Result;
 use crate::setup;
 use crate::shell::{cargo, root, run};
 
-/// Builds the static release binary and measures one board; `minutes` of idling may be given, or
-/// `broker` for the broker beside mosquitto.
+/// Builds the static release binary and measures one board; minutes of idling may be given. `boards`
+/// measures ten boards on a switch, `broker` the broker beside mosquitto.
 pub(crate) fn bench(words: &[String]) -> Result<()> {
     setup::for_tests()?;
     if words.first().is_some_and(|word| word == "broker") {
         return broker();
     }
+    let (benches, words, default) = match words.split_first() {
+        Some((word, rest)) if word == "boards" => (&["boards"][..], rest, "2"),
+        _ => (&["keeper", "board"][..], words, "10"),
+    };
     let binary = setup::build_static("release")?;
-    let minutes = words.first().map_or("10", String::as_str);
-    for bench in ["keeper", "board"] {
+    let minutes = words.first().map_or(default, String::as_str);
+    for bench in benches {
         run(cargo()
             .current_dir(root())
             .env("KUMQUAT_BINARY", &binary)

@@ -155,8 +155,8 @@ pub(crate) fn run(runtime: &Runtime, mut master: Master, scale: Scale) {
 }
 
 fn finish(master: &Master, boards: &[SimBoard], scale: Scale) {
-    let missed: u64 = boards.iter().map(|it| it.beats.missed.load(Ordering::Relaxed)).sum();
     let heard: u64 = boards.iter().map(|it| it.beats.count.load(Ordering::Relaxed)).sum();
+    let missed = missed(boards);
     row("beats missed, from the first to the last", &format!("{missed} of {heard}"), "0");
     row("boards that are not Ready", &(scale.boards + 1 - ready(master)).to_string(), "0");
     let lost = master.log().lines().filter(|line| line.contains("lost")).count();
@@ -170,19 +170,27 @@ fn finish(master: &Master, boards: &[SimBoard], scale: Scale) {
     assert!(boards.iter().all(|board| board.agent.lives()), "an agent has ended");
 }
 
+fn missed(boards: &[SimBoard]) -> u64 {
+    boards.iter().map(|it| it.beats.missed.load(Ordering::Relaxed)).sum()
+}
+
 fn idle(pid: u32, boards: &[SimBoard]) {
     let beats = || -> u64 { boards.iter().map(|it| it.beats.count.load(Ordering::Relaxed)).sum() };
     let (cpu, traffic, heard, begun) =
-        (figures::cpu_seconds(pid), figures::loopback(), beats(), Instant::now());
+        (figures::cpu_seconds(pid), figures::traffic("lo").sent, beats(), Instant::now());
+    let missed_before = missed(boards);
     std::thread::sleep(IDLE);
+    let missed_idle = missed(boards) - missed_before;
     let took = begun.elapsed().as_secs_f64();
     let share = (figures::cpu_seconds(pid) - cpu) / took * 100.0;
     row("processor of the idle master", &format!("{share:.2} % of a core"), "-");
-    let (bytes, packets) = figures::loopback();
+    // What loopback sends it also receives: counted once.
+    let (bytes, packets) = figures::traffic("lo").sent;
     let (bytes, packets) = ((bytes - traffic.0) as f64 / took, (packets - traffic.1) as f64 / took);
     row("idle traffic, both ways", &format!("{bytes:.0} bytes/s, {packets:.0} packets/s"), "-");
     let each = bytes / boards.len() as f64;
     row("  for each board", &format!("{each:.0} bytes/s"), "-");
+    row("beats missed while idle", &missed_idle.to_string(), "0");
     row("beats down", &format!("{:.1} messages/s", (beats() - heard) as f64 / took), "-");
 }
 

@@ -11,6 +11,7 @@ mod bus;
 mod busybox;
 #[path = "../../harness/fake_keeper.rs"]
 mod fake_keeper;
+#[path = "../../harness/figures.rs"]
 mod figures;
 #[path = "../../harness/loops.rs"]
 mod loops;

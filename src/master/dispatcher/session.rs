@@ -140,6 +140,10 @@ impl Session {
         self.contacts.heard(&self.name);
         let Some((header, body)) = self.assembly.take(bytes)? else { return Ok(()) };
         self.count(header.sequence);
+        if header.kind == MessageKind::Hello {
+            // It may be another life of the board, which counts from its own beginning.
+            self.heard_sequence = Some(header.sequence);
+        }
         let body = body.as_slice();
         match header.kind {
             MessageKind::Hello => self.hello(wire::decode(header.kind, body)?).await?,

@@ -7,6 +7,7 @@
 
 mod known;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -70,6 +71,20 @@ struct Offer {
     boards: Vec<String>,
     /// A board of the asker's architecture has it.
     fits: bool,
+    /// The master's own board has it.
+    here: bool,
+}
+
+impl Offer {
+    fn of(manifest: Digest) -> Self {
+        Self { manifest, boards: Vec::new(), fits: false, here: false }
+    }
+
+    /// The least is offered first. A name means what the master has under it, then what most boards
+    /// have: no single board can put another image in its place.
+    fn rank(&self) -> impl Ord + use<> {
+        (!self.fits, !self.here, Reverse(self.boards.len()))
+    }
 }
 
 /// What the cluster has under one name.
@@ -227,20 +242,19 @@ impl Images {
                 continue;
             }
             let fits = architecture(&json) == asking;
-            let offer =
-                found.entry(manifest).or_insert(Offer { manifest, boards: Vec::new(), fits });
+            let offer = found.entry(manifest).or_insert_with(|| Offer::of(manifest));
             offer.fits |= fits;
             offer.boards.push(node);
         }
         if let Some(manifest) = self.0.store.manifest_of(name.as_str()) {
             let own = read(&self.0.own).map(|json| architecture(&json)).unwrap_or_default();
             let fits = own == asking;
-            let offer =
-                found.entry(manifest).or_insert(Offer { manifest, boards: Vec::new(), fits });
+            let offer = found.entry(manifest).or_insert_with(|| Offer::of(manifest));
             offer.fits |= fits;
+            offer.here = true;
         }
         offers.images = found.into_values().collect();
-        offers.images.sort_by_key(|offer| !offer.fits);
+        offers.images.sort_by_key(Offer::rank);
         offers.images.truncate(IMAGE_OFFERS_MAX);
         offers
     }
@@ -365,6 +379,25 @@ mod tests {
         check("app:2", None);
         check(&format!("app@{}", Digest::of(b"two")), None);
         check("other:1", None);
+    }
+
+    #[test]
+    fn one_board_does_not_say_what_a_name_means() {
+        let offer = |text: &[u8], boards: &[&str], fits, here| Offer {
+            boards: boards.iter().map(ToString::to_string).collect(),
+            fits,
+            here,
+            ..Offer::of(Digest::of(text))
+        };
+        let mut all = [
+            offer(b"of another architecture", &["d", "e", "f"], false, true),
+            offer(b"of one", &["a"], true, false),
+            offer(b"of two", &["b", "c"], true, false),
+            offer(b"of the master", &[], true, true),
+        ];
+        all.sort_by_key(Offer::rank);
+        let order: Vec<_> = all.iter().map(|offer| offer.boards.len()).collect();
+        assert_eq!(order, [0, 2, 1, 3]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! All other packets pass at once: a lost SUBACK is a broken broker, not a bad wire.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use kumquat::io::bus;
-use kumquat::io::tls::{Clients, board_peer};
+use kumquat::io::tls::{Clients, Credentials, board_peer};
 use model::limits::{BUS_PAYLOAD_BYTES_MAX, LINK_FRAMES_MAX};
 use rumqttc::mqttbytes::{self, PacketType};
 use rustls_pki_types::ServerName;
@@ -52,6 +53,8 @@ impl Drop for Proxy {
 /// What every connection is made with.
 struct Wire {
     authority: Arc<Authority>,
+    /// One key per board: a name belongs to the first.
+    shown: Mutex<HashMap<String, Credentials>>,
     master_port: u16,
     badness: Badness,
     random: Mutex<Random>,
@@ -73,7 +76,8 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
         let random = Mutex::new(random);
-        let wire = Arc::new(Wire { authority, master_port, badness, random, tally });
+        let wire = Wire { authority, shown: Mutex::default(), master_port, badness, random, tally };
+        let wire = Arc::new(wire);
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, wire) = (acceptor.clone(), wire.clone());
@@ -95,7 +99,12 @@ impl Wire {
         let board = acceptor.accept(stream).await?;
         let chain = board.get_ref().1.peer_certificates().unwrap_or_default();
         let name = board_peer(chain).map_err(io::Error::other)?.name;
-        let tls = self.authority.credentials(&name, false).client_config(&[bus::ALPN]);
+        let shown = {
+            let mut all = self.shown.lock().expect("not poisoned");
+            let new = || self.authority.credentials(&name, false);
+            all.entry(name.clone()).or_insert_with(new).clone()
+        };
+        let tls = shown.client_config(&[bus::ALPN]);
         let connector = TlsConnector::from(tls.map_err(io::Error::other)?);
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.master_port)).await?;
         stream.set_nodelay(true)?;

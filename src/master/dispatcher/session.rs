@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use logic::controller::Op;
 use model::join::key_text;
-use model::limits::{BUS_FETCH_BYTES_PER_SECOND_MIN, UP_MESSAGE_BYTES_MAX};
+use model::limits::{BUS_FETCH_BYTES_PER_SECOND_MIN, NODE_EVENTS_MAX, UP_MESSAGE_BYTES_MAX};
 use model::wire::{
     self, Assembly, BeatDownV1, BeatUpV1, CommandV1, Header, HelloV1, MessageKind, PodStatusV1,
     StatusV1,
@@ -34,6 +34,8 @@ pub(super) struct Session {
     pub(super) views: Views,
     pub(super) registry: Registry,
     contacts: Contacts,
+    /// Events that wait to be recorded; those that find no room are dropped.
+    events: mpsc::Sender<Value>,
     options: Options,
     /// Name of the board, as it has proven.
     name: String,
@@ -72,8 +74,12 @@ impl Session {
         name: String,
         down: mpsc::Sender<Bytes>,
     ) -> Self {
+        let (events, queue) = mpsc::channel(NODE_EVENTS_MAX);
+        // Ends with the session, whose queue it empties first.
+        tokio::spawn(status::record_events(registry.clone(), name.clone(), queue));
         Self {
             contacts: Contacts::new(&views),
+            events,
             views,
             registry,
             options,
@@ -319,7 +325,9 @@ impl Session {
             return Ok(());
         }
         for event in events {
-            status::record_event(&self.registry, &name, event).await;
+            if self.events.try_send(event).is_err() {
+                tracing::debug!(node = name, "an event of a board is dropped: too many wait");
+            }
         }
         if let Some(board) = self.board.as_mut().filter(|board| !board.has_gap) {
             board.status_sequence = board.status_sequence.max(status.sequence);

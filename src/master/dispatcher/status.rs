@@ -9,6 +9,7 @@ use model::resource;
 use model::view::kind;
 use model::wire::{PodStatusV1, StatusV1};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use super::DispatchError;
 use super::node::{node_key, status_patch};
@@ -134,8 +135,20 @@ impl fmt::Display for About {
     }
 }
 
+/// Records events of a board in their order, beside its session: a board that has much to tell must
+/// not make its own beats late.
+pub(super) async fn record_events(
+    registry: Registry,
+    board: String,
+    mut queue: mpsc::Receiver<Value>,
+) {
+    while let Some(event) = queue.recv().await {
+        record_event(&registry, &board, event).await;
+    }
+}
+
 /// Records an event of a board. Trouble is logged: nothing depends on it.
-pub(super) async fn record_event(registry: &Registry, board: &str, mut event: Value) {
+async fn record_event(registry: &Registry, board: &str, mut event: Value) {
     let events = resource::by_kind_key("/events").expect("events are in the table");
     let involved = &event["involvedObject"];
     let namespace = involved["namespace"].as_str().unwrap_or("default").to_owned();

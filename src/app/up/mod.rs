@@ -36,6 +36,8 @@ use running::Running;
 const RUNTIME_THREADS: usize = 2;
 /// How long pods may take to stop with `--stop-pods`.
 const STOP_PODS_WITHIN: Duration = Duration::from_secs(10);
+/// When a start is over: what it ran is hardly needed again.
+const SETTLED_AFTER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
 /// Mode bit of a folder that many share, as /tmp.
 const STICKY: u32 = 0o1000;
 
@@ -103,16 +105,28 @@ async fn live(dirs: &Dirs, config: &Config, start: Start, began: Instant) -> Res
         identity = arrive(dirs, config, &clock, start) => identity?,
     };
     let mut running = Running::start(dirs, config, &identity, clock, began).await?;
+    let settled = tokio::spawn(settle());
     // Cancel safety: both lose nothing when dropped.
     let ended = tokio::select! {
         () = signals.any() => Ok(()),
         error = running.failed() => Err(error),
     };
+    settled.abort();
     let keeper = running.stop().await;
     if config.stop_pods {
         stop_pods(keeper).await?;
     }
     ended
+}
+
+/// Once the board is quiet, what only its start needed is given back.
+async fn settle() {
+    for pause in SETTLED_AFTER {
+        tokio::time::sleep(pause).await;
+        if let Err(error) = host::give_back_code() {
+            tracing::debug!(%error, "code is not given back");
+        }
+    }
 }
 
 /// The signals that end the process cleanly, caught from its first moment.

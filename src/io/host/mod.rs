@@ -1,11 +1,12 @@
 //! The host: what this board is and has, read from /proc, /sys, /etc and the kernel.
 //!
 //! In: nothing but the board itself, or a directory that looks like one (`read_from`). Out: plain
-//! facts. It changes nothing but this process' own limit of open files, remembers nothing, and takes what is missing as unknown instead of
-//! failing: boards differ.
+//! facts. It changes nothing but this process (its limit of open files, its mapped code), remembers
+//! nothing, and takes what is missing as unknown instead of failing: boards differ.
 
 mod address;
 mod cgroup;
+mod code;
 mod files;
 mod parse;
 
@@ -15,6 +16,7 @@ use std::path::Path;
 
 pub use address::{InterfaceAddress, addresses};
 pub use cgroup::{CgroupFacts, CgroupVersion};
+pub use code::give_back_code;
 pub use files::allow_open_files;
 
 /// What does not change until the next boot.

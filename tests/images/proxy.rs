@@ -58,6 +58,8 @@ impl Proxy {
 
 async fn pass(mut board: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
     let Ok(mut master) = TcpStream::connect(target).await else { return };
+    // A link does not hold small packets back.
+    board.set_nodelay(true).and(master.set_nodelay(true)).expect("options");
     let (mut board_reads, mut board_writes) = board.split();
     let (mut master_reads, mut master_writes) = master.split();
     let up = async {

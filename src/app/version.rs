@@ -10,7 +10,7 @@ pub const TEXT: &str = env!("CARGO_PKG_VERSION");
 /// The Kubernetes version whose API this build serves.
 pub const KUBERNETES: &str = "v1.36.2";
 
-/// `gitVersion` of `/version` and `kubeletVersion` of the Node: `v1.36.2+kumquat.0.0.1`.
+/// `gitVersion` of `/version` and `kubeletVersion` of the Node: `v1.36.2+kumquat.0.1.0`.
 pub fn git_version() -> String {
     format!("{KUBERNETES}+kumquat.{TEXT}")
 }

@@ -140,8 +140,7 @@ impl DiskSpace {
     /// Of the filesystem that holds `path`.
     pub fn of(path: &Path) -> io::Result<Self> {
         let space = nix::sys::statvfs::statvfs(path)?;
-        // These types are 32 bits wide on some targets.
-        #[allow(clippy::useless_conversion)]
+        #[allow(clippy::useless_conversion, reason = "the widths differ on 32-bit boards")]
         let (block, blocks, available, files, free) = (
             u64::from(space.fragment_size()),
             u64::from(space.blocks()),

@@ -10,6 +10,7 @@ pub mod interfaces;
 pub mod join;
 pub mod leader;
 pub mod limits;
+pub mod network;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;

@@ -1,0 +1,4 @@
+//! The network as values: what the objects say, and what a board makes of it.
+//!
+//! Input: the world on a master, [`model::network::NetState`] on a board. Output: values that adapters
+//! carry out. Nothing here touches a socket or a rule.

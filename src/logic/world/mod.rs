@@ -7,6 +7,7 @@
 
 mod dependents;
 mod needs;
+mod services;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -23,7 +24,10 @@ use crate::contact::Contact;
 
 use dependents::Dependents;
 use needs::Needs;
+use services::Services;
 use table::Table;
+
+pub use services::selects;
 
 /// Everything that controllers, scheduler and dispatcher know.
 #[derive(Debug, Default)]
@@ -35,6 +39,7 @@ pub struct World {
     replica_sets: Table<ReplicasView>,
     replication_controllers: Table<ReplicasView>,
     deployments: Table<DeploymentView>,
+    services: Services,
     plain: BTreeMap<KindKey, Table<PlainView>>,
     uids: HashMap<Uid, ObjectKey>,
     dependents: Dependents,
@@ -266,6 +271,7 @@ impl World {
             "/namespaces" => self.namespaces.get(namespace, name).map(|it| &it.meta),
             "apps/deployments" => self.deployments.get(namespace, name).map(|it| &it.meta),
             "apps/replicasets" | "/replicationcontrollers" => self.replicas(key).map(|it| &it.meta),
+            other if services::keeps(other) => self.services.meta(other, namespace, name),
             other => self.plain(other, namespace, name).map(|it| &it.meta),
         }
     }
@@ -292,7 +298,9 @@ impl World {
         let plain = self.plain.iter().flat_map(move |(kind, table)| {
             table.within(namespace).map(|it| (it.meta.key(kind.clone()), &it.meta))
         });
-        pods.chain(deployments).chain(sets).chain(plain)
+        let services = self.services.metas(Some(namespace));
+        let services = services.map(|(kind, meta)| (meta.key(kind), meta));
+        pods.chain(deployments).chain(sets).chain(services).chain(plain)
     }
 
     /// The keys of all objects, in a fixed order.
@@ -306,7 +314,13 @@ impl World {
         let plain = self.plain.iter();
         let plain =
             plain.flat_map(|(kind, table)| table.iter().map(|it| it.meta.key(kind.clone())));
-        pods.chain(nodes).chain(namespaces).chain(deployments).chain(sets).chain(plain)
+        let services = self.services.metas(None).map(|(kind, meta)| meta.key(kind));
+        pods.chain(nodes)
+            .chain(namespaces)
+            .chain(deployments)
+            .chain(sets)
+            .chain(services)
+            .chain(plain)
     }
 
     fn replicas_table(&self, kind: &KindKey) -> &Table<ReplicasView> {
@@ -327,6 +341,10 @@ impl World {
             }
             View::Replicas(view) => self.replica_sets.insert(view.meta.names(), view),
             View::Deployment(view) => self.deployments.insert(view.meta.names(), view),
+            View::Service(_)
+            | View::Endpoints(_)
+            | View::EndpointSlice(_)
+            | View::DisruptionBudget(_) => self.services.insert(view),
             View::Plain(view) => {
                 let table = self.plain.entry(key.kind.clone()).or_default();
                 table.insert(view.meta.names(), view);
@@ -345,6 +363,7 @@ impl World {
             "/replicationcontrollers" => {
                 self.replication_controllers.remove(namespace, name).map(View::Replicas)
             }
+            other if services::keeps(other) => self.services.remove(other, namespace, name),
             other => self.plain.get_mut(other)?.remove(namespace, name).map(View::Plain),
         }
     }
@@ -384,7 +403,7 @@ impl World {
 
 /// The kind as a static text where we know it, so that a key costs no allocation for it.
 fn canonical(kind: &KindKey) -> KindKey {
-    const KNOWN: [KindKey; 14] = [
+    const KNOWN: [KindKey; 15] = [
         kind::PODS,
         kind::NODES,
         kind::NAMESPACES,
@@ -394,11 +413,12 @@ fn canonical(kind: &KindKey) -> KindKey {
         kind::CONFIG_MAPS,
         kind::SECRETS,
         kind::SERVICE_ACCOUNTS,
-        KindKey::Borrowed("/services"),
-        KindKey::Borrowed("/endpoints"),
+        kind::SERVICES,
+        kind::ENDPOINTS,
+        kind::ENDPOINT_SLICES,
+        kind::DISRUPTION_BUDGETS,
         KindKey::Borrowed("/events"),
         KindKey::Borrowed("coordination.k8s.io/leases"),
-        KindKey::Borrowed("discovery.k8s.io/endpointslices"),
     ];
     KNOWN.into_iter().find(|known| known == kind).unwrap_or_else(|| kind.clone())
 }

@@ -69,7 +69,7 @@ impl Amount {
         }
     }
 
-    fn parse(value: Option<&Value>) -> Self {
+    pub(super) fn parse(value: Option<&Value>) -> Self {
         match value {
             Some(Value::Number(count)) => {
                 Self::Count(count.as_u64().and_then(|count| u32::try_from(count).ok()).unwrap_or(0))

@@ -116,7 +116,7 @@ pub(super) struct RawMeta<'a> {
     deletion_timestamp: Option<Cow<'a, str>>,
     labels: Labels,
     #[serde(borrow)]
-    annotations: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
+    pub(super) annotations: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
     #[serde(deserialize_with = "null_as_empty")]
     owner_references: Vec<RawOwner>,
     #[serde(deserialize_with = "null_as_empty")]

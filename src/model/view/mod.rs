@@ -6,6 +6,9 @@
 
 mod company;
 mod deployment;
+mod disruption_budget;
+mod endpoint_slice;
+mod endpoints;
 mod image;
 mod labels;
 mod meta;
@@ -17,21 +20,28 @@ mod replicas;
 mod resources;
 mod scheduling;
 mod selector;
+mod service;
 mod template;
 
 pub use company::{Company, PodSet, PodTerm, Spread};
 pub use deployment::{Amount, Condition, DeploymentStatus, DeploymentView, Strategy};
+pub use disruption_budget::{
+    DisruptionBudgetView, DisruptionCondition, DisruptionLimit, DisruptionStatus,
+};
+pub use endpoint_slice::{EndpointSliceView, SliceEndpoint, SlicePort, TargetReference};
+pub use endpoints::{EndpointsView, Subset, SubsetAddress, SubsetPort};
 pub use image::image_hash;
 pub use labels::Labels;
 pub use meta::{Meta, OwnerReference};
 pub use namespace::NamespaceView;
 pub use node::{NodeView, Taint, TaintEffect};
 pub use plain::{PlainView, data_hash};
-pub use pod::{HostPort, Phase, PodView};
+pub use pod::{HostPort, NamedPort, Phase, PodName, PodView};
 pub use replicas::{ReplicasStatus, ReplicasView};
 pub use resources::Resources;
 pub use scheduling::{NodeTerm, Scheduling, Toleration};
 pub use selector::{Operator, Requirement, Selector};
+pub use service::{ServicePort, ServiceType, ServiceView, TargetPort};
 pub use template::{Template, safe_encode};
 
 use crate::ids::{ObjectKey, Uid, Version};
@@ -58,6 +68,14 @@ pub mod kind {
     pub const SECRETS: KindKey = KindKey::Borrowed("/secrets");
     /// ServiceAccounts.
     pub const SERVICE_ACCOUNTS: KindKey = KindKey::Borrowed("/serviceaccounts");
+    /// Services.
+    pub const SERVICES: KindKey = KindKey::Borrowed("/services");
+    /// Endpoints.
+    pub const ENDPOINTS: KindKey = KindKey::Borrowed("/endpoints");
+    /// EndpointSlices.
+    pub const ENDPOINT_SLICES: KindKey = KindKey::Borrowed("discovery.k8s.io/endpointslices");
+    /// PodDisruptionBudgets.
+    pub const DISRUPTION_BUDGETS: KindKey = KindKey::Borrowed("policy/poddisruptionbudgets");
 }
 
 /// Why an object has no view.
@@ -84,6 +102,14 @@ pub enum View {
     Replicas(ReplicasView),
     /// A Deployment.
     Deployment(DeploymentView),
+    /// A Service.
+    Service(ServiceView),
+    /// An Endpoints object.
+    Endpoints(EndpointsView),
+    /// An EndpointSlice.
+    EndpointSlice(EndpointSliceView),
+    /// A PodDisruptionBudget.
+    DisruptionBudget(DisruptionBudgetView),
     /// Any other kind.
     Plain(PlainView),
 }
@@ -108,6 +134,14 @@ impl View {
                 replicas::parse(identity, body).map(Self::Replicas)
             }
             "apps/deployments" => deployment::parse(identity, body).map(Self::Deployment),
+            "/services" => service::parse(identity, body).map(Self::Service),
+            "/endpoints" => endpoints::parse(identity, body).map(Self::Endpoints),
+            "discovery.k8s.io/endpointslices" => {
+                endpoint_slice::parse(identity, body).map(Self::EndpointSlice)
+            }
+            "policy/poddisruptionbudgets" => {
+                disruption_budget::parse(identity, body).map(Self::DisruptionBudget)
+            }
             _ => plain::parse(identity, body).map(Self::Plain),
         };
         view.map_err(|source| ViewError { key: key.clone(), source })
@@ -121,6 +155,10 @@ impl View {
             Self::Namespace(view) => &view.meta,
             Self::Replicas(view) => &view.meta,
             Self::Deployment(view) => &view.meta,
+            Self::Service(view) => &view.meta,
+            Self::Endpoints(view) => &view.meta,
+            Self::EndpointSlice(view) => &view.meta,
+            Self::DisruptionBudget(view) => &view.meta,
             Self::Plain(view) => &view.meta,
         }
     }

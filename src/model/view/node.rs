@@ -1,11 +1,14 @@
 //! The view of a Node.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
 use super::image::image_hash;
 use super::labels::Labels;
 use super::meta::{Identity, Meta, RawMeta, null_as_empty};
 use super::resources::Resources;
+use crate::network::Ipv4Block;
 
 /// A Node.
 #[derive(Clone, Debug)]
@@ -24,6 +27,10 @@ pub struct NodeView {
     pub images: Box<[(u64, u64)]>,
     /// Type and status of every condition.
     pub conditions: Labels,
+    /// `InternalIP`.
+    pub address: Option<Ipv4Addr>,
+    /// Where the addresses of its pods come from: `spec.podCIDR`.
+    pub pods: Option<Ipv4Block>,
 }
 
 impl NodeView {
@@ -75,6 +82,8 @@ struct Raw<'a> {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Spec {
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Option<Box<str>>,
     unschedulable: Option<bool>,
     #[serde(deserialize_with = "null_as_empty")]
     taints: Vec<Taint>,
@@ -89,6 +98,15 @@ struct Status {
     images: Vec<Image>,
     #[serde(deserialize_with = "null_as_empty")]
     conditions: Vec<Condition>,
+    #[serde(deserialize_with = "null_as_empty")]
+    addresses: Vec<Address>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Address {
+    r#type: Box<str>,
+    address: Box<str>,
 }
 
 #[derive(Default, Deserialize)]
@@ -122,8 +140,11 @@ pub(super) fn parse(identity: Identity<'_>, body: &[u8]) -> serde_json::Result<N
     let ready = |condition: &Condition| {
         condition.r#type.as_ref() == "Ready" && condition.status.as_ref() == "True"
     };
+    let mut internal = raw.status.addresses.iter().filter(|it| *it.r#type == *"InternalIP");
     Ok(NodeView {
         meta: raw.metadata.view(identity),
+        address: internal.find_map(|it| it.address.parse().ok()),
+        pods: raw.spec.pod_cidr.and_then(|block| block.parse().ok()),
         unschedulable: raw.spec.unschedulable.unwrap_or_default(),
         taints: raw.spec.taints.into(),
         ready: raw.status.conditions.iter().any(ready),

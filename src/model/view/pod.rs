@@ -1,5 +1,7 @@
 //! The view of a Pod: under a kilobyte, because there may be fifty thousand.
 
+use std::net::Ipv4Addr;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -10,6 +12,7 @@ use super::meta::{Identity, Meta, RawMeta, null_as_empty};
 use super::resources::Resources;
 use super::scheduling::{RawAffinity, Scheduling, Toleration};
 use crate::ids::KindKey;
+use crate::network::Protocol;
 use crate::timestamp::Timestamp;
 
 /// The scheduler that a pod without `schedulerName` gets.
@@ -36,6 +39,14 @@ pub struct PodView {
     pub requests: Box<Resources>,
     /// Ports of the host that it takes.
     pub host_ports: Box<[HostPort]>,
+    /// Its address; `None` until its board gave it one.
+    pub address: Option<Ipv4Addr>,
+    /// It has the network of its board.
+    pub host_network: bool,
+    /// What it is called in DNS; `None` when it says nothing.
+    pub dns_name: Option<Box<PodName>>,
+    /// Ports that have a name.
+    pub named_ports: Box<[NamedPort]>,
     /// ConfigMaps and Secrets that it mentions, sorted.
     pub needs: Box<[(KindKey, Box<str>)]>,
     /// Hash of everything but the status: a board is told when it changes.
@@ -75,7 +86,34 @@ pub struct HostPort {
     pub port: u16,
 }
 
+/// What a pod is called in DNS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodName {
+    /// `spec.hostname`; may be empty.
+    pub hostname: Box<str>,
+    /// `spec.subdomain`; may be empty.
+    pub subdomain: Box<str>,
+}
+
+/// A port of a pod that has a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedPort {
+    /// The name.
+    pub name: Box<str>,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Number.
+    pub port: u16,
+}
+
 impl PodView {
+    /// The number of the port of this name.
+    pub fn named_port(&self, name: &str, protocol: Protocol) -> Option<u16> {
+        let mut ports = self.named_ports.iter();
+        let found = ports.find(|port| *port.name == *name && port.protocol == protocol);
+        found.map(|port| port.port)
+    }
+
     /// Whether all its containers have ended for good.
     pub fn finished(&self) -> bool {
         matches!(self.phase, Phase::Succeeded | Phase::Failed)
@@ -101,6 +139,8 @@ struct Raw<'a> {
 #[serde(rename_all = "camelCase", default)]
 struct Status {
     phase: Option<Phase>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<Box<str>>,
     #[serde(deserialize_with = "null_as_empty")]
     conditions: Vec<Condition>,
     #[serde(deserialize_with = "null_as_empty")]
@@ -127,6 +167,11 @@ struct ContainerStatus {
 struct Spec {
     #[serde(deserialize_with = "null_as_empty")]
     node_name: Box<str>,
+    host_network: Option<bool>,
+    #[serde(deserialize_with = "null_as_empty")]
+    hostname: Box<str>,
+    #[serde(deserialize_with = "null_as_empty")]
+    subdomain: Box<str>,
     scheduler_name: Option<Box<str>>,
     #[serde(deserialize_with = "null_as_empty")]
     scheduling_gates: Vec<serde::de::IgnoredAny>,
@@ -173,6 +218,9 @@ struct ContainerResources {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Port {
+    name: Option<Box<str>>,
+    #[serde(deserialize_with = "null_as_empty")]
+    container_port: u16,
     host_port: Option<u16>,
     #[serde(rename = "hostIP")]
     host_ip: Option<Box<str>>,
@@ -258,6 +306,10 @@ pub(super) fn parse(identity: Identity<'_>, body: &[u8]) -> serde_json::Result<P
         deletion_cost: cost.and_then(|cost| cost.parse().ok()).unwrap_or_default(),
         requests: Box::new(requests(&spec)),
         host_ports: host_ports(&spec),
+        address: status.pod_ip.and_then(|address| address.parse().ok()),
+        host_network: spec.host_network.unwrap_or_default(),
+        dns_name: dns_name(&mut spec),
+        named_ports: named_ports(&spec),
         needs: needs(&spec),
         wish_hash: super::template::hash_64(
             &[raw.metadata.get().as_bytes(), spec_text.as_bytes()].concat(),
@@ -315,6 +367,26 @@ fn host_ports(spec: &Spec) -> Box<[HostPort]> {
             })
         })
         .collect()
+}
+
+fn dns_name(spec: &mut Spec) -> Option<Box<PodName>> {
+    let (hostname, subdomain) =
+        (std::mem::take(&mut spec.hostname), std::mem::take(&mut spec.subdomain));
+    let says_nothing = hostname.is_empty() && subdomain.is_empty();
+    (!says_nothing).then(|| Box::new(PodName { hostname, subdomain }))
+}
+
+/// Of containers that run as long as the pod does (upstream's `FindPort`).
+fn named_ports(spec: &Spec) -> Box<[NamedPort]> {
+    let sidecars = spec.init_containers.iter();
+    let sidecars = sidecars.filter(|it| it.restart_policy.as_deref() == Some("Always"));
+    let containers = spec.containers.iter().chain(sidecars);
+    let ports = containers.flat_map(|container| &container.ports).filter_map(|port| {
+        let protocol = Protocol::parse(port.protocol.as_deref())?;
+        let name = port.name.clone().filter(|name| !name.is_empty())?;
+        Some(NamedPort { name, protocol, port: port.container_port })
+    });
+    ports.collect()
 }
 
 fn needs(spec: &Spec) -> Box<[(KindKey, Box<str>)]> {

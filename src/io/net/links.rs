@@ -1,4 +1,4 @@
-//! Bridges, veth pairs and addresses.
+//! Links: bridges, veth pairs, dummies, the VXLAN tunnel; their addresses.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -6,26 +6,76 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::net::if_::if_nametoindex;
 
-use super::netlink::{CREATE, Message, Socket};
+use super::netlink::{CREATE, Message, Socket, attributes, number, text};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
-const RTM_NEWADDR: u16 = 20;
-const RTM_NEWROUTE: u16 = 24;
+const RTM_GETLINK: u16 = 18;
+pub(super) const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
 const IFF_UP: u32 = 1;
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
+const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_LEARNING: u16 = 7;
+const IFLA_VXLAN_PORT: u16 = 15;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
-const RTA_GATEWAY: u16 = 5;
 const AF_INET: u8 = 2;
+/// Bytes of `struct ifinfomsg` and `struct ifaddrmsg`.
+const LINK_STRUCT_BYTES: usize = 16;
+const ADDRESS_STRUCT_BYTES: usize = 8;
+
+/// A hardware address.
+pub type Mac = [u8; 6];
+
+/// A link of a network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// `veth`, `dummy`, `vxlan`, ...; empty for hardware.
+    pub kind: String,
+    /// Largest packet.
+    pub mtu: u32,
+    /// Its hardware address; zeroes where it has none of this form.
+    pub mac: Mac,
+    /// It is switched on.
+    pub up: bool,
+}
+
+/// An IPv4 address of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkAddress {
+    /// The link's number.
+    pub link: u32,
+    /// The address.
+    pub address: Ipv4Addr,
+    /// How many leading bits others on the link share with it.
+    pub prefix: u8,
+}
+
+/// One end of a veth pair.
+#[derive(Clone, Copy, Debug)]
+pub struct VethEnd<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its hardware address.
+    pub mac: Mac,
+}
 
 /// Changes links of the network namespace in which it was opened.
+#[derive(Debug)]
 pub struct Links {
     socket: Socket,
 }
@@ -44,9 +94,39 @@ impl Links {
     /// # Errors
     /// `AlreadyExists`, or what the kernel says.
     pub fn add_bridge(&mut self, name: &str) -> io::Result<()> {
+        self.socket.request(new_link(name, "bridge"))
+    }
+
+    /// Adds a link that leads nowhere, and is up: a place for an address.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, or what the kernel says (`Unsupported` without the module `dummy`).
+    pub fn add_dummy(&mut self, name: &str) -> io::Result<()> {
+        self.socket.request(new_link(name, "dummy"))
+    }
+
+    /// Adds a VXLAN link that is up, learns nothing and is told by [`super::Routes`] where others are.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, or what the kernel says (`Unsupported` without the module `vxlan`).
+    pub fn add_vxlan(
+        &mut self,
+        name: &str,
+        (number, port): (u32, u16),
+        mac: Mac,
+        mtu: u32,
+    ) -> io::Result<()> {
         let message = Message::new(RTM_NEWLINK, CREATE, &link_struct(0, IFF_UP))
             .text(IFLA_IFNAME, name)
-            .nested(IFLA_LINKINFO, &[], |info| info.text(IFLA_INFO_KIND, "bridge"));
+            .attribute(IFLA_ADDRESS, &mac)
+            .number(IFLA_MTU, mtu)
+            .nested(IFLA_LINKINFO, &[], |info| {
+                info.text(IFLA_INFO_KIND, "vxlan").nested(IFLA_INFO_DATA, &[], |data| {
+                    data.number(IFLA_VXLAN_ID, number)
+                        .attribute(IFLA_VXLAN_PORT, &port.to_be_bytes())
+                        .attribute(IFLA_VXLAN_LEARNING, &[0])
+                })
+            });
         self.socket.request(message)
     }
 
@@ -60,17 +140,32 @@ impl Links {
         peer: &str,
         peer_namespace: BorrowedFd<'_>,
     ) -> io::Result<()> {
-        let namespace = peer_namespace.as_raw_fd().cast_unsigned();
-        let message = Message::new(RTM_NEWLINK, CREATE, &link_struct(0, IFF_UP))
-            .text(IFLA_IFNAME, name)
-            .nested(IFLA_LINKINFO, &[], |info| {
-                info.text(IFLA_INFO_KIND, "veth").nested(IFLA_INFO_DATA, &[], |data| {
-                    data.nested(VETH_INFO_PEER, &link_struct(0, 0), |link| {
-                        link.text(IFLA_IFNAME, peer).number(IFLA_NET_NS_FD, namespace)
-                    })
-                })
-            });
+        let message = veth(
+            |link| link.text(IFLA_IFNAME, name),
+            |link| link.text(IFLA_IFNAME, peer),
+            peer_namespace,
+        );
         self.socket.request(message)
+    }
+
+    /// Adds a veth pair as [`Self::add_veth`] does, with hardware addresses and an MTU.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, or what the kernel says.
+    pub fn add_pod_veth(
+        &mut self,
+        own: VethEnd<'_>,
+        peer: VethEnd<'_>,
+        peer_namespace: BorrowedFd<'_>,
+        mtu: u32,
+    ) -> io::Result<()> {
+        let end = |end: VethEnd<'_>| {
+            let (name, mac) = (end.name.to_owned(), end.mac);
+            move |link: Message| {
+                link.text(IFLA_IFNAME, &name).attribute(IFLA_ADDRESS, &mac).number(IFLA_MTU, mtu)
+            }
+        };
+        self.socket.request(veth(end(own), end(peer), peer_namespace))
     }
 
     /// Puts a link under a bridge.
@@ -108,11 +203,16 @@ impl Links {
     /// # Errors
     /// The link does not exist, or what the kernel says.
     pub fn add_address(&mut self, name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
-        let mut body = [AF_INET, prefix, 0, 0, 0, 0, 0, 0];
-        body[4..].copy_from_slice(&if_nametoindex(name)?.to_ne_bytes());
-        let message = Message::new(RTM_NEWADDR, CREATE, &body)
-            .attribute(IFA_LOCAL, &address.octets())
-            .attribute(IFA_ADDRESS, &address.octets());
+        let message = address_message((RTM_NEWADDR, CREATE), if_nametoindex(name)?, address, prefix);
+        self.socket.request(message)
+    }
+
+    /// Takes an address from a link.
+    ///
+    /// # Errors
+    /// It does not have it, or what the kernel says.
+    pub fn remove_address(&mut self, name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+        let message = address_message((RTM_DELADDR, 0), if_nametoindex(name)?, address, prefix);
         self.socket.request(message)
     }
 
@@ -121,9 +221,11 @@ impl Links {
     /// # Errors
     /// The gateway cannot be reached, or what the kernel says.
     pub fn add_default_route(&mut self, gateway: Ipv4Addr) -> io::Result<()> {
+        const RTM_NEWROUTE: u16 = 24;
         const RT_TABLE_MAIN: u8 = 254;
         const RTPROT_STATIC: u8 = 4;
         const RTN_UNICAST: u8 = 1;
+        const RTA_GATEWAY: u16 = 5;
         let body = [AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, 0, RTN_UNICAST, 0, 0, 0, 0];
         let message =
             Message::new(RTM_NEWROUTE, CREATE, &body).attribute(RTA_GATEWAY, &gateway.octets());
@@ -136,17 +238,129 @@ impl Links {
     /// What the kernel says.
     pub fn delete(&mut self, name: &str) -> io::Result<()> {
         let Ok(index) = if_nametoindex(name) else { return Ok(()) };
-        self.socket.request(Message::new(RTM_DELLINK, 0, &link_struct(index, 0)))
+        match self.socket.request(Message::new(RTM_DELLINK, 0, &link_struct(index, 0))) {
+            // It went by itself meanwhile, with the namespace of its other end.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// All links.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn list(&mut self) -> io::Result<Vec<Link>> {
+        let mut links = Vec::new();
+        self.socket.dump(RTM_GETLINK, &link_struct(0, 0), |body| links.extend(parse_link(body)))?;
+        Ok(links)
+    }
+
+    /// A link by its name.
+    ///
+    /// # Errors
+    /// What the kernel says; no such link is `None`.
+    pub fn find(&mut self, name: &str) -> io::Result<Option<Link>> {
+        let message = Message::new(RTM_GETLINK, 0, &link_struct(0, 0)).text(IFLA_IFNAME, name);
+        match self.socket.ask(message) {
+            Ok(found) => Ok(found.and_then(|(_, body)| parse_link(&body))),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The IPv4 addresses of all links.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn addresses(&mut self) -> io::Result<Vec<LinkAddress>> {
+        let mut addresses = Vec::new();
+        let body = [AF_INET, 0, 0, 0, 0, 0, 0, 0];
+        self.socket.dump(RTM_GETADDR, &body, |body| addresses.extend(parse_address(body)))?;
+        Ok(addresses)
     }
 }
 
+/// A link of a kind without settings, up.
+fn new_link(name: &str, kind: &str) -> Message {
+    Message::new(RTM_NEWLINK, CREATE, &link_struct(0, IFF_UP))
+        .text(IFLA_IFNAME, name)
+        .nested(IFLA_LINKINFO, &[], |info| info.text(IFLA_INFO_KIND, kind))
+}
+
+fn veth(
+    own: impl FnOnce(Message) -> Message,
+    peer: impl FnOnce(Message) -> Message,
+    peer_namespace: BorrowedFd<'_>,
+) -> Message {
+    let namespace = peer_namespace.as_raw_fd().cast_unsigned();
+    own(Message::new(RTM_NEWLINK, CREATE, &link_struct(0, IFF_UP))).nested(
+        IFLA_LINKINFO,
+        &[],
+        |info| {
+            info.text(IFLA_INFO_KIND, "veth").nested(IFLA_INFO_DATA, &[], |data| {
+                data.nested(VETH_INFO_PEER, &link_struct(0, 0), |link| {
+                    peer(link).number(IFLA_NET_NS_FD, namespace)
+                })
+            })
+        },
+    )
+}
+
+pub(super) fn address_message(
+    (kind, flags): (u16, u16),
+    link: u32,
+    address: Ipv4Addr,
+    prefix: u8,
+) -> Message {
+    let mut body = [AF_INET, prefix, 0, 0, 0, 0, 0, 0];
+    body[4..].copy_from_slice(&link.to_ne_bytes());
+    Message::new(kind, flags, &body)
+        .attribute(IFA_LOCAL, &address.octets())
+        .attribute(IFA_ADDRESS, &address.octets())
+}
+
 /// `struct ifinfomsg`: index, flags and the mask of flags to change.
-fn link_struct(index: u32, flags: u32) -> [u8; 16] {
-    let mut body = [0; 16];
+fn link_struct(index: u32, flags: u32) -> [u8; LINK_STRUCT_BYTES] {
+    let mut body = [0; LINK_STRUCT_BYTES];
     body[4..8].copy_from_slice(&index.to_ne_bytes());
     body[8..12].copy_from_slice(&flags.to_ne_bytes());
     body[12..].copy_from_slice(&flags.to_ne_bytes());
     body
+}
+
+fn parse_link(body: &[u8]) -> Option<Link> {
+    let (head, rest) = body.split_at_checked(LINK_STRUCT_BYTES)?;
+    let mut link = Link {
+        index: number(&head[4..]),
+        up: number(&head[8..]) & IFF_UP != 0,
+        ..Link::default()
+    };
+    for (kind, value) in attributes(rest) {
+        match kind {
+            IFLA_IFNAME => link.name = text(value),
+            IFLA_MTU => link.mtu = number(value),
+            IFLA_ADDRESS => link.mac = value.try_into().unwrap_or_default(),
+            IFLA_LINKINFO => {
+                let of_kind = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
+                link.kind = of_kind.map(|(_, value)| text(value)).unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn parse_address(body: &[u8]) -> Option<LinkAddress> {
+    let (head, rest) = body.split_at_checked(ADDRESS_STRUCT_BYTES)?;
+    let find = |wanted| attributes(rest).find(|(kind, _)| *kind == wanted);
+    // On links to a single peer the one is ours and the other is the peer's.
+    let (_, value) = find(IFA_LOCAL).or_else(|| find(IFA_ADDRESS))?;
+    let octets: [u8; 4] = value.try_into().ok()?;
+    (head[0] == AF_INET).then(|| LinkAddress {
+        link: number(&head[4..]),
+        address: octets.into(),
+        prefix: head[1],
+    })
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// Namespaces belong to threads: a thread of its own leaves everybody else where they are.
-fn on_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+pub(super) fn on_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         scope.spawn(work).join().unwrap_or_else(|_| Err(io::Error::other("namespace thread died")))
     })

@@ -2,3 +2,8 @@
 //!
 //! Input: the world on a master, [`model::network::NetState`] on a board. Output: values that adapters
 //! carry out. Nothing here touches a socket or a rule.
+
+pub mod address_pool;
+pub mod local;
+pub mod paths;
+pub mod reach;

@@ -1,4 +1,4 @@
-//! Links: bridges, veth pairs, dummies, the VXLAN tunnel; their addresses.
+//! Links: bridges, veth pairs, the VXLAN tunnel; their addresses.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -94,15 +94,10 @@ impl Links {
     /// # Errors
     /// `AlreadyExists`, or what the kernel says.
     pub fn add_bridge(&mut self, name: &str) -> io::Result<()> {
-        self.socket.request(new_link(name, "bridge"))
-    }
-
-    /// Adds a link that leads nowhere, and is up: a place for an address.
-    ///
-    /// # Errors
-    /// `AlreadyExists`, or what the kernel says (`Unsupported` without the module `dummy`).
-    pub fn add_dummy(&mut self, name: &str) -> io::Result<()> {
-        self.socket.request(new_link(name, "dummy"))
+        let message = Message::new(RTM_NEWLINK, CREATE, &link_struct(0, IFF_UP))
+            .text(IFLA_IFNAME, name)
+            .nested(IFLA_LINKINFO, &[], |info| info.text(IFLA_INFO_KIND, "bridge"));
+        self.socket.request(message)
     }
 
     /// Adds a VXLAN link that is up, learns nothing and is told by [`super::Routes`] where others are.
@@ -203,7 +198,8 @@ impl Links {
     /// # Errors
     /// The link does not exist, or what the kernel says.
     pub fn add_address(&mut self, name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
-        let message = address_message((RTM_NEWADDR, CREATE), if_nametoindex(name)?, address, prefix);
+        let message =
+            address_message((RTM_NEWADDR, CREATE), if_nametoindex(name)?, address, prefix);
         self.socket.request(message)
     }
 
@@ -280,13 +276,6 @@ impl Links {
     }
 }
 
-/// A link of a kind without settings, up.
-fn new_link(name: &str, kind: &str) -> Message {
-    Message::new(RTM_NEWLINK, CREATE, &link_struct(0, IFF_UP))
-        .text(IFLA_IFNAME, name)
-        .nested(IFLA_LINKINFO, &[], |info| info.text(IFLA_INFO_KIND, kind))
-}
-
 fn veth(
     own: impl FnOnce(Message) -> Message,
     peer: impl FnOnce(Message) -> Message,
@@ -330,11 +319,8 @@ fn link_struct(index: u32, flags: u32) -> [u8; LINK_STRUCT_BYTES] {
 
 fn parse_link(body: &[u8]) -> Option<Link> {
     let (head, rest) = body.split_at_checked(LINK_STRUCT_BYTES)?;
-    let mut link = Link {
-        index: number(&head[4..]),
-        up: number(&head[8..]) & IFF_UP != 0,
-        ..Link::default()
-    };
+    let mut link =
+        Link { index: number(&head[4..]), up: number(&head[8..]) & IFF_UP != 0, ..Link::default() };
     for (kind, value) in attributes(rest) {
         match kind {
             IFLA_IFNAME => link.name = text(value),

@@ -22,6 +22,8 @@ const RTNH_F_ONLINK: u32 = 4;
 const RTN_UNICAST: u8 = 1;
 const RTN_UNREACHABLE: u8 = 7;
 const RT_SCOPE_LINK: u8 = 253;
+/// In a removal: whatever the scope is.
+const RT_SCOPE_NOWHERE: u8 = 255;
 const RT_TABLE_MAIN: u8 = 254;
 const AF_INET: u8 = 2;
 const AF_BRIDGE: u8 = 7;
@@ -103,10 +105,7 @@ impl Routes {
     /// What the kernel says.
     pub fn remove(&mut self, route: &Route) -> io::Result<()> {
         let mut body = route_struct(route);
-        body[6] = 0;
-        if matches!(route.hop, NextHop::Unreachable) {
-            body[7] = RTN_UNREACHABLE;
-        }
+        body[6] = RT_SCOPE_NOWHERE;
         let message = destination(Message::new(RTM_DELROUTE, 0, &body), route);
         absent_is_fine(self.socket.request(message), &[libc::ESRCH, libc::ENODEV])
     }
@@ -128,8 +127,7 @@ impl Routes {
     /// What the kernel says; an address without a route is [`Lookup::nowhere`].
     pub fn look_up(&mut self, address: Ipv4Addr) -> io::Result<Lookup> {
         let body = [AF_INET, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        let message =
-            Message::new(RTM_GETROUTE, 0, &body).attribute(RTA_DST, &address.octets());
+        let message = Message::new(RTM_GETROUTE, 0, &body).attribute(RTA_DST, &address.octets());
         let nowhere = Lookup { link: 0, routed: false, nowhere: true };
         match self.socket.ask(message) {
             Ok(Some((_, body))) => Ok(parse_lookup(&body).unwrap_or(nowhere)),
@@ -204,8 +202,7 @@ impl Routes {
 
 /// Adds or replaces.
 pub(super) fn new_route(route: &Route) -> Message {
-    let mut message =
-        destination(Message::new(RTM_NEWROUTE, REPLACE, &route_struct(route)), route);
+    let mut message = destination(Message::new(RTM_NEWROUTE, REPLACE, &route_struct(route)), route);
     match route.hop {
         NextHop::Link(link) => message = message.number(RTA_OIF, link),
         NextHop::Gateway { via, link } => {
@@ -305,7 +302,7 @@ mod tests {
         let outcome = inside(&path, || {
             let (mut links, mut routes) = (Links::open()?, Routes::open()?);
             let own = Ipv4Addr::new(10, 42, 0, 1);
-            links.add_dummy("there")?;
+            links.add_bridge("there")?;
             links.add_address("there", own, 24)?;
             let link = links.find("there")?.expect("made").index;
             assert!(links.find("elsewhere")?.is_none());
@@ -362,7 +359,10 @@ mod tests {
                 return Ok(());
             }
             let link = links.find("kq-vxlan")?.expect("made");
-            assert_eq!((link.kind.as_str(), link.mtu, link.mac, link.up), ("vxlan", 1_450, mac, true));
+            assert_eq!(
+                (link.kind.as_str(), link.mtu, link.mac, link.up),
+                ("vxlan", 1_450, mac, true)
+            );
             let end = (Ipv4Addr::new(10, 42, 1, 1), [0x0a, 0x58, 10, 42, 1, 1]);
             for remote in [[192, 0, 2, 1], [192, 0, 2, 2]] {
                 routes.set_tunnel(link.index, end, remote.into())?;

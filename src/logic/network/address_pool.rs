@@ -124,7 +124,8 @@ mod tests {
         assert!(pool.claim(address, uid(1)));
         assert!(pool.claim(address, uid(1)));
         assert!(!pool.claim(address, uid(2)), "it is taken");
-        for other in [[10, 42, 0, 0], [10, 42, 0, 1], [10, 42, 0, 127], [10, 42, 0, 130], [9, 9, 9, 9]]
+        for other in
+            [[10, 42, 0, 0], [10, 42, 0, 1], [10, 42, 0, 127], [10, 42, 0, 130], [9, 9, 9, 9]]
         {
             assert!(!pool.claim(other.into(), uid(3)), "{other:?} is no pod's");
         }

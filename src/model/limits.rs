@@ -357,3 +357,32 @@ pub const MDNS_CACHE_RECORDS_MAX: i64 = 2_048;
 pub const SERVER_NAMES_MAX: usize = 32;
 /// Boards that `--peers` may name.
 pub const PEERS_MAX: usize = 32;
+// Service traffic of a board.
+
+/// Targets of one port of a service that connections are led to; further ones get none (the bound of
+/// an Endpoints object).
+pub const SERVICE_ENDPOINTS_MAX: usize = 1000;
+/// Longest time that a client stays with its endpoint (kube-apiserver's own limit).
+pub const SERVICE_AFFINITY_SECONDS_MAX: u32 = 86_400;
+/// Clients of services with affinity that a board remembers; others are led by chance.
+pub const SERVICE_AFFINITY_CLIENTS_MAX: u32 = 65_536;
+/// Places of a board's block whose pods may talk to themselves through a service.
+pub const HAIRPIN_PODS_MAX: u32 = 1024;
+/// Longest readable part of a name in the packet filter (the kernel takes 255 bytes).
+pub const NFT_NAME_BYTES_MAX: usize = 200;
+/// Elements in one message to the packet filter: the list must stay below 64 KiB.
+pub const NFT_ELEMENTS_PER_MESSAGE_MAX: usize = 700;
+/// Bytes of one change of the packet filter.
+pub const NFT_BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of one part of what the kernel answers about packet filter and connections.
+pub const NFT_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Seconds that the kernel may take for a change.
+pub const NFT_ANSWER_SECONDS_MAX: i64 = 30;
+/// Remembered connections that are forgotten in one go after an endpoint went.
+pub const CONNTRACK_FORGET_MAX: usize = 65_536;
+/// Ports on which a board says whether it has endpoints of a load balancer.
+pub const HEALTH_CHECK_PORTS_MAX: usize = 256;
+/// Connections to all of them together.
+pub const HEALTH_CHECK_CONNECTIONS_MAX: usize = 64;
+/// Seconds that such a connection may last.
+pub const HEALTH_CHECK_SECONDS_MAX: u64 = 5;

@@ -7,3 +7,4 @@ pub mod address_pool;
 pub mod local;
 pub mod paths;
 pub mod reach;
+pub mod rules;

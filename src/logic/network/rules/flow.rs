@@ -1,0 +1,62 @@
+//! Which connections that the kernel remembers lead to a target that is gone.
+//!
+//! UDP has no end: whoever goes on sending to a service is led to the same target for ever, unless the
+//! kernel forgets it.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use model::network::Protocol;
+
+use super::{Changes, Frontend, Planner, Target};
+
+/// What the kernel remembers of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Where the client sends to.
+    pub to: Target,
+    /// Who answers.
+    pub answered_by: Target,
+}
+
+impl Changes {
+    /// The frontends of UDP that lost a target, or that connections may have passed by before.
+    pub fn doubtful(&self) -> BTreeSet<Frontend> {
+        let udp = self.services.iter().filter(|change| change.frontend.protocol == Protocol::Udp);
+        let doubtful = udp.filter(|change| {
+            let Some(before) = &change.before else { return true };
+            let after = change.after.as_ref();
+            let stays = |target: &Target| {
+                after.is_some_and(|after| {
+                    after.endpoints.contains(target) || after.local.contains(target)
+                })
+            };
+            !before.endpoints.iter().chain(&before.local).all(stays)
+                || (before.endpoints.is_empty() && after.is_some())
+        });
+        doubtful.map(|change| change.frontend).collect()
+    }
+}
+
+impl Planner {
+    /// Whether a connection leads past the targets that its frontend, one of `doubtful`, has.
+    pub fn is_stale(&self, doubtful: &BTreeSet<Frontend>, flow: &Flow) -> bool {
+        let (address, port) = flow.to;
+        let at = |address| Frontend { address, protocol: flow.protocol, port };
+        let any = at(Ipv4Addr::UNSPECIFIED);
+        let frontend = if doubtful.contains(&at(address)) {
+            at(address)
+        } else if doubtful.contains(&any) && flow.answered_by != flow.to {
+            // What is not translated is none of a node port's.
+            any
+        } else {
+            return false;
+        };
+        !self.backends(&frontend).is_some_and(|backends| {
+            let targets = &mut backends.endpoints.iter().chain(&backends.local);
+            targets.any(|target| *target == flow.answered_by)
+        })
+    }
+}

@@ -27,11 +27,7 @@ enum Door {
 }
 
 /// Everything that one service is found at.
-pub(super) fn of_service(
-    service: &NetService,
-    site: &Site,
-    boards: &BTreeSet<Ipv4Addr>,
-) -> Claims {
+pub(super) fn of_service(service: &NetService, site: &Site, boards: &BTreeSet<Ipv4Addr>) -> Claims {
     let Some(cluster_ip) = service.cluster_ip else { return Vec::new() };
     let mut claims = Vec::new();
     for (index, port) in service.ports.iter().enumerate() {

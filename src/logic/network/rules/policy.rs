@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use model::network::{Ipv4Block, NetPeers, NetPolicy, NetPolicyPort, NetRule, NetState};
 
+use super::Site;
 use super::frontend::short;
 use super::program::{Action, Key, Match, Program, Rule, SetKind, Verdict, names};
-use super::Site;
 
 /// Which side of a pod traffic is on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

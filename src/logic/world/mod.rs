@@ -344,7 +344,8 @@ impl World {
             View::Service(_)
             | View::Endpoints(_)
             | View::EndpointSlice(_)
-            | View::DisruptionBudget(_) => self.services.insert(view),
+            | View::DisruptionBudget(_)
+            | View::NetworkPolicy(_) => self.services.insert(view),
             View::Plain(view) => {
                 let table = self.plain.entry(key.kind.clone()).or_default();
                 table.insert(view.meta.names(), view);
@@ -403,7 +404,7 @@ impl World {
 
 /// The kind as a static text where we know it, so that a key costs no allocation for it.
 fn canonical(kind: &KindKey) -> KindKey {
-    const KNOWN: [KindKey; 15] = [
+    const KNOWN: [KindKey; 16] = [
         kind::PODS,
         kind::NODES,
         kind::NAMESPACES,
@@ -417,6 +418,7 @@ fn canonical(kind: &KindKey) -> KindKey {
         kind::ENDPOINTS,
         kind::ENDPOINT_SLICES,
         kind::DISRUPTION_BUDGETS,
+        kind::NETWORK_POLICIES,
         KindKey::Borrowed("/events"),
         KindKey::Borrowed("coordination.k8s.io/leases"),
     ];

@@ -1,11 +1,12 @@
-//! Services and what leads to their endpoints.
+//! Services, what leads to their endpoints, and policies.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use model::ids::KindKey;
 use model::view::{
-    DisruptionBudgetView, EndpointSliceView, EndpointsView, Labels, Meta, ServiceView, View, kind,
+    DisruptionBudgetView, EndpointSliceView, EndpointsView, Labels, Meta, NetworkPolicyView,
+    ServiceView, View, kind,
 };
 
 use super::World;
@@ -18,6 +19,7 @@ pub(super) struct Services {
     endpoints: Table<EndpointsView>,
     slices: Table<EndpointSliceView>,
     budgets: Table<DisruptionBudgetView>,
+    policies: Table<NetworkPolicyView>,
     slices_by_service: HashMap<ServiceName, BTreeSet<Arc<str>>>,
 }
 
@@ -30,6 +32,9 @@ impl Services {
             "/services" => self.services.get(namespace, name).map(|it| &it.meta),
             "/endpoints" => self.endpoints.get(namespace, name).map(|it| &it.meta),
             "policy/poddisruptionbudgets" => self.budgets.get(namespace, name).map(|it| &it.meta),
+            "networking.k8s.io/networkpolicies" => {
+                self.policies.get(namespace, name).map(|it| &it.meta)
+            }
             _ => self.slices.get(namespace, name).map(|it| &it.meta),
         }
     }
@@ -39,6 +44,7 @@ impl Services {
             View::Service(view) => self.services.insert(view.meta.names(), view),
             View::Endpoints(view) => self.endpoints.insert(view.meta.names(), view),
             View::DisruptionBudget(view) => self.budgets.insert(view.meta.names(), view),
+            View::NetworkPolicy(view) => self.policies.insert(view.meta.names(), view),
             View::EndpointSlice(view) => {
                 let (namespace, name) = view.meta.names();
                 let service = (namespace, view.service().into());
@@ -55,6 +61,9 @@ impl Services {
             "/endpoints" => self.endpoints.remove(namespace, name).map(View::Endpoints),
             "policy/poddisruptionbudgets" => {
                 self.budgets.remove(namespace, name).map(View::DisruptionBudget)
+            }
+            "networking.k8s.io/networkpolicies" => {
+                self.policies.remove(namespace, name).map(View::NetworkPolicy)
             }
             _ => {
                 let slice = self.slices.remove(namespace, name)?;
@@ -89,6 +98,7 @@ impl Services {
             .chain(of(&self.endpoints, namespace, kind::ENDPOINTS, |it| &it.meta))
             .chain(of(&self.slices, namespace, kind::ENDPOINT_SLICES, |it| &it.meta))
             .chain(of(&self.budgets, namespace, kind::DISRUPTION_BUDGETS, |it| &it.meta))
+            .chain(of(&self.policies, namespace, kind::NETWORK_POLICIES, |it| &it.meta))
     }
 }
 
@@ -100,6 +110,7 @@ pub(super) fn keeps(kind: &str) -> bool {
             | "/endpoints"
             | "discovery.k8s.io/endpointslices"
             | "policy/poddisruptionbudgets"
+            | "networking.k8s.io/networkpolicies"
     )
 }
 
@@ -145,6 +156,16 @@ impl World {
         let names = self.services.slices_by_service.get(&service).into_iter().flatten();
         let namespace = service.0;
         names.filter_map(move |name| self.services.slices.get(&namespace, name))
+    }
+
+    /// One NetworkPolicy.
+    pub fn policy(&self, namespace: &str, name: &str) -> Option<&NetworkPolicyView> {
+        self.services.policies.get(namespace, name)
+    }
+
+    /// All NetworkPolicies.
+    pub fn policies(&self) -> impl Iterator<Item = &NetworkPolicyView> {
+        self.services.policies.iter()
     }
 
     /// One PodDisruptionBudget.

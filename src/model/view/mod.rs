@@ -13,6 +13,7 @@ mod image;
 mod labels;
 mod meta;
 mod namespace;
+mod network_policy;
 mod node;
 mod plain;
 mod pod;
@@ -34,6 +35,7 @@ pub use image::image_hash;
 pub use labels::Labels;
 pub use meta::{Meta, OwnerReference};
 pub use namespace::NamespaceView;
+pub use network_policy::{NetworkPolicyView, PolicyPeer, PolicyPort, PolicyRule};
 pub use node::{NodeView, Taint, TaintEffect};
 pub use plain::{PlainView, data_hash};
 pub use pod::{HostPort, NamedPort, Phase, PodName, PodView};
@@ -76,6 +78,8 @@ pub mod kind {
     pub const ENDPOINT_SLICES: KindKey = KindKey::Borrowed("discovery.k8s.io/endpointslices");
     /// PodDisruptionBudgets.
     pub const DISRUPTION_BUDGETS: KindKey = KindKey::Borrowed("policy/poddisruptionbudgets");
+    /// NetworkPolicies.
+    pub const NETWORK_POLICIES: KindKey = KindKey::Borrowed("networking.k8s.io/networkpolicies");
 }
 
 /// Why an object has no view.
@@ -110,6 +114,8 @@ pub enum View {
     EndpointSlice(EndpointSliceView),
     /// A PodDisruptionBudget.
     DisruptionBudget(DisruptionBudgetView),
+    /// A NetworkPolicy.
+    NetworkPolicy(NetworkPolicyView),
     /// Any other kind.
     Plain(PlainView),
 }
@@ -142,6 +148,9 @@ impl View {
             "policy/poddisruptionbudgets" => {
                 disruption_budget::parse(identity, body).map(Self::DisruptionBudget)
             }
+            "networking.k8s.io/networkpolicies" => {
+                network_policy::parse(identity, body).map(Self::NetworkPolicy)
+            }
             _ => plain::parse(identity, body).map(Self::Plain),
         };
         view.map_err(|source| ViewError { key: key.clone(), source })
@@ -159,6 +168,7 @@ impl View {
             Self::Endpoints(view) => &view.meta,
             Self::EndpointSlice(view) => &view.meta,
             Self::DisruptionBudget(view) => &view.meta,
+            Self::NetworkPolicy(view) => &view.meta,
             Self::Plain(view) => &view.meta,
         }
     }

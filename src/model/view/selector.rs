@@ -8,7 +8,7 @@ use super::labels::Labels;
 use super::meta::null_as_empty;
 
 /// A selector; matches nothing when the object had none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Selector {
     /// Labels that must have exactly these values.
     pub labels: Labels,
@@ -19,7 +19,7 @@ pub struct Selector {
 }
 
 /// One requirement on a label.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Requirement {
     /// The label.
     pub key: Box<str>,
@@ -31,7 +31,7 @@ pub struct Requirement {
 }
 
 /// How a label is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Operator {
     /// Is one of the values.
     In,

@@ -88,6 +88,20 @@ pub enum TargetPort {
     Name(Box<str>),
 }
 
+impl TargetPort {
+    /// Reads a number or a name; `None` for anything else, and for port 0.
+    pub(super) fn parse(value: &Value) -> Option<Self> {
+        match value {
+            Value::String(name) if !name.is_empty() => Some(Self::Name(name.as_str().into())),
+            Value::Number(_) => {
+                let number = value.as_u64().and_then(|number| u16::try_from(number).ok())?;
+                (number != 0).then_some(Self::Number(number))
+            }
+            _ => None,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Raw<'a> {
     #[serde(borrow, default)]
@@ -184,19 +198,13 @@ const AFFINITY_SECONDS: u32 = 10_800;
 impl Port {
     /// `None` for a protocol that does not exist.
     fn view(self) -> Option<ServicePort> {
-        let number = |value: &Value| value.as_u64().and_then(|number| u16::try_from(number).ok());
-        let target = match &self.target_port {
-            Value::String(name) if !name.is_empty() => TargetPort::Name(name.as_str().into()),
-            value => {
-                TargetPort::Number(number(value).filter(|port| *port != 0).unwrap_or(self.port))
-            }
-        };
+        let target = TargetPort::parse(&self.target_port);
         Some(ServicePort {
             name: self.name,
             protocol: Protocol::parse(self.protocol.as_deref())?,
             port: self.port,
             node_port: self.node_port.unwrap_or_default(),
-            target,
+            target: target.unwrap_or(TargetPort::Number(self.port)),
             app_protocol: self.app_protocol,
         })
     }

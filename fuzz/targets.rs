@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use kumquat::io::image::{ImageStore, Platform};
 use kumquat::io::store::{Options, Store};
 use model::leader::SignedRecord;
+use model::network::NetState;
 use model::wire::{self, Header, MessageKind};
 use model::{patch, protobuf, resource, schema};
 use serde_json::Value;
@@ -79,8 +80,21 @@ pub fn messages(bytes: &[u8]) -> bool {
         MessageKind::Command => wire::decode::<wire::CommandV1>(kind, body).is_ok(),
         MessageKind::BeatDown => wire::decode::<wire::BeatDownV1>(kind, body).is_ok(),
         MessageKind::Fetch => wire::decode::<wire::FetchV1>(kind, body).is_ok(),
+        MessageKind::Net => net(body),
         MessageKind::Stream => wire::decode::<wire::StreamRequestV1>(kind, body).is_ok(),
     }
+}
+
+/// What boards hear of the network; applied to anything, it breaks nothing.
+fn net(body: &[u8]) -> bool {
+    let Ok(net) = wire::decode::<wire::NetV1>(MessageKind::Net, body) else { return false };
+    let state = NetState { revision: net.base, ..NetState::default() };
+    if let Ok(new) = state.apply(net) {
+        let whole = NetState::default().apply(new.whole()).expect("a whole state fits anything");
+        assert_eq!(whole, new, "what is sent whole is the same");
+        assert_eq!(state.apply(state.change_to(&new)), Ok(new), "what is sent as a difference");
+    }
+    true
 }
 
 /// A signed leader record; what is accepted is written again as the same text.

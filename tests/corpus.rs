@@ -8,12 +8,16 @@
 mod targets;
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use kumquat::io::image::build::{SingleFile, write_archive};
 use kumquat::io::store::{Applied, Base, Change, Op, Options, Store};
 use model::ids::{ObjectKey, Uid};
+use model::network::{
+    NetBoard, NetEndpoint, NetPeers, NetPolicy, NetPort, NetRule, NetService,
+};
 use model::wire::{self, Header, MessageKind};
 use serde::Serialize;
 use targets::{TARGETS, Target};
@@ -182,7 +186,58 @@ fn wire_messages() -> Vec<(&'static str, Vec<u8>)> {
     let hello = wire::HelloV1 { boot: 7, desired_revision: 300, node: json() };
     let beat =
         wire::BeatUpV1 { boot: 7, desired_revision: 300, net_revision: 0, status_sequence: 5 };
+    let address = Ipv4Addr::new(10, 42, 0, 2);
+    let endpoint = NetEndpoint { address, ports: vec![80], ..NetEndpoint::default() };
+    let port = NetPort { port: 80, node_port: 30_080, ..NetPort::default() };
+    let service = NetService {
+        namespace: "shop".into(),
+        name: "web".into(),
+        cluster_ip: Some(Ipv4Addr::new(10, 43, 0, 1)),
+        ports: vec![port],
+        endpoints: vec![endpoint.clone()],
+        ..NetService::default()
+    };
+    let addresses = vec![address];
+    let rule = NetRule {
+        peers: Some(NetPeers { addresses, blocks: Vec::new() }),
+        ports: Vec::new(),
+    };
+    let policy = NetPolicy {
+        namespace: "shop".into(),
+        name: "allow".into(),
+        ingress: Some(vec![rule]),
+        ..NetPolicy::default()
+    };
+    let board = NetBoard { name: "pi-1".into(), address: Some(address), ..NetBoard::default() };
+    let net = wire::NetV1 {
+        revision: 300,
+        boards: vec![board.into()],
+        services: vec![service.into()],
+        endpoints: vec![wire::NetEndpointsV1 {
+            service: "shop/web".into(),
+            gone: vec![address],
+            set: vec![endpoint],
+        }],
+        policies: vec![policy.into()],
+        addresses: vec![wire::NetAddressesV1 {
+            policy: "shop/allow".into(),
+            place: wire::NetPlace::Ingress(0),
+            gone: vec![address],
+            come: Vec::new(),
+        }],
+        ..wire::NetV1::default()
+    };
+    let gone = wire::NetV1 {
+        revision: 301,
+        base: 300,
+        boards_gone: vec!["pi-1".into()],
+        services_gone: vec!["shop/web".into()],
+        policies_gone: vec!["shop/allow".into()],
+        ..wire::NetV1::default()
+    };
     vec![
+        ("net", message(MessageKind::Net, &net)),
+        ("net-gone", message(MessageKind::Net, &gone)),
         ("hello", message(MessageKind::Hello, &hello)),
         ("beat-up", message(MessageKind::BeatUp, &beat)),
         ("desired", message(MessageKind::Desired, &desired)),

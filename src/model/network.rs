@@ -5,6 +5,8 @@
 //! Values hang on `Arc`s: a new state shares what did not change with the one before, and whoever
 //! compares two states may skip values that are the same `Arc`.
 
+mod change;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -12,6 +14,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+pub use change::{NetMismatch, differences};
 
 /// A transport protocol.
 #[derive(
@@ -161,7 +165,7 @@ pub struct NetService {
     pub health_check_node_port: u16,
     /// Endpoints that are not ready count as ready, in DNS too.
     pub publish_not_ready: bool,
-    /// Sorted by address.
+    /// Sorted.
     pub endpoints: Vec<NetEndpoint>,
 }
 
@@ -179,7 +183,7 @@ pub struct NetPort {
 }
 
 /// Where connections to a Service end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NetEndpoint {
     /// Its address.
     pub address: Ipv4Addr,

@@ -111,11 +111,14 @@ struct Port {
 }
 
 impl Rule {
-    fn view(self) -> PolicyRule {
-        PolicyRule {
-            peers: self.from.into_iter().map(Peer::view).collect(),
-            ports: self.ports.into_iter().filter_map(Port::view).collect(),
+    /// `None` when none of its ports can be understood: without any it would allow all.
+    fn view(self) -> Option<PolicyRule> {
+        let limits_ports = !self.ports.is_empty();
+        let ports: Box<[PolicyPort]> = self.ports.into_iter().filter_map(Port::view).collect();
+        if limits_ports && ports.is_empty() {
+            return None;
         }
+        Some(PolicyRule { peers: self.from.into_iter().map(Peer::view).collect(), ports })
     }
 }
 
@@ -137,11 +140,12 @@ impl Peer {
 
 impl Port {
     fn view(self) -> Option<PolicyPort> {
-        Some(PolicyPort {
-            protocol: Protocol::parse(self.protocol.as_deref())?,
-            port: TargetPort::parse(&self.port),
-            end: self.end_port,
-        })
+        let port = match &self.port {
+            Value::Null => None,
+            port => Some(TargetPort::parse(port)?),
+        };
+        let protocol = Protocol::parse(self.protocol.as_deref())?;
+        Some(PolicyPort { protocol, port, end: self.end_port })
     }
 }
 
@@ -153,7 +157,7 @@ pub(super) fn parse(identity: Identity<'_>, body: &[u8]) -> serde_json::Result<N
     let has_types = !spec.policy_types.is_empty();
     let says_ingress = if has_types { listed("Ingress") } else { true };
     let says_egress = if has_types { listed("Egress") } else { !spec.egress.is_empty() };
-    let rules = |rules: Vec<Rule>| rules.into_iter().map(Rule::view).collect();
+    let rules = |rules: Vec<Rule>| rules.into_iter().filter_map(Rule::view).collect();
     Ok(NetworkPolicyView {
         meta: raw.metadata.view(identity),
         pods: Selector::from(Some(spec.pod_selector.unwrap_or_default())),

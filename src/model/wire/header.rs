@@ -28,12 +28,14 @@ pub enum MessageKind {
     BeatDown = 18,
     /// [`super::FetchV1`], master to board, in place of a message that is too large for the bus.
     Fetch = 19,
+    /// [`super::NetV1`], master to boards.
+    Net = 20,
     /// [`super::StreamRequestV1`], master to board, opens a stream.
     Stream = 32,
 }
 
 impl MessageKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Hello,
         Self::BeatUp,
         Self::Status,
@@ -41,6 +43,7 @@ impl MessageKind {
         Self::Command,
         Self::BeatDown,
         Self::Fetch,
+        Self::Net,
         Self::Stream,
     ];
 

@@ -6,6 +6,7 @@
 
 mod down;
 mod header;
+mod net;
 mod parts;
 mod stream;
 mod tunnel;
@@ -16,6 +17,7 @@ mod tests;
 
 pub use down::{BeatDownV1, CommandV1, DesiredPodV1, DesiredV1, FetchV1, ObjectV1};
 pub use header::{Header, MessageKind, Part, SCHEMA, WireError, decode, encode};
+pub use net::{NetAddressesV1, NetEndpointsV1, NetPlace, NetV1};
 pub use parts::{Assembly, encode_parts, pack, unpack};
 pub use stream::{BlobRequestV1, LogsRequestV1, StreamRequestV1};
 pub use tunnel::{Frames, TunnelRequest, frame};

@@ -1,12 +1,17 @@
 //! Golden bytes of every message: a change of shape must be a new struct and a new schema number.
 
 use std::fmt::Debug;
+use std::net::Ipv4Addr;
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::*;
 use crate::ids::Uid;
+use crate::network::{
+    NetBoard, NetEndpoint, NetPeers, NetPolicy, NetPolicyPort, NetPort, NetRule, NetService,
+    Protocol,
+};
 use crate::timestamp::Timestamp;
 
 const UID: Uid = Uid(*b"0123456789abcdef");
@@ -70,6 +75,111 @@ fn master_to_board() {
     check(beat, &[&[1, 2, 3, 0xac, 2]]);
     let fetch = FetchV1 { digest: *b"0123456789abcdef0123456789abcdef", bytes: 300 };
     check(fetch, &[uid, uid, &[0xac, 2]]);
+}
+
+#[test]
+fn the_network_whole() {
+    let board = NetBoard {
+        name: "p".into(),
+        address: Some(Ipv4Addr::new(192, 168, 0, 9)),
+        pods: "10.42.0.128/25".parse().ok(),
+        prefix: 24,
+        ready: true,
+    };
+    let port = NetPort { name: "h".into(), protocol: Protocol::Udp, port: 300, node_port: 0 };
+    let endpoint = NetEndpoint {
+        address: Ipv4Addr::new(10, 42, 0, 2),
+        board: "p".into(),
+        hostname: String::new(),
+        pod: "w".into(),
+        ready: true,
+        serving: true,
+        terminating: false,
+        ports: vec![80],
+    };
+    let service = NetService {
+        namespace: "n".into(),
+        name: "s".into(),
+        cluster_ip: Some(Ipv4Addr::new(10, 43, 0, 9)),
+        external_name: None,
+        load_balancer: vec![Ipv4Addr::new(1, 2, 3, 4)],
+        external_ips: Vec::new(),
+        source_ranges: vec!["10.0.0.0/8".parse().expect("a block")],
+        ports: vec![port],
+        affinity_seconds: 300,
+        internal_local: false,
+        external_local: true,
+        health_check_node_port: 1,
+        publish_not_ready: false,
+        endpoints: vec![endpoint],
+    };
+    let whole = NetV1 {
+        revision: 300,
+        boards: vec![board.into()],
+        services: vec![service.into()],
+        ..NetV1::default()
+    };
+    let board = b"\x01p\x01\xc0\xa8\x00\x09\x01\x0a\x2a\x00\x80\x19\x18\x01";
+    let service =
+        b"\x01n\x01s\x01\x0a\x2b\x00\x09\x00\x01\x01\x02\x03\x04\x00\x01\x0a\x00\x00\x00\x08";
+    let port = b"\x01\x01h\x01\xac\x02\x00\xac\x02\x00\x01\x01\x00";
+    let endpoint = b"\x01\x0a\x2a\x00\x02\x01p\x00\x01w\x01\x01\x00\x01\x50";
+    let head: &[u8] = &[0xac, 2, 0, 1];
+    check(whole, &[head, board, &[0, 1], service, port, endpoint, &[0, 0, 0, 0, 0]]);
+}
+
+#[test]
+fn the_network_as_a_difference() {
+    let address = Ipv4Addr::new(10, 42, 0, 2);
+    let block = |text: &str| text.parse().expect("a block");
+    let port = NetPolicyPort { protocol: Protocol::Sctp, port: 80, end: 90, only: vec![address] };
+    let peers = NetPeers {
+        addresses: vec![address],
+        blocks: vec![(block("10.0.0.0/8"), vec![block("10.1.0.0/16")])],
+    };
+    let policy = NetPolicy {
+        namespace: "n".into(),
+        name: "a".into(),
+        pods: vec![address],
+        ingress: Some(vec![NetRule { peers: Some(peers), ports: vec![port] }]),
+        egress: None,
+    };
+    let endpoint = NetEndpoint { address, board: "p".into(), ..NetEndpoint::default() };
+    let change = NetV1 {
+        revision: 3,
+        base: 2,
+        boards_gone: vec!["b".into()],
+        services_gone: vec!["n/s".into()],
+        endpoints: vec![NetEndpointsV1 {
+            service: "n/t".into(),
+            gone: vec![address],
+            set: vec![endpoint],
+        }],
+        policies: vec![policy.into()],
+        policies_gone: vec!["n/x".into()],
+        addresses: vec![NetAddressesV1 {
+            policy: "n/y".into(),
+            place: NetPlace::Egress(1),
+            gone: vec![address],
+            come: Vec::new(),
+        }],
+        ..NetV1::default()
+    };
+    let ip: &[u8] = &[10, 42, 0, 2];
+    let endpoints = [b"\x03n/t\x01", ip, b"\x01", ip, b"\x01p\x00\x00\x00\x00\x00\x00"].concat();
+    let peers = [b"\x01", ip, b"\x01\x0a\x00\x00\x00\x08\x01\x0a\x01\x00\x00\x10"].concat();
+    let port = [&b"\x01\x02\x50\x5a\x01"[..], ip].concat();
+    let policy = [b"\x01n\x01a\x01", ip, b"\x01\x01\x01", &peers, &port, b"\x00"].concat();
+    let addresses = [&b"\x03n/y\x02\x01\x01"[..], ip, b"\x00"].concat();
+    let golden: &[&[u8]] = &[
+        b"\x03\x02\x00\x01\x01b\x00\x01\x03n/s\x01",
+        &endpoints,
+        b"\x01",
+        &policy,
+        b"\x01\x03n/x\x01",
+        &addresses,
+    ];
+    check(change, golden);
 }
 
 #[test]

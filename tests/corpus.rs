@@ -15,9 +15,7 @@ use bytes::Bytes;
 use kumquat::io::image::build::{SingleFile, write_archive};
 use kumquat::io::store::{Applied, Base, Change, Op, Options, Store};
 use model::ids::{ObjectKey, Uid};
-use model::network::{
-    NetBoard, NetEndpoint, NetPeers, NetPolicy, NetPort, NetRule, NetService,
-};
+use model::network::{NetBoard, NetEndpoint, NetPeers, NetPolicy, NetPort, NetRule, NetService};
 use model::wire::{self, Header, MessageKind};
 use serde::Serialize;
 use targets::{TARGETS, Target};
@@ -198,10 +196,8 @@ fn wire_messages() -> Vec<(&'static str, Vec<u8>)> {
         ..NetService::default()
     };
     let addresses = vec![address];
-    let rule = NetRule {
-        peers: Some(NetPeers { addresses, blocks: Vec::new() }),
-        ports: Vec::new(),
-    };
+    let rule =
+        NetRule { peers: Some(NetPeers { addresses, blocks: Vec::new() }), ports: Vec::new() };
     let policy = NetPolicy {
         namespace: "shop".into(),
         name: "allow".into(),

@@ -4,7 +4,14 @@
 //! carry out. Nothing here touches a socket or a rule.
 
 pub mod address_pool;
+pub mod feed;
 pub mod local;
 pub mod paths;
+mod pods;
+mod policy;
 pub mod reach;
 pub mod rules;
+mod service;
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,20 @@ pub struct NetV1 {
     pub addresses: Vec<NetAddressesV1>,
 }
 
+impl NetV1 {
+    /// Whether it changes nothing but the revision.
+    pub fn is_empty(&self) -> bool {
+        self.boards.is_empty()
+            && self.boards_gone.is_empty()
+            && self.services.is_empty()
+            && self.services_gone.is_empty()
+            && self.endpoints.is_empty()
+            && self.policies.is_empty()
+            && self.policies_gone.is_empty()
+            && self.addresses.is_empty()
+    }
+}
+
 /// Some endpoints of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetEndpointsV1 {

@@ -180,7 +180,8 @@ impl Controller for ReplicasController {
         }
         // With pods to make or remove, the status follows in the plan after them.
         if plan.ops.is_empty() {
-            report(set, &pods, now, &mut plan);
+            let going = world.pods_of(set.meta.uid).filter(|pod| pod.going()).count();
+            report(set, &pods, going, now, &mut plan);
         }
         plan
     }
@@ -206,7 +207,7 @@ impl Controller for ReplicasController {
 }
 
 /// Plans a status update when what is reported is no longer true.
-fn report(set: &ReplicasView, pods: &[&PodView], now: Timestamp, plan: &mut Plan) {
+fn report(set: &ReplicasView, pods: &[&PodView], going: usize, now: Timestamp, plan: &mut Plan) {
     let labels = set.template.value();
     let labels: Labels = labels
         .pointer("/metadata/labels")
@@ -230,11 +231,15 @@ fn report(set: &ReplicasView, pods: &[&PodView], now: Timestamp, plan: &mut Plan
         }
     }
     let replicas = u32::try_from(pods.len()).unwrap_or(u32::MAX);
+    // ReplicationControllers have no such field.
+    let counts_going = set.kind == kind::REPLICA_SETS;
+    let terminating = counts_going.then(|| u32::try_from(going).unwrap_or(u32::MAX));
     let before = &set.status;
     let same = before.replicas == replicas
         && before.fully_labeled_replicas == labelled
         && before.ready_replicas == ready
         && before.available_replicas == available
+        && before.terminating_replicas == terminating
         && before.observed_generation == set.meta.generation
         && before.conditions.is_empty();
     if same {
@@ -251,6 +256,7 @@ fn report(set: &ReplicasView, pods: &[&PodView], now: Timestamp, plan: &mut Plan
             "fullyLabeledReplicas": count(labelled),
             "readyReplicas": count(ready),
             "availableReplicas": count(available),
+            "terminatingReplicas": terminating,
             "observedGeneration": set.meta.generation,
             "conditions": null,
         } }),

@@ -102,6 +102,8 @@ pub struct DeploymentStatus {
     /// Pods that are missing or not available.
     #[serde(deserialize_with = "null_as_empty")]
     pub unavailable_replicas: u32,
+    /// Pods that are going; `None` when it was never said.
+    pub terminating_replicas: Option<u32>,
     /// Generation that the rest speaks of.
     #[serde(deserialize_with = "null_as_empty")]
     pub observed_generation: i64,

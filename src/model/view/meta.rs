@@ -7,12 +7,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer};
 
 use super::labels::Labels;
-use crate::ids::{ObjectKey, Uid, Version};
+use crate::ids::{KindKey, ObjectKey, Uid, Version};
 use crate::timestamp::Timestamp;
 
 /// Annotations that some controller reads begin like one of these; the others are not kept.
 const KEPT_ANNOTATIONS: [&str; 3] =
     ["deployment.kubernetes.io/", "controller.kubernetes.io/", "kubernetes.io/change-cause"];
+/// Of these kinds all are kept but this one: a ReplicaSet has those of its Deployment.
+const KINDS_KEEPING_ALL: [KindKey; 2] = [super::kind::DEPLOYMENTS, super::kind::REPLICA_SETS];
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// What the store knows about an object without reading it.
 #[derive(Clone, Copy)]
@@ -140,7 +143,11 @@ impl RawMeta<'_> {
         // A deletion time that cannot be read is still a deletion.
         let deleting =
             self.deletion_timestamp.map(|text| Timestamp::parse(&text).unwrap_or_default());
-        let kept = |name: &str| KEPT_ANNOTATIONS.iter().any(|prefix| name.starts_with(prefix));
+        let all = KINDS_KEEPING_ALL.contains(&identity.key.kind);
+        let kept = |name: &str| {
+            KEPT_ANNOTATIONS.iter().any(|prefix| name.starts_with(prefix))
+                || all && name != LAST_APPLIED
+        };
         Meta {
             namespace: identity.key.namespace.as_str().into(),
             name: identity.key.name.as_str().into(),

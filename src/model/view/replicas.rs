@@ -45,6 +45,8 @@ pub struct ReplicasStatus {
     /// Pods that are available.
     #[serde(deserialize_with = "null_as_empty")]
     pub available_replicas: u32,
+    /// Pods that are going; `None` when it was never said.
+    pub terminating_replicas: Option<u32>,
     /// Generation that the rest speaks of.
     #[serde(deserialize_with = "null_as_empty")]
     pub observed_generation: i64,

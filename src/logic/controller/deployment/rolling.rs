@@ -4,10 +4,11 @@
 //! are available go only while more than wished minus `maxUnavailable` are.
 
 use model::view::{DeploymentView, ReplicasView, Strategy, kind};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::Op;
-use super::{Family, scale_annotations};
+use super::newest::scale_annotations;
+use super::{Family, proportional};
 use crate::world::World;
 
 /// Surge and unavailability in pods. Both zero would never move: then one may be unavailable.
@@ -25,12 +26,16 @@ pub(super) fn tolerated(deployment: &DeploymentView) -> u32 {
     bounds(deployment).1.min(deployment.replicas)
 }
 
+/// Whether pods are replaced a few at a time.
+pub(super) fn is_rolling(family: &Family<'_>) -> bool {
+    matches!(family.deployment.strategy, Strategy::Rolling { .. })
+}
+
 /// What the set of the present template should have at once.
 pub(super) fn replicas_of_new(family: &Family<'_>) -> u32 {
     let wished = family.deployment.replicas;
     let have = family.new.map_or(0, |set| set.replicas);
     match family.deployment.strategy {
-        Strategy::Recreate if family.new.is_none() && old_replicas(family) > 0 => 0,
         Strategy::Recreate => wished,
         Strategy::Rolling { .. } if have >= wished => wished,
         Strategy::Rolling { .. } => {
@@ -43,53 +48,41 @@ pub(super) fn replicas_of_new(family: &Family<'_>) -> u32 {
     }
 }
 
-fn old_replicas(family: &Family<'_>) -> u32 {
-    family.old.iter().fold(0, |sum, set| sum.saturating_add(set.replicas))
-}
-
 /// Changes of `spec.replicas`, with the events that tell of them.
 pub(super) fn scale(world: &World, family: &Family<'_>) -> Vec<Op> {
     let deployment = family.deployment;
-    if deployment.paused {
-        return scale_paused(family);
+    if deployment.paused || proportional::is_due(family) {
+        return proportional::scale(family);
     }
-    let Some(new) = family.new else { return Vec::new() };
     match deployment.strategy {
         Strategy::Recreate => {
             let down: Vec<Op> =
-                family.old.iter().flat_map(|set| scale_one(family, set, 0)).collect();
+                family.old.iter().flat_map(|set| resize(family, set, 0, false)).collect();
             if !down.is_empty() || old_pods_run(world, family) {
                 return down;
             }
-            scale_one(family, new, deployment.replicas)
+            let new = family.new;
+            new.map_or(Vec::new(), |new| resize(family, new, deployment.replicas, false))
         }
         Strategy::Rolling { .. } => {
-            let up = scale_one(family, new, replicas_of_new(family));
+            let Some(new) = family.new else { return Vec::new() };
+            let up = resize(family, new, replicas_of_new(family), false);
             if up.is_empty() { scale_down_old(family, new) } else { up }
         }
     }
 }
 
-/// A paused Deployment still follows `spec.replicas` with its only, or its newest, set.
-fn scale_paused(family: &Family<'_>) -> Vec<Op> {
-    let mut active = family.all().filter(|set| set.replicas > 0);
-    let set = match (active.next(), active.next()) {
-        (Some(_), Some(_)) => return Vec::new(),
-        (Some(only), None) => Some(only),
-        (None, _) => family.new.or(family.old.last().copied()),
-    };
-    set.map_or(Vec::new(), |set| scale_one(family, set, family.deployment.replicas))
-}
-
-fn old_pods_run(world: &World, family: &Family<'_>) -> bool {
-    family.old.iter().flat_map(|set| world.pods_of(set.meta.uid)).any(|pod| !pod.finished())
+/// Whether a pod of an old template is left that has not ended.
+pub(super) fn old_pods_run(world: &World, family: &Family<'_>) -> bool {
+    let sets = || family.old.iter();
+    sets().any(|set| set.replicas > 0)
+        || sets().flat_map(|set| world.pods_of(set.meta.uid)).any(|pod| !pod.finished())
 }
 
 /// Shrinks the old sets: first what is not available anyway, then what can be spared.
 fn scale_down_old(family: &Family<'_>, new: &ReplicasView) -> Vec<Op> {
     let deployment = family.deployment;
-    let (_, unavailable) = bounds(deployment);
-    let least = i64::from(deployment.replicas) - i64::from(unavailable);
+    let least = i64::from(deployment.replicas - tolerated(deployment));
     let sum =
         |of: fn(&ReplicasView) -> u32| family.all().map(|set| i64::from(of(set))).sum::<i64>();
     let missing = i64::from(new.replicas) - i64::from(new.status.available_replicas);
@@ -111,7 +104,7 @@ fn scale_down_old(family: &Family<'_>, new: &ReplicasView) -> Vec<Op> {
     }
     let targets = family.old.iter().zip(left);
     targets
-        .flat_map(|(set, left)| scale_one(family, set, u32::try_from(left).unwrap_or_default()))
+        .flat_map(|(set, left)| resize(family, set, u32::try_from(left).unwrap_or_default(), false))
         .collect()
 }
 
@@ -120,28 +113,34 @@ fn sure(set: &ReplicasView) -> u32 {
     set.status.available_replicas.min(set.replicas)
 }
 
-fn scale_one(family: &Family<'_>, set: &ReplicasView, replicas: u32) -> Vec<Op> {
-    if set.replicas == replicas || set.meta.deleting.is_some() {
+/// Gives a set another size; `notes` also when only what is noted on it is out of date.
+pub(super) fn resize(
+    family: &Family<'_>,
+    set: &ReplicasView,
+    replicas: u32,
+    notes: bool,
+) -> Vec<Op> {
+    let annotations = scale_annotations(family.deployment).into_iter();
+    let same_notes =
+        annotations.clone().all(|(name, text)| set.meta.annotations.get(name) == Some(&text));
+    let same = set.replicas == replicas && (same_notes || !notes);
+    if same || set.meta.deleting.is_some() {
         return Vec::new();
     }
-    let annotations: serde_json::Map<String, Value> = scale_annotations(family.deployment)
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.into()))
-        .collect();
-    let direction = if replicas > set.replicas { "up" } else { "down" };
-    let message = format!(
-        "Scaled {direction} replica set {} from {} to {replicas}",
-        set.meta.name, set.replicas
-    );
-    vec![
-        Op::Patch {
-            key: set.meta.key(kind::REPLICA_SETS),
-            base: set.meta.version,
-            subresource: None,
-            merge: json!({
-                "metadata": { "annotations": annotations }, "spec": { "replicas": replicas },
-            }),
-        },
-        family.owner().event(false, "ScalingReplicaSet", message),
-    ]
+    let mut merge = json!({ "metadata": { "annotations": {} } });
+    annotations.for_each(|(name, text)| merge["metadata"]["annotations"][name] = text.into());
+    if set.replicas != replicas {
+        merge["spec"]["replicas"] = replicas.into();
+    }
+    let key = set.meta.key(kind::REPLICA_SETS);
+    let mut ops = vec![Op::Patch { key, base: set.meta.version, subresource: None, merge }];
+    if set.replicas != replicas {
+        let direction = if replicas > set.replicas { "up" } else { "down" };
+        let message = format!(
+            "Scaled {direction} replica set {} from {} to {replicas}",
+            set.meta.name, set.replicas
+        );
+        ops.push(family.owner().event(false, "ScalingReplicaSet", message));
+    }
+    ops
 }

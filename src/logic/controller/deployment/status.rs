@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 use super::super::{Op, Plan};
 use super::{Family, rolling};
 
+/// What `kubectl rollout status` fails at.
+const TIMED_OUT: &str = "ProgressDeadlineExceeded";
+
 /// Whether every wished pod is of the present template and available, and no other is left.
 pub(super) fn complete(family: &Family<'_>) -> bool {
     let deployment = family.deployment;
@@ -28,8 +31,12 @@ pub(super) fn report(family: &Family<'_>, now: Timestamp, plan: &mut Plan) {
     let deployment = family.deployment;
     let before = &deployment.status;
     let mut status = counts(family);
-    let wished = vec![available(family, &status), progressing(family, &status, now, plan)];
-    let known = ["Available", "Progressing"];
+    let wished = vec![
+        available(family, &status),
+        progressing(family, &status, now, plan),
+        replica_failure(family),
+    ];
+    let known = ["Available", "Progressing", "ReplicaFailure"];
     let others = before.conditions.iter().filter(|it| !known.contains(&&*it.r#type));
     status.conditions = others.cloned().collect();
     for condition in wished.into_iter().flatten() {
@@ -59,6 +66,7 @@ fn to_value(status: &DeploymentStatus) -> Value {
         "readyReplicas": count(status.ready_replicas),
         "availableReplicas": count(status.available_replicas),
         "unavailableReplicas": count(status.unavailable_replicas),
+        "terminatingReplicas": status.terminating_replicas,
         "observedGeneration": status.observed_generation,
         "conditions": status.conditions,
     })
@@ -75,10 +83,30 @@ fn counts(family: &Family<'_>) -> DeploymentStatus {
         ready_replicas: sum(|set| set.status.ready_replicas),
         available_replicas: available,
         unavailable_replicas: sum(|set| set.replicas).saturating_sub(available),
+        terminating_replicas: terminating(family),
         observed_generation: family.deployment.meta.generation,
         collision_count: family.deployment.status.collision_count,
         conditions: Vec::new(),
     }
+}
+
+/// Unknown while one of the sets has not said it.
+fn terminating(family: &Family<'_>) -> Option<u32> {
+    family
+        .all()
+        .try_fold(0_u32, |sum, set| Some(sum.saturating_add(set.status.terminating_replicas?)))
+}
+
+/// What keeps a set from making its pods: of the newest set, else of any.
+fn replica_failure(family: &Family<'_>) -> Option<Condition> {
+    let failure = |set: &ReplicasView| {
+        let mut conditions = set.status.conditions.iter();
+        conditions.find(|it| &*it.r#type == "ReplicaFailure").cloned()
+    };
+    let found = family.new.and_then(failure);
+    let mut found = found.or_else(|| family.old.iter().find_map(|set| failure(set)))?;
+    found.last_update_time = found.last_transition_time.clone();
+    Some(found)
 }
 
 fn condition(kind: &str, status: &str, reason: &str, message: String) -> Option<Condition> {
@@ -126,7 +154,8 @@ fn progressing(
     let deadline_seconds = deployment.progress_deadline_seconds?;
     let is = |status, reason, message| condition("Progressing", status, reason, message);
     let old = deployment.status.conditions.iter().find(|it| &*it.r#type == "Progressing");
-    if deployment.paused {
+    let timed_out = old.is_some_and(|old| &*old.reason == TIMED_OUT);
+    if deployment.paused && !timed_out {
         return is("Unknown", "DeploymentPaused", "Deployment is paused".into());
     }
     if old.is_some_and(|old| &*old.reason == "DeploymentPaused") {
@@ -134,7 +163,9 @@ fn progressing(
     }
     let Some(new) = family.new else { return old.cloned() };
     let name = &new.meta.name;
-    let of_this_set = old.filter(|old| old.message.contains(&format!("\"{name}\"")));
+    let of_this_set = old.filter(|old| {
+        old.message.contains(&format!("\"{name}\"")) && &*old.reason != "ReplicaSetCreateError"
+    });
     let done = of_this_set.is_some_and(|old| &*old.reason == "NewReplicaSetAvailable");
     if done || completes(family, status) {
         let message = format!("ReplicaSet \"{name}\" has successfully progressed.");
@@ -161,11 +192,14 @@ fn progressing(
         fresh.last_update_time = now.to_string().into();
         return Some(fresh);
     }
+    if timed_out {
+        return Some(old.clone());
+    }
     let since = Timestamp::parse(&old.last_update_time).unwrap_or(now);
     let due = since.plus_millis(i64::from(deadline_seconds) * 1_000);
     if due <= now {
         let message = format!("ReplicaSet \"{name}\" has timed out progressing.");
-        return is("False", "ProgressDeadlineExceeded", message);
+        return is("False", TIMED_OUT, message);
     }
     plan.again(due);
     Some(old.clone())

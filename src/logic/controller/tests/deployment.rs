@@ -236,3 +236,211 @@ fn the_events_are_worded_as_upstream() {
         .collect();
     assert_eq!(texts, [format!("Scaled up replica set {set} from 0 to 3")]);
 }
+
+fn set_named(cluster: &Cluster, wanted_image: &str) -> Value {
+    let sets = cluster.keys("apps/replicasets");
+    let bodies = sets.iter().map(|set| cluster.body(set).expect("listed"));
+    let image = |set: &&Value| set["spec"]["template"]["spec"]["containers"][0]["image"].clone();
+    bodies.clone().find(|set| image(set) == wanted_image).expect("a set of this image").clone()
+}
+
+/// The example of the documentation: a bad image stands still at 8 + 5, and then ten become fifteen.
+#[test]
+fn scaling_in_the_middle_of_a_roll_out_is_proportional() {
+    let mut cluster = cluster(7);
+    cluster.fails = false;
+    let mut body = deployment(10, "v1");
+    body["spec"]["strategy"]["rollingUpdate"] = json!({"maxSurge": 3, "maxUnavailable": 2});
+    cluster.create(kind::DEPLOYMENTS, "web", body);
+    cluster.rest();
+    cluster.patch(&web(), image("bad"));
+    settle_without_readiness(&mut cluster);
+    let sizes = |cluster: &Cluster| {
+        ["v1", "bad"].map(|image| set_named(cluster, image)["spec"]["replicas"].clone())
+    };
+    assert_eq!(sizes(&cluster), [8, 5]);
+    cluster.patch(&web(), json!({"spec": {"replicas": 15}}));
+    settle_without_readiness(&mut cluster);
+    assert_eq!(sizes(&cluster), [11, 7]);
+    let desired = &set_named(&cluster, "bad")["metadata"]["annotations"];
+    assert_eq!(desired["deployment.kubernetes.io/desired-replicas"], "15");
+    assert_eq!(desired["deployment.kubernetes.io/max-replicas"], "18");
+    cluster.patch(&web(), json!({"spec": {"replicas": 0}}));
+    settle_without_readiness(&mut cluster);
+    assert_eq!(sizes(&cluster), [0, 0]);
+}
+
+/// Old pods stop at once and new ones never become ready.
+fn settle_without_readiness(cluster: &mut Cluster) {
+    while cluster.settle() > 0 {
+        for pod in cluster.keys("/pods") {
+            let gone = &cluster.body(&pod).expect("listed")["metadata"]["deletionTimestamp"];
+            if gone.is_string() {
+                cluster.remove(&pod);
+            }
+        }
+    }
+}
+
+#[test]
+fn scaling_at_any_moment_keeps_within_the_surge_and_ends() {
+    for seed in 1..=40 {
+        let mut cluster = cluster(seed);
+        let body = deployment(4, "v0");
+        cluster.create(kind::DEPLOYMENTS, "web", body);
+        let mut wanted = 4_u64;
+        let wished = |cluster: &Cluster| {
+            let sets = cluster.keys("apps/replicasets");
+            let bodies = sets.iter().map(|set| cluster.body(set).expect("listed"));
+            bodies.map(|set| set["spec"]["replicas"].as_u64().unwrap_or_default()).sum::<u64>()
+        };
+        let mut round_image = String::new();
+        for round in 0..6 {
+            round_image = format!("v{}", cluster.random.below(3));
+            cluster.patch(&web(), image(&round_image));
+            if round % 2 == 1 {
+                wanted = cluster.random.below(15);
+                cluster.patch(&web(), json!({"spec": {"replicas": wanted}}));
+            }
+            for _ in 0..cluster.random.below(60) {
+                let before = wished(&cluster);
+                cluster.step();
+                let allowed = wanted + wanted.div_ceil(4);
+                let after = wished(&cluster);
+                assert!(after <= allowed.max(before), "seed {seed}: {after} of {allowed}");
+                cluster.boards(4);
+            }
+        }
+        cluster.rest();
+        assert_complete(&cluster, wanted, &round_image, &format!("seed {seed}"));
+        assert_eq!(cluster.settle(), 0, "seed {seed}: it rests");
+    }
+}
+
+#[test]
+fn the_newest_set_follows_annotations_and_min_ready_seconds() {
+    let mut cluster = cluster(8);
+    let mut body = deployment(2, "v1");
+    body["metadata"]["annotations"] = json!({"team": "a", "kubernetes.io/change-cause": "first",
+        "kubectl.kubernetes.io/last-applied-configuration": "{}"});
+    cluster.create(kind::DEPLOYMENTS, "web", body);
+    cluster.rest();
+    let set = set_named(&cluster, "v1");
+    let annotations = &set["metadata"]["annotations"];
+    assert_eq!(
+        (&annotations["team"], &annotations["kubernetes.io/change-cause"]),
+        (&json!("a"), &json!("first"))
+    );
+    assert!(annotations["kubectl.kubernetes.io/last-applied-configuration"].is_null());
+    cluster.patch(
+        &web(),
+        json!({"metadata": {"annotations": {"team": "b"}},
+        "spec": {"minReadySeconds": 30}}),
+    );
+    cluster.rest();
+    let set = set_named(&cluster, "v1");
+    assert_eq!(set["metadata"]["annotations"]["team"], "b");
+    assert_eq!(set["spec"]["minReadySeconds"], 30);
+    assert_eq!(cluster.keys("apps/replicasets").len(), 1, "no new template, no new set");
+}
+
+#[test]
+fn a_roll_out_waits_for_pods_to_be_available() {
+    let mut cluster = cluster(9);
+    cluster.fails = false;
+    let mut body = deployment(1, "v1");
+    body["spec"]["minReadySeconds"] = 600.into();
+    body["spec"]["strategy"]["rollingUpdate"] = json!({"maxSurge": 1, "maxUnavailable": 0});
+    cluster.create(kind::DEPLOYMENTS, "web", body);
+    cluster.rest();
+    cluster.now = cluster.now.plus_millis(601_000);
+    cluster.rest();
+    cluster.patch(&web(), image("v2"));
+    cluster.rest();
+    let old = || set_named(&cluster, "v1")["spec"]["replicas"].clone();
+    assert_eq!(old(), 1, "the new pod is ready, but not for long enough");
+    cluster.now = cluster.now.plus_millis(601_000);
+    cluster.rest();
+    assert_complete(&cluster, 1, "v2", "available");
+}
+
+#[test]
+fn recreate_makes_the_new_set_when_the_old_pods_have_ended() {
+    let mut cluster = cluster(10);
+    cluster.fails = false;
+    let mut body = deployment(3, "v1");
+    body["spec"]["strategy"] = json!({"type": "Recreate"});
+    cluster.create(kind::DEPLOYMENTS, "web", body);
+    cluster.rest();
+    cluster.patch(&web(), image("v2"));
+    cluster.settle();
+    assert_eq!(cluster.keys("apps/replicasets").len(), 1);
+    let status = &cluster.body(&web()).expect("it exists")["status"];
+    assert_eq!((&status["terminatingReplicas"], &status["replicas"]), (&json!(3), &Value::Null));
+    assert_eq!(set_named(&cluster, "v1")["status"]["terminatingReplicas"], 3);
+    cluster.rest();
+    assert_complete(&cluster, 3, "v2", "recreated");
+    assert_eq!(cluster.body(&web()).expect("it exists")["status"]["terminatingReplicas"], 0);
+}
+
+#[test]
+fn a_pause_does_not_hide_that_a_roll_out_stood_still() {
+    let mut cluster = cluster(11);
+    cluster.create(kind::DEPLOYMENTS, "web", deployment(2, "v1"));
+    cluster.settle();
+    cluster.now = cluster.now.plus_millis(601_000);
+    cluster.settle();
+    assert_eq!(condition(&cluster, "Progressing")["reason"], "ProgressDeadlineExceeded");
+    cluster.patch(&web(), json!({"spec": {"paused": true}}));
+    cluster.settle();
+    assert_eq!(condition(&cluster, "Progressing")["reason"], "ProgressDeadlineExceeded");
+}
+
+#[test]
+fn what_keeps_a_set_from_making_pods_is_said_by_the_deployment() {
+    let mut cluster = Cluster::new(12, vec![Box::new(DeploymentController)]);
+    cluster.create(kind::DEPLOYMENTS, "web", deployment(2, "v1"));
+    cluster.settle();
+    let set = cluster.keys("apps/replicasets").remove(0);
+    let failure = json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate",
+        "message": "exceeded quota", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+    cluster.patch(&set, json!({"status": {"conditions": failure}}));
+    cluster.settle();
+    let said = condition(&cluster, "ReplicaFailure");
+    assert_eq!(
+        (&said["reason"], &said["message"]),
+        (&json!("FailedCreate"), &json!("exceeded quota"))
+    );
+    cluster.patch(&set, json!({"status": {"conditions": null}}));
+    cluster.settle();
+    assert!(condition(&cluster, "ReplicaFailure").is_null());
+}
+
+#[test]
+fn a_refused_set_is_told_of() {
+    let mut cluster = Cluster::new(13, vec![Box::new(DeploymentController)]);
+    cluster.create(kind::DEPLOYMENTS, "web", deployment(2, "v1"));
+    let error = model::status::ApiError::forbidden("apps", "replicasets", "web", "no");
+    let ops = DeploymentController.refused(&cluster.world, &web(), &error, cluster.now);
+    assert!(matches!(&ops[0], crate::controller::Op::Event(event)
+        if event.reason == "ReplicaSetCreateError"));
+    let crate::controller::Op::Conditions { set, .. } = &ops[1] else { unreachable!("{ops:?}") };
+    assert_eq!(
+        (&set[0]["status"], &set[0]["reason"]),
+        (&json!("False"), &json!("ReplicaSetCreateError"))
+    );
+}
+
+#[test]
+fn a_long_history_of_rollbacks_is_remembered() {
+    let mut cluster = cluster(14);
+    cluster.create(kind::DEPLOYMENTS, "web", deployment(1, "v0"));
+    for round in 1..=4 {
+        cluster.rest();
+        cluster.patch(&web(), image(&format!("v{}", round % 2)));
+    }
+    cluster.rest();
+    let annotations = set_named(&cluster, "v0")["metadata"]["annotations"].clone();
+    assert_eq!(annotations["deployment.kubernetes.io/revision"], "5");
+    assert_eq!(annotations["deployment.kubernetes.io/revision-history"], "1,3");
+}

@@ -282,6 +282,8 @@ pub const LOG_STREAMS_MAX: usize = 64;
 pub const TERMINATION_MESSAGE_BYTES_MAX: u64 = 4_096;
 /// Bytes of a probe's answer that are read (kubelet's bound).
 pub const PROBE_ANSWER_BYTES_MAX: usize = 10 * 1024;
+/// A probe follows so many redirects, as Go's client does.
+pub const PROBE_REDIRECTS_MAX: usize = 10;
 /// Largest `/etc/passwd` or `/etc/group` that is read from an image.
 pub const IMAGE_USERS_BYTES_MAX: u64 = 1024 * 1024;
 const _: () = assert!(STORE_ENTRY_BYTES_MAX >= 2 * OBJECT_BYTES_MAX + 64 * 1024);

@@ -19,6 +19,7 @@ mod peer;
 mod pki;
 mod server;
 mod signed;
+mod unverified;
 
 use std::path::PathBuf;
 
@@ -29,6 +30,7 @@ pub use peer::{BadCertificate, PeerIdentity};
 pub use pki::Pki;
 pub use server::ApiTls;
 pub use signed::{is_proof, proof, verify};
+pub use unverified::unverified;
 
 /// Why certificates could not be made, kept or used.
 #[derive(Debug, thiserror::Error)]

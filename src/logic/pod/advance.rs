@@ -2,12 +2,9 @@
 
 use super::admission::{Failure, refusal};
 use super::container::{ContainerState, Role, Stage, Waiting};
-use super::event::{Effect, HookKind, Moment, ProbeKind};
+use super::event::{Effect, Moment, ProbeKind};
 use super::machine::{PodMachine, Step};
-use super::spec::{Handler, RestartPolicy};
-
-/// After SIGKILL the exit is waited for this long before the signal is sent again.
-const KILL_AGAIN_MILLIS: u64 = 10_000;
+use super::spec::RestartPolicy;
 
 impl PodMachine {
     /// Nothing will start any more: the pod has succeeded or failed.
@@ -134,14 +131,19 @@ impl PodMachine {
         out.push(Effect::EnsureImage { container: container.name.clone() });
     }
 
-    fn ask_probes(&mut self, index: usize, now: Moment, out: &mut Vec<Effect>) {
+    /// A container that stops is only asked whether it still serves.
+    pub(super) fn ask_probes(&mut self, index: usize, now: Moment, out: &mut Vec<Effect>) {
         let container = &mut self.state.containers[index];
-        if container.stop.is_some() || !container.hooked {
+        if !container.is_running() || !container.hooked {
             return;
         }
-        let started = container.is_started();
+        let (started, stopping) = (container.is_started(), container.stop.is_some());
         for probe in &mut container.probes {
-            let gated = started == (probe.kind == ProbeKind::Startup);
+            let gated = match probe.kind {
+                ProbeKind::Startup => started || stopping,
+                ProbeKind::Liveness => !started || stopping,
+                ProbeKind::Readiness => !started,
+            };
             if gated || probe.due_ticks().is_none_or(|due| due > now.ticks) {
                 continue;
             }
@@ -174,124 +176,5 @@ impl PodMachine {
             let error = "Error: ImagePullBackOff".to_owned();
             self.report(out, true, "Failed", error, Some(&name));
         }
-    }
-
-    fn advance_kills(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        for container in &mut self.state.containers {
-            if !container.is_running() {
-                continue;
-            }
-            let Some(stop) = &mut container.stop else { continue };
-            if stop.kill_ticks <= now.ticks {
-                stop.signalled = true;
-                stop.kill_ticks = now.ticks + KILL_AGAIN_MILLIS;
-                out.push(Effect::Signal {
-                    container: container.name.clone(),
-                    attempt: container.attempt,
-                    signal: "SIGKILL".to_owned(),
-                });
-            }
-        }
-    }
-
-    /// Stops what runs (sidecars after the others), then removes what is left.
-    fn advance_stop(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        let kill_ticks = self.state.stop.map(|stop| stop.kill_ticks);
-        let kill_ticks =
-            kill_ticks.unwrap_or_else(|| now.ticks + u64::from(self.pod.grace_seconds()) * 1_000);
-        let busy = |c: &ContainerState| c.is_running() || c.is_starting();
-        let mains_busy = self.state.containers.iter().any(|c| c.role != Role::Sidecar && busy(c));
-        for index in (0..self.state.containers.len()).rev() {
-            let container = &mut self.state.containers[index];
-            let waits = container.role == Role::Sidecar && mains_busy && now.ticks < kill_ticks;
-            if !container.is_running() || waits {
-                continue;
-            }
-            match &mut container.stop {
-                Some(stop) => stop.kill_ticks = stop.kill_ticks.min(kill_ticks.max(now.ticks)),
-                None => {
-                    let name = container.name.clone();
-                    let millis = kill_ticks.saturating_sub(now.ticks);
-                    let grace = u32::try_from(millis.div_ceil(1_000)).unwrap_or(u32::MAX);
-                    let message = format!("Stopping container {name}");
-                    self.stop_container(index, grace, message, now, out);
-                }
-            }
-        }
-        self.advance_kills(now, out);
-        if self.state.containers.iter().any(busy) {
-            return;
-        }
-        for container in &mut self.state.containers {
-            if matches!(container.stage, Stage::ImageAsked | Stage::Blocked) {
-                container.stage = Stage::Idle;
-                container.settle_ticks = None;
-            }
-        }
-        self.remove_rest(now, out);
-    }
-
-    fn remove_rest(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        if self.state.stop.is_some_and(|stop| stop.forget) {
-            // A sandbox or volume that is being made would outlive its own removal.
-            let making = [self.state.sandbox, self.state.volumes].contains(&Step::Asked);
-            if !making && self.state.teardown.is_due(now) {
-                self.state.teardown = Step::Asked;
-                out.push(Effect::Teardown);
-            }
-        } else if self.state.sandbox == Step::Done {
-            self.state.sandbox = Step::Todo;
-            out.push(Effect::RemoveSandbox);
-        }
-    }
-
-    /// Begins the graceful stop of a running container.
-    pub(super) fn stop_container(
-        &mut self,
-        index: usize,
-        grace_seconds: u32,
-        message: String,
-        now: Moment,
-        out: &mut Vec<Effect>,
-    ) {
-        let container = &mut self.state.containers[index];
-        if !container.is_running() || container.stop.is_some() {
-            return;
-        }
-        let name = container.name.clone();
-        let kill_ticks = now.ticks + u64::from(grace_seconds) * 1_000;
-        container.stop = Some(super::container::Stopping { kill_ticks, signalled: false });
-        let attempt = container.attempt;
-        self.report(out, false, "Killing", message, Some(&name));
-        let hook: Option<&Handler> =
-            self.pod.container(&name).and_then(|c| c.lifecycle.pre_stop.as_ref());
-        if hook.is_some() && grace_seconds > 0 {
-            out.push(Effect::Hook {
-                container: name,
-                attempt,
-                kind: HookKind::PreStop,
-                timeout_millis: u64::from(grace_seconds) * 1_000,
-            });
-        } else if grace_seconds > 0 {
-            self.signal(index, out);
-        } else {
-            self.advance_kills(now, out);
-        }
-    }
-
-    /// Sends the stop signal once.
-    pub(super) fn signal(&mut self, index: usize, out: &mut Vec<Effect>) {
-        let container = &mut self.state.containers[index];
-        let Some(stop) = container.stop.as_mut().filter(|stop| !stop.signalled) else { return };
-        stop.signalled = true;
-        let spec = self.pod.container(&container.name);
-        let chosen = spec.and_then(|spec| spec.lifecycle.stop_signal.clone());
-        let of_image = container.image.as_ref().map(|image| image.stop_signal.clone());
-        let signal = chosen.or(of_image).filter(|signal| !signal.is_empty());
-        out.push(Effect::Signal {
-            container: container.name.clone(),
-            attempt: container.attempt,
-            signal: signal.unwrap_or_else(|| "SIGTERM".to_owned()),
-        });
     }
 }

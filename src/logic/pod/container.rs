@@ -69,12 +69,21 @@ pub struct Ended {
 }
 
 /// A stop under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Stopping {
     /// SIGKILL is sent then, and again if the exit does not come.
     pub kill_ticks: u64,
-    /// The stop signal has been sent (the hook is done).
+    /// The preStop hook is through, or there is none.
+    pub hooked: bool,
+    /// There is a stop signal before SIGKILL.
+    pub graceful: bool,
+    /// The stop signal has been sent.
     pub signalled: bool,
+    /// Its grace was over by then, and it got a little more.
+    pub extended: bool,
+    /// SIGKILL has been sent.
+    pub killed: bool,
 }
 
 /// The state of one container; survives restarts of the board's agent.

@@ -27,6 +27,15 @@ pub enum ProbeKind {
     Readiness,
 }
 
+/// What a probe that did not succeed says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeFault {
+    /// The container does not do what it should.
+    Unhealthy(String),
+    /// The container could not be asked, which says nothing about it.
+    Unknown(String),
+}
+
 /// Which lifecycle hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookKind {
@@ -67,6 +76,9 @@ pub enum Event {
     Desired(Arc<Pod>),
     /// The API object is gone: kill without grace.
     Gone,
+    /// Services send new connections to the pod, or have let go of it. Said before the event that
+    /// stops the pod, and after it when it changes.
+    Served(bool),
     /// Network, IPC and host name are there.
     SandboxReady,
     /// They could not be made.
@@ -145,8 +157,8 @@ pub enum Event {
         attempt: u32,
         /// Which probe.
         kind: ProbeKind,
-        /// The failure's text.
-        result: Result<(), String>,
+        /// What it found.
+        result: Result<(), ProbeFault>,
     },
     /// A hook ended.
     Hooked {

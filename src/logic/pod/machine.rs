@@ -11,6 +11,7 @@ use super::event::{Effect, Event, HookKind, Moment, ProbeKind};
 use super::probe;
 use super::spec::{Container, Pod, RestartPolicy};
 use super::status::Conditions;
+use super::stop::PodStop;
 
 /// `ErrImagePull` is shown this long before `ImagePullBackOff`.
 const IMAGE_SETTLE_MILLIS: u64 = 2_000;
@@ -62,15 +63,6 @@ impl Step {
     }
 }
 
-/// The whole pod is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PodStop {
-    /// Containers that are still there then are killed.
-    pub kill_ticks: u64,
-    /// The API object is going or gone: every trace is removed at the end.
-    pub forget: bool,
-}
-
 /// What survives a restart of the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PodState {
@@ -106,6 +98,8 @@ pub struct PodState {
 pub struct PodMachine {
     pub(super) pod: Arc<Pod>,
     pub(super) state: PodState,
+    /// Services send new connections to it.
+    pub(super) served: bool,
 }
 
 impl PodMachine {
@@ -132,7 +126,7 @@ impl PodMachine {
             conditions: Conditions::default(),
             delays: [0; 3],
         };
-        let mut machine = Self { pod, state };
+        let mut machine = Self { pod, state, served: false };
         machine.note_deletion(now);
         machine
     }
@@ -186,21 +180,22 @@ impl PodMachine {
         let steps =
             if ending { [state.teardown, Step::Done] } else { [state.sandbox, state.volumes] };
         let mut wakes: Vec<u64> = steps.iter().filter_map(Step::wake_ticks).collect();
-        for container in &state.containers {
-            wakes.extend(container.settle_ticks);
-            wakes.extend(container.stop.map(|stop| stop.kill_ticks));
+        wakes.extend(state.containers.iter().filter_map(|container| container.settle_ticks));
+        self.stop_wakes(&mut wakes);
+        let asked: Vec<usize> = match ending {
+            true => (0..state.containers.len()).collect(),
+            false if self.is_set_up() => self.active().collect(),
+            false => Vec::new(),
+        };
+        for container in asked.into_iter().map(|index| &state.containers[index]) {
+            if container.is_running() && container.hooked {
+                wakes.extend(due_probes(container));
+            } else if !ending && container.wants_restart(self.pod.spec.restart_policy) {
+                wakes.extend(container.restart_ticks());
+            }
         }
         if !ending {
             wakes.extend(state.deadline_ticks);
-        }
-        if !ending && self.is_set_up() {
-            for container in self.active().map(|index| &state.containers[index]) {
-                if container.is_running() && container.hooked && container.stop.is_none() {
-                    wakes.extend(due_probes(container));
-                } else if container.wants_restart(self.pod.spec.restart_policy) {
-                    wakes.extend(container.restart_ticks());
-                }
-            }
         }
         wakes.into_iter().min()
     }
@@ -235,6 +230,7 @@ impl PodMachine {
         match event {
             Event::Desired(pod) => self.take_pod(pod, now, out),
             Event::Gone => self.stop_pod(0, true, now),
+            Event::Served(served) => self.take_served(served, now),
             Event::SandboxReady => self.state.sandbox = Step::Done,
             Event::SandboxRemoved => {}
             Event::SandboxFailed { message } => {
@@ -302,25 +298,9 @@ impl PodMachine {
             }
             if container.is_running() && container.stop.is_none() {
                 let message = format!("Container {name} definition changed, will be restarted");
-                self.stop_container(index, self.pod.grace_seconds(), message, now, out);
+                self.stop_container(index, self.pod.grace_millis(), message, now, out);
             }
         }
-    }
-
-    fn note_deletion(&mut self, now: Moment) {
-        if self.pod.metadata.deletion_timestamp.is_some() {
-            self.stop_pod(self.pod.grace_seconds(), true, now);
-        }
-    }
-
-    /// A later wish can only shorten the time.
-    fn stop_pod(&mut self, grace_seconds: u32, forget: bool, now: Moment) {
-        let kill_ticks = now.ticks + u64::from(grace_seconds) * 1_000;
-        let before = self.state.stop;
-        self.state.stop = Some(PodStop {
-            kill_ticks: before.map_or(kill_ticks, |stop| stop.kill_ticks.min(kill_ticks)),
-            forget: forget || before.is_some_and(|stop| stop.forget),
-        });
     }
 
     fn take_container_event(&mut self, now: Moment, event: Event, out: &mut Vec<Effect>) {
@@ -470,10 +450,11 @@ impl PodMachine {
 
 /// When each probe of a running container is due; the others wait for the startup probe.
 pub(super) fn due_probes(container: &ContainerState) -> impl Iterator<Item = u64> + '_ {
-    let started = container.is_started();
+    let (started, stopping) = (container.is_started(), container.stop.is_some());
     let asks = move |probe: &&probe::ProbeState| match probe.kind {
-        ProbeKind::Startup => !started,
-        _ => started,
+        ProbeKind::Startup => !started && !stopping,
+        ProbeKind::Liveness => started && !stopping,
+        ProbeKind::Readiness => started,
     };
     container.probes.iter().filter(asks).filter_map(probe::ProbeState::due_ticks)
 }

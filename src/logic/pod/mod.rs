@@ -6,7 +6,7 @@
 //!                     ▲ retry, doubling │                                    │
 //!                     └─────────────────┘       deletion, Gone, Stop, or all ended for good │
 //!                                                                            ▼
-//!   (removable) ◀── Teardown ── nothing runs ◀── SIGKILL ◀── grace ── stop signal ◀── preStop
+//!   (removable) ◀── Teardown ── nothing runs ◀── SIGKILL ◀── grace ── stop signal ◀── preStop, drain
 //!
 //!   one container:
 //!   Idle ─EnsureImage─▶ ImageAsked ─ready─▶ Idle ─Start─▶ StartAsked ─▶ Running ─exit─▶ Ended
@@ -29,15 +29,17 @@ mod probe;
 mod restore;
 pub mod spec;
 mod status;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod verdict;
 
 pub use admission::{Failure, dotted};
 pub use container::{ContainerState, Ended, Role, Stage, Waiting};
-pub use event::{Effect, Event, Exit, HookKind, ImageRef, Moment, ProbeKind};
-pub use machine::{PodMachine, PodState, PodStop, Step};
+pub use event::{Effect, Event, Exit, HookKind, ImageRef, Moment, ProbeFault, ProbeKind};
+pub use machine::{PodMachine, PodState, Step};
 pub use probe::spec_of as probe_spec;
 pub use restore::{Instance, Remains};
 pub use spec::Pod;
 pub use status::{CONTAINER_ID_SCHEME, Conditions, Host, container_id, parse_container_id};
+pub use stop::PodStop;

@@ -45,12 +45,17 @@ impl ProbeState {
         self.asked = false;
     }
 
-    /// Takes an answer; the verdict changes when enough equal ones came in a row.
-    pub fn answer(&mut self, spec: &Probe, good: bool, now_ticks: u64) {
+    /// Takes it that nobody could ask; the verdict stays.
+    pub fn skip(&mut self, spec: &Probe, now_ticks: u64) {
         self.asked = false;
         let period = u64::from(spec.period_seconds.unwrap_or(10).max(1)) * 1_000;
         // Keeps the rhythm, but never falls behind it.
         self.next_ticks = (self.next_ticks + period).max(now_ticks + 100);
+    }
+
+    /// Takes an answer; the verdict changes when enough equal ones came in a row.
+    pub fn answer(&mut self, spec: &Probe, good: bool, now_ticks: u64) {
+        self.skip(spec, now_ticks);
         self.run = if self.last_good == Some(good) { self.run.saturating_add(1) } else { 1 };
         self.last_good = Some(good);
         let threshold = if good { spec.success_threshold } else { spec.failure_threshold };

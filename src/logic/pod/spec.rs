@@ -82,6 +82,11 @@ impl Pod {
         let seconds = asked.or(self.spec.termination_grace_period_seconds).unwrap_or(30);
         u32::try_from(seconds.max(0)).unwrap_or(u32::MAX)
     }
+
+    /// The same in milliseconds.
+    pub fn grace_millis(&self) -> u64 {
+        u64::from(self.grace_seconds()) * 1_000
+    }
 }
 
 fn drop_nulls(value: &mut Value) {
@@ -137,7 +142,11 @@ api_type! {
         runtime_class_name: Option<String>,
         security_context: PodSecurityContext, host_aliases: Vec<HostAlias>,
         dns_config: DnsConfig, active_deadline_seconds: Option<i64>,
+        readiness_gates: Vec<ReadinessGate>,
     }
+}
+api_type! { /// PodReadinessGate.
+    ReadinessGate { condition_type: String, }
 }
 api_type! { /// HostAlias.
     HostAlias { ip: String, hostnames: Vec<String>, }
@@ -232,7 +241,7 @@ api_type! {
     /// Probe.
     Probe {
         exec: Option<ExecAction>, http_get: Option<HttpGet>, tcp_socket: Option<TcpSocket>,
-        grpc: Option<Value>,
+        grpc: Option<GrpcAction>,
         initial_delay_seconds: u32, timeout_seconds: Option<u32>, period_seconds: Option<u32>,
         success_threshold: Option<u32>, failure_threshold: Option<u32>,
         termination_grace_period_seconds: Option<i64>,
@@ -249,6 +258,9 @@ api_type! {
 }
 api_type! { /// HTTPHeader.
     HttpHeader { name: String, value: String, }
+}
+api_type! { /// GRPCAction.
+    GrpcAction { port: u16, service: String, }
 }
 api_type! { /// TCPSocketAction.
     TcpSocket { port: Port, host: String, }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::container::{ContainerState, Ended, Role, Stage};
 use super::machine::{PodMachine, Step};
 use super::restore::last_ended;
-use super::spec::Pod;
+use super::spec::{Pod, ReadinessGate};
 
 /// When each condition took its present value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,9 @@ pub fn parse_container_id(id: &str) -> Option<(&str, &str, u32)> {
     Some((uid, container, attempt.parse().ok()?))
 }
 
+/// Whether a condition holds, its reason and its message.
+type Verdict = (bool, &'static str, String);
+
 struct Condition {
     kind: &'static str,
     good: bool,
@@ -53,7 +56,7 @@ impl PodMachine {
         let mut status = Map::new();
         let mut put = |key: &str, value: Value| drop(status.insert(key.to_owned(), value));
         put("phase", json!(phase));
-        if let Some(failure) = &self.state.failure {
+        if let Some(failure) = self.state.failure.as_ref().filter(|_| phase == "Failed") {
             put("reason", json!(failure.reason));
             put("message", json!(failure.message));
         }
@@ -90,41 +93,33 @@ impl PodMachine {
         Value::Object(status)
     }
 
-    /// `phase`, by the rules of kubelet's `getPhase`.
+    /// `phase`, by the rules of kubelet's `getPhase`; a pod is over only when nothing of it runs
+    /// (`mergePodStatus`).
     pub fn phase(&self) -> &'static str {
-        if self.state.failure.is_some() {
-            return "Failed";
-        }
         let policy = self.pod.spec.restart_policy;
         let containers = &self.state.containers;
         let init_failed = |c: &ContainerState| {
             let over = c.role == Role::Init && matches!(c.stage, Stage::Ended { .. });
             over && !c.has_succeeded() && !c.wants_restart(policy)
         };
-        if containers.iter().any(init_failed) {
-            return "Failed";
-        }
+        let init_failed = containers.iter().any(init_failed);
         let mains = || containers.iter().filter(|c| c.role == Role::Main);
-        let stopped = |c: &ContainerState| c.ended.is_some() || c.last.is_some();
-        let running = mains().any(ContainerState::is_running);
+        let busy = containers.iter().any(|c| c.is_running() || c.is_starting());
+        let over = self.state.stop.is_some() || init_failed || self.is_terminal();
         // A pod that was over before a power cut is over, although its sandbox is not set up again.
-        if !running && (self.has_stopped() || self.is_terminal()) {
+        if !busy && over {
+            let failed = self.state.failure.is_some() || init_failed;
             // What never started has not succeeded.
-            return match mains().all(ContainerState::has_succeeded) {
+            return match !failed && mains().all(ContainerState::has_succeeded) {
                 true => "Succeeded",
                 false => "Failed",
             };
         }
+        let stopped = |c: &ContainerState| c.ended.is_some() || c.last.is_some();
         if !self.state.initialized || mains().any(|c| !c.is_running() && !stopped(c)) {
             return "Pending";
         }
         "Running"
-    }
-
-    /// A stop has come to its end: nothing runs or will.
-    fn has_stopped(&self) -> bool {
-        let busy = |c: &ContainerState| c.is_running() || c.is_starting();
-        self.state.stop.is_some() && !self.state.containers.iter().any(busy)
     }
 
     fn conditions(&self, phase: &str) -> Vec<Condition> {
@@ -149,6 +144,7 @@ impl PodMachine {
                 (false, "ContainersNotInitialized", message)
             }
         };
+        let phase = if self.state.failure.is_some() { "Failed" } else { phase };
         let ready = match (phase, unready.is_empty()) {
             ("Succeeded", _) => (false, "PodCompleted", String::new()),
             ("Failed", _) => (false, "PodFailed", String::new()),
@@ -159,19 +155,37 @@ impl PodMachine {
             }
         };
         let sandbox = self.state.sandbox == Step::Done && !over;
-        let condition = |kind, (good, reason, message): (bool, &'static str, String)| Condition {
-            kind,
-            good,
-            reason,
-            message,
-        };
+        let condition =
+            |kind, (good, reason, message): Verdict| Condition { kind, good, reason, message };
         vec![
             condition("PodReadyToStartContainers", (sandbox, "", String::new())),
             condition("Initialized", initialized),
-            condition("Ready", ready.clone()),
+            condition("Ready", self.gated(&ready)),
             condition("ContainersReady", ready),
             condition("PodScheduled", (true, "", String::new())),
         ]
+    }
+
+    /// A pod whose containers are ready is so when its readiness gates are open.
+    fn gated(&self, ready: &Verdict) -> Verdict {
+        let closed = |gate: &ReadinessGate| {
+            let name = &gate.condition_type;
+            let said = self.pod.status.conditions.iter().find(|it| it.r#type == *name);
+            match said.map(|said| said.status.as_str()) {
+                Some("True") => None,
+                Some(other) => Some(format!(
+                    "the status of pod readiness gate {name:?} is not \"True\", but {other}"
+                )),
+                None => Some(format!(
+                    "corresponding condition of pod readiness gate {name:?} does not exist."
+                )),
+            }
+        };
+        let closed: Vec<String> = self.pod.spec.readiness_gates.iter().filter_map(closed).collect();
+        match ready.0 && !closed.is_empty() {
+            true => (false, "ReadinessGatesNotReady", closed.join(", ")),
+            false => ready.clone(),
+        }
     }
 
     fn stamp(&mut self, conditions: Vec<Condition>, now: Timestamp) -> Value {

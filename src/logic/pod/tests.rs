@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod ending;
+
 const UID: &str = "30313233-3435-4637-b839-616263646566";
 const START: i64 = 1_790_000_000;
 
@@ -15,6 +17,13 @@ fn pod(spec: Value) -> Arc<Pod> {
     let metadata = json!({"name": "p", "namespace": "default", "uid": UID, "generation": 1});
     let pod = json!({"metadata": metadata, "spec": spec});
     Arc::new(Pod::parse(pod.to_string().as_bytes()).expect("a test's pod"))
+}
+
+/// Status and reason of a condition.
+fn condition(status: &Value, kind: &str) -> Value {
+    let mut conditions = status["conditions"].as_array().expect("conditions").iter();
+    let found = conditions.find(|it| it["type"] == kind).expect("it is reported");
+    json!({"status": found["status"], "reason": found["reason"]})
 }
 
 fn one(container: Value) -> Arc<Pod> {
@@ -130,7 +139,7 @@ impl Board {
                 }
             }
             Effect::Probe { container, attempt, kind } => {
-                let result = if good { Ok(()) } else { Err(fault()) };
+                let result = if good { Ok(()) } else { Err(ProbeFault::Unhealthy(fault())) };
                 Event::Probed { container, attempt, kind, result }
             }
             Effect::Hook { container, attempt, kind, .. } => {
@@ -500,6 +509,7 @@ fn walk(seed: u64) {
                 board.exit(&name, dice.roll(2) as i32);
             }
             9 => board.feed(Event::ImagesChanged),
+            10 if dice.roll(2) == 0 => board.feed(Event::Served(dice.roll(2) == 0)),
             10 => board.feed(Event::ObjectsChanged),
             11 if dice.roll(10) == 0 => board.restart_agent(dice.roll(3) == 0),
             _ => board.advance(dice.roll(3_000)),
@@ -530,8 +540,9 @@ fn heal(board: &mut Board) {
         if board.machine.is_terminal() { &["Succeeded", "Failed"][..] } else { &["Running"] };
     assert!(expected.iter().any(|word| phase == *word), "{phase}: {:#?}", board.machine.state());
     let gone = deleted(board.machine.pod(), 1);
+    board.feed(Event::Served(true));
     board.feed(Event::Desired(gone));
-    for _ in 0..20 {
+    for _ in 0..30 {
         board.settle();
         board.wake();
     }
@@ -603,16 +614,18 @@ fn a_deadline_ends_what_runs_and_what_waits() {
     board.advance(1_000);
     board.feed(Event::Timer);
     let status = board.status();
-    assert_eq!(
-        (&status["phase"], &status["reason"]),
-        (&json!("Failed"), &json!("DeadlineExceeded"))
-    );
+    assert_eq!((&status["phase"], &status["reason"]), (&json!("Running"), &Value::Null));
+    assert_eq!(condition(&status, "Ready"), json!({"status": "False", "reason": "PodFailed"}));
     for _ in 0..4 {
         board.settle();
         board.wake();
     }
     assert!(board.running.is_empty() && !board.sandbox, "{:?}", board.running);
     let status = board.status();
+    assert_eq!(
+        (&status["phase"], &status["reason"]),
+        (&json!("Failed"), &json!("DeadlineExceeded"))
+    );
     for container in status["containerStatuses"].as_array().expect("list") {
         assert!(container["state"]["terminated"].is_object(), "{container}");
     }

@@ -119,6 +119,11 @@ impl PodView {
         matches!(self.phase, Phase::Succeeded | Phase::Failed)
     }
 
+    /// Whether it is being deleted and has not ended.
+    pub fn going(&self) -> bool {
+        self.meta.deleting.is_some() && !self.finished()
+    }
+
     /// Whether it counts for its controller: neither finished nor being deleted.
     pub fn active(&self) -> bool {
         !self.finished() && self.meta.deleting.is_none()
@@ -175,6 +180,8 @@ struct Spec {
     scheduler_name: Option<Box<str>>,
     #[serde(deserialize_with = "null_as_empty")]
     scheduling_gates: Vec<serde::de::IgnoredAny>,
+    #[serde(deserialize_with = "null_as_empty")]
+    readiness_gates: Vec<ReadinessGate>,
     node_selector: Labels,
     affinity: Option<RawAffinity>,
     #[serde(deserialize_with = "null_as_empty")]
@@ -193,6 +200,12 @@ struct Spec {
     volumes: Vec<Volume>,
     #[serde(deserialize_with = "null_as_empty")]
     image_pull_secrets: Vec<Named>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ReadinessGate {
+    condition_type: Box<str>,
 }
 
 #[derive(Default, Deserialize)]
@@ -294,6 +307,12 @@ pub(super) fn parse(identity: Identity<'_>, body: &[u8]) -> serde_json::Result<P
     let condition = |name: &str| status.conditions.iter().find(|c| c.r#type.as_ref() == name);
     let ready = condition("Ready").filter(|ready| ready.status.as_ref() == "True");
     let unscheduled = condition("PodScheduled").filter(|it| it.status.as_ref() == "False");
+    // A board judges readiness gates by what others say of them.
+    let mut wish = [raw.metadata.get().as_bytes(), spec_text.as_bytes()].concat();
+    for gate in &spec.readiness_gates {
+        let said = condition(&gate.condition_type).map(|it| it.status.as_bytes());
+        wish.extend_from_slice(&[b"\0", said.unwrap_or_default()].concat());
+    }
     let cost = meta.annotations.get("controller.kubernetes.io/pod-deletion-cost");
     Ok(PodView {
         phase: status.phase.unwrap_or_default(),
@@ -311,9 +330,7 @@ pub(super) fn parse(identity: Identity<'_>, body: &[u8]) -> serde_json::Result<P
         dns_name: dns_name(&mut spec),
         named_ports: named_ports(&spec),
         needs: needs(&spec),
-        wish_hash: super::template::hash_64(
-            &[raw.metadata.get().as_bytes(), spec_text.as_bytes()].concat(),
-        ),
+        wish_hash: super::template::hash_64(&wish),
         node: spec.node_name.clone(),
         tolerations: tolerations(&mut spec),
         apart: company.1,

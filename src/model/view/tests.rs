@@ -72,6 +72,19 @@ fn a_board_is_told_of_wishes_not_of_statuses() {
 }
 
 #[test]
+fn a_board_is_told_what_others_say_of_readiness_gates() {
+    let gated = |status: &str, other: &str| {
+        pod(serde_json::json!({
+            "metadata": {"name": "web"}, "spec": {"readinessGates": [{"conditionType": "open"}]},
+            "status": {"conditions": [{"type": "open", "status": status},
+                {"type": "Ready", "status": other}]}
+        }))
+    };
+    assert_ne!(gated("True", "True").wish_hash, gated("False", "True").wish_hash);
+    assert_eq!(gated("True", "True").wish_hash, gated("True", "False").wish_hash);
+}
+
+#[test]
 fn the_hash_label_does_not_change_a_template() {
     let template = |labels: serde_json::Value| match view(
         "apps/replicasets",

@@ -2,7 +2,7 @@
 //! start with a plain sentence; the rest is reported as an event.
 
 use logic::pod::Pod;
-use logic::pod::spec::{Container, Probe};
+use logic::pod::spec::Container;
 
 use super::spec::is_capability;
 
@@ -40,24 +40,7 @@ pub(crate) fn refuse(pod: &Pod, container: &Container) -> Result<(), String> {
     if let Some(name) = asked.add.iter().chain(&asked.drop).find(|name| !is_capability(name)) {
         return Err(format!("unknown capability {name:?}"));
     }
-    let probes = [
-        ("startupProbe", &container.startup_probe),
-        ("livenessProbe", &container.liveness_probe),
-        ("readinessProbe", &container.readiness_probe),
-    ];
-    probes.iter().try_for_each(|(name, probe)| match probe.as_ref().and_then(unsupported_probe) {
-        Some(kind) => Err(format!("a {name} of type {kind} is not supported on this board")),
-        None => Ok(()),
-    })
-}
-
-fn unsupported_probe(probe: &Probe) -> Option<&'static str> {
-    let http = probe.http_get.as_ref();
-    if http.is_some_and(|http| http.scheme.eq_ignore_ascii_case("https")) {
-        return Some("httpGet with scheme HTTPS");
-    }
-    let known = probe.exec.is_some() || http.is_some() || probe.tcp_socket.is_some();
-    (!known).then_some("grpc")
+    Ok(())
 }
 
 /// What is not enforced or done, in words for one event.
@@ -134,21 +117,6 @@ mod tests {
             None,
         );
         check(plain(), json!({"volumeDevices": [{"name": "d"}]}), Some("volumeDevices"));
-    }
-
-    #[test]
-    fn probes_that_can_never_succeed_are_refused() {
-        for (probe, expected) in [
-            (json!({"grpc": {"port": 1}}), Some("grpc")),
-            (json!({"httpGet": {"port": 1, "scheme": "HTTPS"}}), Some("HTTPS")),
-            (json!({"httpGet": {"port": 1, "scheme": "HTTP"}}), None),
-            (json!({"tcpSocket": {"port": 1}}), None),
-            (json!({"exec": {"command": ["x"]}}), None),
-        ] {
-            for name in ["startupProbe", "livenessProbe", "readinessProbe"] {
-                check(json!({}), json!({ name: probe }), expected);
-            }
-        }
     }
 
     #[test]

@@ -171,6 +171,7 @@ impl Driver {
             keeper: &self.keeper,
             id: container_id(&uid, &container.name, attempt),
             netns: (!pod.spec.host_network).then(|| self.keeper.sandbox_netns(&uid)),
+            address: None,
             container,
         }
     }

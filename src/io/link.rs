@@ -1,7 +1,8 @@
 //! The link between master and board on the same board: two bounded queues of encoded messages.
 //!
 //! It carries the very bytes that the bus carries between boards, so that one board and ten run the
-//! same code. Streams (logs) open a queue of raw chunks each, as the tunnel does between boards.
+//! same code. Streams (logs, exec) open a queue of raw chunks each, or one each way, as the tunnel does
+//! between boards.
 
 use bytes::Bytes;
 use model::limits::LINK_FRAMES_MAX;
@@ -15,6 +16,9 @@ pub struct Closed;
 /// Where the chunks of a stream go; an error ends the stream and is what the client is told.
 pub type StreamAnswer = mpsc::Sender<Result<Bytes, String>>;
 
+/// What the master sends on a duplex stream; its end means that nobody reads the answer any more.
+pub type StreamInput = mpsc::Receiver<Result<Bytes, String>>;
+
 /// A stream that the master opens: the encoded request, and where the answer goes.
 #[derive(Debug)]
 pub struct StreamOpen {
@@ -22,6 +26,8 @@ pub struct StreamOpen {
     pub request: Bytes,
     /// Chunks of the answer.
     pub answer: StreamAnswer,
+    /// What comes from the master meanwhile; `None` for requests that are answered only.
+    pub input: Option<StreamInput>,
 }
 
 /// The master's end.

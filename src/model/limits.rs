@@ -115,9 +115,13 @@ pub const PEER_STRANGER_SECONDS_MAX: u64 = 20;
 /// Seconds that a stopping peer port waits for requests under way.
 pub const PEER_STOP_SECONDS_MAX: u64 = 2;
 /// Requests of one board under way at a time (its tunnel's streams among them).
-pub const PEER_STREAMS_MAX: u32 = 128;
+pub const PEER_STREAMS_MAX: u32 = 384;
 /// Bytes of one stream between boards that may be on the way.
 pub const PEER_WINDOW_BYTES: u32 = 64 * 1024;
+/// Bytes of all streams of one connection between boards that may be on the way: readers that have
+/// stopped must not hold up the others.
+pub const PEER_CONNECTION_WINDOW_BYTES: u32 = PEER_WINDOW_BYTES * PEER_STREAMS_MAX;
+const _: () = assert!(TUNNEL_STREAMS_MAX + 64 <= PEER_STREAMS_MAX as usize);
 /// Bytes of one chunk of a stream between boards.
 pub const PEER_CHUNK_BYTES: usize = 16 * 1024;
 /// Bytes of the head of a request between boards.
@@ -318,7 +322,7 @@ pub const TUNNEL_FRAME_BYTES_MAX: usize = 64 * 1024;
 /// Frames that wait for a board to take them; further streams are refused.
 pub const TUNNEL_FRAMES_MAX: usize = 64;
 /// Streams of one board at a time, asked for or under way; further ones are refused.
-pub const TUNNEL_STREAMS_MAX: usize = 128;
+pub const TUNNEL_STREAMS_MAX: usize = 256;
 /// Seconds that a board may take to begin a stream that it was asked for.
 pub const TUNNEL_BEGIN_SECONDS_MAX: u64 = 10;
 /// Chunks of a stream that wait for a slow reader before the sender waits.
@@ -343,7 +347,38 @@ pub const IMAGE_PARTIAL_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub const IMAGE_PARTIAL_SYNC_BYTES: u64 = 16 * 1024 * 1024;
 /// Seconds after which a board asks again for an image that no board has had.
 pub const IMAGE_ASK_AGAIN_SECONDS_MAX: u64 = 10;
-const _: () = assert!(BLOB_STREAMS_MAX + LOG_STREAMS_MAX <= TUNNEL_STREAMS_MAX);
+const _: () = assert!(
+    BLOB_STREAMS_MAX + LOG_STREAMS_MAX + EXEC_STREAMS_MAX + FORWARD_STREAMS_MAX <= TUNNEL_STREAMS_MAX
+);
+/// Bytes of one frame on a duplex stream between master and board.
+pub const CHANNEL_FRAME_BYTES_MAX: usize = 16 * 1024;
+/// Processes of exec and attach that one board serves at a time.
+pub const EXEC_STREAMS_MAX: usize = 32;
+/// Forwarded connections that one board serves at a time.
+pub const FORWARD_STREAMS_MAX: usize = 128;
+/// Clients of exec, attach and port-forward at a time; further ones are told to come again.
+pub const API_UPGRADES_MAX: usize = 128;
+/// Seconds that a client may take to open the streams of an exec, or the second of a connection's two.
+pub const API_UPGRADE_BEGIN_SECONDS_MAX: u64 = 30;
+/// Seconds of silence after which a client of such a stream is asked whether it is there.
+pub const API_UPGRADE_PING_SECONDS: u64 = 30;
+/// Largest message of a WebSocket client; kubectl's are 32 KiB.
+pub const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// Largest control frame of a SPDY client.
+pub const SPDY_CONTROL_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of its headers, decompressed.
+pub const SPDY_HEADERS_BYTES_MAX: usize = 16 * 1024;
+/// Streams of one SPDY connection at a time.
+pub const SPDY_STREAMS_MAX: usize = 2 * FORWARD_STREAMS_MAX + 16;
+/// Pieces of a SPDY stream that wait for the board before the client's connection waits.
+pub const SPDY_PIECES_MAX: usize = 16;
+/// Frames of a SPDY or WebSocket connection that wait for a slow client.
+pub const API_UPGRADE_FRAMES_MAX: usize = 8;
+/// Ports that one port-forward over plain WebSocket names.
+pub const FORWARD_PORTS_MAX: usize = 64;
+/// Clients that are attached to one container's input at a time.
+pub const CONSOLE_CLIENTS_MAX: usize = 8;
+const _: () = assert!(EXEC_STREAMS_MAX < KEEPER_CONNECTIONS_MAX);
 /// Addresses that a leader record names.
 pub const LEADER_ADDRESSES_MAX: usize = 4;
 /// Bytes of a leader record's signature: P-256 ECDSA in ASN.1.

@@ -102,6 +102,28 @@ impl ApiError {
     }
 }
 
+/// How a process of exec or attach ended, as its client reads it from the error stream
+/// (`k8s.io/kubelet/pkg/cri/streaming/remotecommand`, version 4 of the protocol).
+pub fn exit_status(code: i32) -> Value {
+    if code == 0 {
+        return json!({"metadata": {}, "status": "Success"});
+    }
+    json!({
+        "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
+        "message": format!("command terminated with non-zero exit code: exit status {code}"),
+        "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
+    })
+}
+
+/// Why there was no process, or why nothing is known of its end.
+pub fn stream_failure(text: &str) -> Value {
+    json!({
+        "metadata": {}, "status": "Failure", "reason": "InternalError", "code": 500,
+        "message": format!("Internal error occurred: {text}"),
+        "details": {"causes": [{"message": text}]},
+    })
+}
+
 /// `deployments.apps`, or `pods` for the core group.
 pub fn qualified(group: &str, plural: &str) -> String {
     if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") }

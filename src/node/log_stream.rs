@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use model::timestamp::Timestamp;
@@ -21,6 +21,11 @@ const POLL: Duration = Duration::from_millis(100);
 const CHUNK_BYTES: usize = 16 * 1024;
 
 type Answer = mpsc::Sender<Result<Bytes, String>>;
+
+/// How often a log is looked at whose container has just said something.
+const POLL_TALKING: Duration = Duration::from_millis(20);
+/// How long a conversation counts as going on.
+const TALKING: Duration = Duration::from_secs(3);
 
 /// Where the reader stands.
 struct Reader {
@@ -98,6 +103,52 @@ fn try_stream(
     }
 }
 
+/// Gives `take` what a container says from now on, as it was said and with the name of the stream,
+/// until it does not live and everything is read, or nobody listens. Blocking.
+///
+/// # Errors
+/// What the disk or `take` says.
+pub(crate) fn follow_from_now(
+    path: &Path,
+    lives: impl Fn() -> bool,
+    is_closed: impl Fn() -> bool,
+    mut take: impl FnMut(&str, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut current = Reader::open(path)?;
+    if let Some(reader) = &mut current {
+        reader.skip_to_end()?;
+    }
+    let mut spoke = Instant::now();
+    loop {
+        // Looked at before reading: what was written before the end is then read too.
+        let alive = lives();
+        if current.is_none() {
+            current = Reader::open(path)?;
+        }
+        if let Some(reader) = &mut current {
+            let replaced = reader.was_replaced();
+            while let Some(line) = reader.whole_line()? {
+                if let Some(Line { stream, whole, text, .. }) = Line::parse(&line) {
+                    take(stream, text)?;
+                    if whole {
+                        take(stream, b"\n")?;
+                    }
+                    spoke = Instant::now();
+                }
+            }
+            if replaced {
+                current = None;
+                continue;
+            }
+        }
+        if !alive || is_closed() {
+            return Ok(());
+        }
+        let talking = spoke.elapsed() < TALKING;
+        std::thread::sleep(if talking { POLL_TALKING } else { POLL });
+    }
+}
+
 impl Reader {
     fn open(path: &Path) -> io::Result<Option<Self>> {
         let file = match File::open(path) {
@@ -114,16 +165,31 @@ impl Reader {
         std::fs::metadata(&self.path).is_ok_and(|meta| meta.ino() != self.inode)
     }
 
-    /// Reads one whole line; `false` at the end.
-    fn read_lines(&mut self, output: &mut Output, answer: &Answer) -> io::Result<bool> {
+    /// To the first line that begins at or after the end.
+    fn skip_to_end(&mut self) -> io::Result<()> {
+        if self.file.seek(SeekFrom::End(0))? > 0 {
+            self.file.seek(SeekFrom::End(-1))?;
+            self.file.skip_until(b'\n')?;
+        }
+        Ok(())
+    }
+
+    /// The next line without its end; `None` at the end.
+    fn whole_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
         let count = self.file.read_until(b'\n', &mut line)?;
         if line.last() != Some(&b'\n') {
             // Half a line: the pump is still writing it.
             self.file.seek(SeekFrom::Current(-i64::try_from(count).unwrap_or(0)))?;
-            return Ok(false);
+            return Ok(None);
         }
         line.pop();
+        Ok(Some(line))
+    }
+
+    /// Reads one whole line; `false` at the end.
+    fn read_lines(&mut self, output: &mut Output, answer: &Answer) -> io::Result<bool> {
+        let Some(line) = self.whole_line()? else { return Ok(false) };
         output.put(&line);
         if output.buffer.len() >= CHUNK_BYTES {
             output.flush(answer)?;
@@ -134,7 +200,7 @@ impl Reader {
 
 impl Output {
     fn put(&mut self, line: &[u8]) {
-        let Some(Line { time, whole, text }) = Line::parse(line) else { return };
+        let Some(Line { time, whole, text, .. }) = Line::parse(line) else { return };
         if !is_since(time, self.since_micros) {
             return;
         }
@@ -170,6 +236,7 @@ impl Output {
 
 struct Line<'a> {
     time: &'a str,
+    stream: &'a str,
     whole: bool,
     text: &'a [u8],
 }
@@ -178,9 +245,9 @@ impl<'a> Line<'a> {
     fn parse(line: &'a [u8]) -> Option<Self> {
         let mut parts = line.splitn(4, |b| *b == b' ');
         let time = std::str::from_utf8(parts.next()?).ok()?;
-        let _stream = parts.next()?;
+        let stream = std::str::from_utf8(parts.next()?).ok()?;
         let tag = parts.next()?;
-        Some(Self { time, whole: tag == b"F", text: parts.next().unwrap_or_default() })
+        Some(Self { time, stream, whole: tag == b"F", text: parts.next().unwrap_or_default() })
     }
 }
 
@@ -282,6 +349,39 @@ mod tests {
             request.since_micros = Timestamp::parse("2026-11-22T07:16:02Z").map(|time| time.0);
         };
         assert_eq!(ask(since), "two\nthree\n\n");
+        fs::remove_dir_all(path.parent().expect("dir")).expect("removable");
+    }
+
+    #[test]
+    fn who_attaches_hears_what_comes_after_as_it_was_said() {
+        let path = log("attach");
+        let line = |stream: &str, tag: &str, text: &str| {
+            format!("2026-11-22T07:16:01.0Z {stream} {tag} {text}\n")
+        };
+        fs::write(&path, line("stdout", "F", "before")).expect("written");
+        let looks = std::cell::Cell::new(0);
+        let lives = || {
+            let more = [
+                line("stdout", "P", "/ # ") + &line("stderr", "F", "oops"),
+                line("stdout", "F", "after"),
+            ];
+            if let Some(text) = more.get(looks.get()) {
+                let mut file = fs::OpenOptions::new().append(true).open(&path).expect("there");
+                file.write_all(text.as_bytes()).expect("written");
+                looks.set(looks.get() + 1);
+                return true;
+            }
+            false
+        };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let take = |stream: &str, text: &[u8]| {
+            if stream == "stderr" { &mut err } else { &mut out }.extend_from_slice(text);
+            Ok(())
+        };
+        // The first look comes when the reader stands at the end.
+        follow_from_now(&path, lives, || false, take).expect("readable");
+        assert_eq!(String::from_utf8_lossy(&out), "/ # after\n");
+        assert_eq!(String::from_utf8_lossy(&err), "oops\n");
         fs::remove_dir_all(path.parent().expect("dir")).expect("removable");
     }
 

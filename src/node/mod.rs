@@ -19,6 +19,7 @@ mod pressure;
 mod prober;
 mod pull;
 mod report;
+mod streams;
 pub mod tunnel;
 mod volume;
 

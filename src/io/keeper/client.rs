@@ -16,11 +16,12 @@ use model::limits::{KEEPER_FRAME_BYTES_MAX, KEEPER_REQUEST_BYTES_MAX};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::paths::{KeeperPaths, Layout};
+use super::paths::{ATTACH_SOCKET, KeeperPaths, Layout};
 use super::pump;
+use super::session::{self, Session};
 use super::wire::{
     self, ContainerStateV1, ExecResultV1, ExecV1, FRAME_HEADER_BYTES, Refusal, RequestV1,
-    ResponseV1, SandboxV1, StartHeaderV1, StartedV1,
+    ResponseV1, SandboxV1, SessionV1, StartHeaderV1, StartedV1,
 };
 
 /// Longest wait for an answer that needs no worker.
@@ -210,6 +211,33 @@ impl Keeper {
             ResponseV1::Executed(result) => Ok(result),
             _ => Err(KeeperError::Unexpected),
         }
+    }
+
+    /// Runs a process inside a running container whose streams are the caller's.
+    ///
+    /// # Errors
+    /// [`KeeperError::Refused`] when it cannot be started, with every cause in its text.
+    pub async fn session(&self, session: SessionV1) -> Result<Session, KeeperError> {
+        let request = wire::frame(&RequestV1::Session(session.clone()));
+        let request = request.map_err(|_| KeeperError::TooLarge)?;
+        if request.len() - FRAME_HEADER_BYTES > KEEPER_REQUEST_BYTES_MAX {
+            return Err(KeeperError::TooLarge);
+        }
+        let beginning = async {
+            let mut stream = self.connect().await?;
+            stream.write_all(&request).await.map_err(KeeperError::Interrupted)?;
+            session::begin(stream, &session).await
+        };
+        tokio::time::timeout(SLOW, beginning).await.map_err(|_| KeeperError::Deadline(SLOW))?
+    }
+
+    /// Attaches to the input of a container that was started with one; takes frames of
+    /// `model::wire::channel`.
+    ///
+    /// # Errors
+    /// The container has no input that is held open, or no more.
+    pub fn console(&self, id: &str) -> io::Result<UnixStream> {
+        session::connect_in(&self.layout.container(id), ATTACH_SOCKET)
     }
 
     /// Makes the keeper replace itself by another binary, keeping its children.

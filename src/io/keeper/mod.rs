@@ -25,12 +25,14 @@ mod build;
 mod cgroup;
 mod cleanup;
 mod client;
+mod descriptors;
 mod holder;
 mod launch;
 mod paths;
 mod process;
 mod pump;
 mod record;
+mod session;
 /// The protocol, public for those who play a keeper in simulations.
 pub mod wire;
 mod worker;
@@ -39,7 +41,9 @@ pub use build::build_id;
 pub use cleanup::cleanup;
 pub use client::{Events, Keeper, KeeperError, KeeperEvent, KeeperInfo, Start};
 pub use launch::dispatch;
-pub use paths::KeeperPaths;
+pub use session::{Pipe, Session, SessionEnd};
+pub use paths::{KeeperPaths, STDIN_ANNOTATION};
 pub use wire::{
-    ContainerStateV1, ExecResultV1, ExecV1, ExitV1, Refusal, RunStateV1, SandboxV1, StartedV1,
+    ContainerStateV1, ExecResultV1, ExecV1, ExitV1, Refusal, RunStateV1, SandboxV1, SessionV1,
+    StartedV1,
 };

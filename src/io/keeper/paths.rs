@@ -15,6 +15,11 @@ use std::path::{Path, PathBuf};
 
 use model::limits::CONTAINER_ID_BYTES_MAX;
 
+/// Annotation of a spec whose container's input is held open: `once` or `open`.
+pub const STDIN_ANNOTATION: &str = "dev.kumquat.stdin";
+/// Where clients attach to a container's input, in its bundle.
+pub(super) const ATTACH_SOCKET: &str = "attach.sock";
+
 /// What a keeper is told about its board.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeeperPaths {

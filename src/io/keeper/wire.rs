@@ -57,12 +57,15 @@ pub enum RequestV1 {
         /// That binary.
         exe: PathBuf,
     },
+    /// Run a process inside a container whose streams the client takes; it is killed when the client
+    /// closes the connection.
+    Session(SessionV1),
 }
 
 impl RequestV1 {
     /// Whether asking twice is the same as asking once.
     pub fn is_idempotent(&self) -> bool {
-        !matches!(self, Self::Start(_) | Self::Signal { .. } | Self::Exec(_) | Self::Upgrade { .. })
+        !matches!(self, Self::Start(_) | Self::Signal { .. } | Self::Exec(_) | Self::Upgrade { .. } | Self::Session(_))
     }
 }
 
@@ -97,6 +100,9 @@ pub enum ResponseV1 {
         /// Build of the binary that runs.
         version: String,
     },
+    /// The process of a session runs; its descriptors come with the frame's first byte: those of
+    /// input, output and errors as far as asked for, or one terminal. [`Self::Executed`] follows.
+    Begun,
 }
 
 /// The namespaces that the containers of one pod share.
@@ -205,7 +211,24 @@ pub struct ExecV1 {
     pub output_bytes_max: u32,
 }
 
-/// How an [`ExecV1`] went.
+/// A process to run inside a running container for as long as its client stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionV1 {
+    /// The container.
+    pub id: String,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Give its input a pipe; else it is empty.
+    pub stdin: bool,
+    /// Give its output a pipe; else it is thrown away.
+    pub stdout: bool,
+    /// Give its errors a pipe; else they are thrown away.
+    pub stderr: bool,
+    /// Give it a terminal instead of pipes.
+    pub tty: bool,
+}
+
+/// How an [`ExecV1`] or a [`SessionV1`] went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecResultV1 {
     /// Exit code; absent after a signal.
@@ -389,6 +412,15 @@ mod tests {
             &[b"\x09\x01c\x01\x01x\x01\x03A=b\x00\x01\x01\xac\x02\x05\x06"],
         );
         check(RequestV1::Upgrade { exe: "/k".into() }, &[b"\x0a\x02/k"]);
+        let session = SessionV1 {
+            id: "c".into(),
+            argv: vec!["x".into()],
+            stdin: true,
+            stdout: true,
+            stderr: false,
+            tty: true,
+        };
+        check(RequestV1::Session(session), &[b"\x0b\x01c\x01\x01x\x01\x01\x00\x01"]);
     }
 
     #[test]
@@ -423,6 +455,7 @@ mod tests {
         check(ResponseV1::Sandboxes(vec!["u".into()]), &[b"\x06\x01\x01u"]);
         let hello = ResponseV1::Hello { pid: 1, pump: Some(2), version: "v".into() };
         check(hello, &[b"\x07\x01\x01\x02\x01v"]);
+        check(ResponseV1::Begun, &[&[8]]);
     }
 
     #[test]

@@ -40,6 +40,14 @@ pub fn chunks_until(receiver: Receiver, finished: Arc<AtomicBool>) -> Body {
 /// # Cancel safety
 /// A chunk in hand is lost: not to be dropped while both ends go on.
 pub async fn forward(mut body: Incoming, answer: &mpsc::Sender<Result<Bytes, String>>) {
+    pass_on(&mut body, answer).await;
+}
+
+/// The same for a body that the caller keeps.
+///
+/// # Cancel safety
+/// As [`forward`].
+pub async fn pass_on(body: &mut Incoming, answer: &mpsc::Sender<Result<Bytes, String>>) {
     loop {
         // Cancel safety: a frame is taken only when it is there; nobody comes back after `closed`.
         let frame = tokio::select! {

@@ -10,7 +10,9 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use model::limits::{PEER_CHUNK_BYTES, PEER_REFUSAL_BYTES_MAX, PEER_WINDOW_BYTES};
+use model::limits::{
+    PEER_CHUNK_BYTES, PEER_CONNECTION_WINDOW_BYTES, PEER_REFUSAL_BYTES_MAX, PEER_WINDOW_BYTES,
+};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -208,7 +210,7 @@ fn builder() -> http2::Builder<TokioExecutor> {
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(PEER_WINDOW_BYTES)
-        .initial_connection_window_size(PEER_WINDOW_BYTES * 4)
+        .initial_connection_window_size(PEER_CONNECTION_WINDOW_BYTES)
         .max_header_list_size(head_bytes_max())
         .max_send_buf_size(2 * PEER_CHUNK_BYTES);
     builder

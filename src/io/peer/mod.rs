@@ -29,7 +29,7 @@ use model::limits::PEER_HEAD_BYTES_MAX;
 
 use crate::io::tls::BoardPeer;
 
-pub use chunks::{ERROR, chunks, chunks_until, error_of, error_value, forward};
+pub use chunks::{ERROR, chunks, chunks_until, error_of, error_value, forward, pass_on};
 pub use client::{Connection, PeerError};
 pub use server::serve;
 

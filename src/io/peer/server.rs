@@ -21,7 +21,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use model::limits::{
-    PEER_BOARDS_MAX, PEER_CHUNK_BYTES, PEER_HANDSHAKE_SECONDS_MAX, PEER_STOP_SECONDS_MAX,
+    PEER_BOARDS_MAX, PEER_CHUNK_BYTES, PEER_CONNECTION_WINDOW_BYTES, PEER_HANDSHAKE_SECONDS_MAX, PEER_STOP_SECONDS_MAX,
     PEER_STRANGER_SECONDS_MAX, PEER_STRANGERS_MAX, PEER_STREAMS_MAX, PEER_WINDOW_BYTES,
 };
 use rustls::ServerConfig;
@@ -281,15 +281,15 @@ fn is_cut(error: &hyper::Error) -> bool {
 }
 
 fn builder(is_board: bool) -> http2::Builder<TokioExecutor> {
-    let (streams, window) = match is_board {
-        true => (PEER_STREAMS_MAX, PEER_WINDOW_BYTES),
-        false => (STRANGER_STREAMS, STRANGER_WINDOW_BYTES),
+    let (streams, window, all) = match is_board {
+        true => (PEER_STREAMS_MAX, PEER_WINDOW_BYTES, PEER_CONNECTION_WINDOW_BYTES),
+        false => (STRANGER_STREAMS, STRANGER_WINDOW_BYTES, 4 * STRANGER_WINDOW_BYTES),
     };
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(window)
-        .initial_connection_window_size(window.saturating_mul(4))
+        .initial_connection_window_size(all)
         .max_concurrent_streams(streams)
         .max_header_list_size(head_bytes_max())
         .max_send_buf_size(2 * PEER_CHUNK_BYTES);

@@ -183,7 +183,7 @@ api_type! {
         lifecycle: Lifecycle, security_context: SecurityContext, volume_devices: Vec<Value>,
         restart_policy: Option<RestartPolicy>,
         termination_message_path: Option<String>, termination_message_policy: Option<String>,
-        tty: bool, stdin: bool,
+        tty: bool, stdin: bool, stdin_once: bool,
     }
 }
 api_type! { /// ContainerPort.

@@ -13,7 +13,7 @@ use model::ids::Uid;
 use model::limits::API_LOG_CHUNKS_MAX;
 use model::status::ApiError;
 use model::timestamp::Timestamp;
-use model::wire::LogsRequestV1;
+use model::wire::{LogsRequestV1, StreamRequestV1};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -29,7 +29,7 @@ const FIRST_CHUNK_DEADLINE: Duration = Duration::from_secs(30);
 /// Chunks of a log as the board sends them; an error ends it.
 pub type LogAnswer = mpsc::Receiver<Result<Bytes, String>>;
 
-/// Where the logs of a board's containers come from.
+/// Where the streams of a board's containers come from.
 pub trait LogSource: Send + Sync {
     /// Asks the board `node` for a log; chunks go into `answer`.
     ///
@@ -40,6 +40,19 @@ pub trait LogSource: Send + Sync {
         node: &str,
         request: LogsRequestV1,
         answer: mpsc::Sender<Result<Bytes, String>>,
+    ) -> Result<(), String>;
+
+    /// Asks the board `node` for a duplex stream: frames of `model::wire::channel` go into `answer`
+    /// and come out of `input`, whose end tells the board that the client has gone.
+    ///
+    /// # Errors
+    /// Why the board cannot be asked now, as a sentence.
+    fn exchange(
+        &self,
+        node: &str,
+        request: &StreamRequestV1,
+        answer: mpsc::Sender<Result<Bytes, String>>,
+        input: mpsc::Receiver<Result<Bytes, String>>,
     ) -> Result<(), String>;
 }
 
@@ -244,6 +257,16 @@ impl LogSource for NoLogs {
         node: &str,
         _request: LogsRequestV1,
         _answer: mpsc::Sender<Result<Bytes, String>>,
+    ) -> Result<(), String> {
+        Err(format!("board {node:?} is not connected to this master"))
+    }
+
+    fn exchange(
+        &self,
+        node: &str,
+        _request: &StreamRequestV1,
+        _answer: mpsc::Sender<Result<Bytes, String>>,
+        _input: mpsc::Receiver<Result<Bytes, String>>,
     ) -> Result<(), String> {
         Err(format!("board {node:?} is not connected to this master"))
     }

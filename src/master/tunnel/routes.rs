@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! GET  /v1/tunnel/requests          frames of `model::wire`, for as long as the connection lasts
-//! POST /v1/tunnel/streams/<id>      the answer to one of them; other boards' ids are refused
+//! POST /v1/tunnel/streams/<id>      the answer to one of them; other boards' ids are refused; what
+//!                                   comes back on a duplex stream is the master's part of it
 //! GET  /v1/messages/<sha256 hex>    a message of this board that is too large for the bus
 //! GET  /v1/images?name=             {"manifests": [digest, ...]} of an image that its pods name
 //! GET  /v1/blobs/<digest>?name=     a blob of such an image; Range: bytes=<from>-
@@ -96,6 +97,8 @@ impl Routes {
                 return peer::text(status, error.to_string());
             }
         };
+        let mut taken = taken;
+        let input = taken.input.take();
         // A task of its own: when the connection ends, the reader still has to be told.
         let forwarding = tokio::spawn(async move {
             if let Some(text) = peer::error_of(request.headers()) {
@@ -104,6 +107,9 @@ impl Routes {
                 peer::forward(request.into_body(), &taken.answer).await;
             }
         });
+        if let Some(input) = input {
+            return Response::new(peer::chunks(input, ()));
+        }
         drop(forwarding.await);
         let mut answer = Response::new(peer::empty());
         *answer.status_mut() = StatusCode::NO_CONTENT;

@@ -1,7 +1,7 @@
 //! Who can be asked for a stream, and which streams were asked for.
 //!
 //! ```text
-//! open ──▶ issued id ──frame──▶ board ──POST id──▶ take ──▶ chunks flow ──▶ both ends dropped
+//! open ──▶ issued id ──frame──▶ board ──POST id──▶ take ──▶ chunks flow ──▶ all ends dropped
 //!             │ 10 s, or the board's connection ends
 //!             └──▶ the asker gets a sentence
 //! ```
@@ -13,11 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::limits::{TUNNEL_BEGIN_SECONDS_MAX, TUNNEL_FRAMES_MAX, TUNNEL_STREAMS_MAX};
+use model::limits::{
+    TUNNEL_BEGIN_SECONDS_MAX, TUNNEL_FRAME_BYTES_MAX, TUNNEL_FRAMES_MAX, TUNNEL_STREAMS_MAX,
+};
 use model::wire::{self, Header, LogsRequestV1, MessageKind, StreamRequestV1};
 use tokio::sync::mpsc;
 
-use crate::io::link::{StreamAnswer, StreamOpen};
+use crate::io::link::{StreamAnswer, StreamInput, StreamOpen};
 use crate::master::api::LogSource;
 
 /// The streams to all boards; clones share them.
@@ -60,6 +62,7 @@ struct Issued {
     board: String,
     connection: u64,
     answer: StreamAnswer,
+    input: Option<StreamInput>,
 }
 
 /// A stream that a board may not answer.
@@ -103,12 +106,11 @@ impl Streams {
         self.shared.state().boards.contains_key(board)
     }
 
-    /// Asks a board for a stream: `request` is an encoded `StreamRequestV1` message, the chunks go
-    /// into `answer`. A reader that drops its end ends the stream on the board.
+    /// Asks a board for a stream. A reader that drops its end ends the stream on the board.
     ///
     /// # Errors
     /// Why the board cannot be asked now, as a sentence.
-    pub fn open(&self, board: &str, request: Bytes, answer: StreamAnswer) -> Result<(), String> {
+    pub fn open(&self, board: &str, open: StreamOpen) -> Result<(), String> {
         let mut state = self.shared.state();
         let id = state.next_id();
         let Some(known) = state.boards.get_mut(board) else {
@@ -116,17 +118,20 @@ impl Streams {
         };
         let busy = || format!("board {board:?} does not take further streams at the moment");
         let (frames, connection) = match &known.way {
-            Way::Link(streams) => {
-                return streams.try_send(StreamOpen { request, answer }).map_err(|_| busy());
-            }
+            Way::Link(streams) => return streams.try_send(open).map_err(|_| busy()),
             Way::Tunnel { frames, connection } => (frames, *connection),
         };
         if known.open >= TUNNEL_STREAMS_MAX {
             return Err(busy());
         }
-        frames.try_send(Ok(wire::frame(id, &request).into())).map_err(|_| busy())?;
+        let StreamOpen { request, answer, input } = open;
+        let frame = wire::frame(id, &request);
+        if frame.len() > TUNNEL_FRAME_BYTES_MAX {
+            return Err("the request is too large".to_owned());
+        }
+        frames.try_send(Ok(frame.into())).map_err(|_| busy())?;
         known.open += 1;
-        state.issued.insert(id, Issued { board: board.to_owned(), connection, answer });
+        state.issued.insert(id, Issued { board: board.to_owned(), connection, answer, input });
         drop(state);
         tokio::spawn(expire(Arc::downgrade(&self.shared), id));
         Ok(())
@@ -142,9 +147,9 @@ impl Streams {
         if issued.get().board != board {
             return Err(NotYours::Foreign);
         }
-        let Issued { board, connection, answer } = issued.remove();
+        let Issued { board, connection, answer, input } = issued.remove();
         let shared = self.shared.clone();
-        Ok(Taken { answer, _slot: Slot { shared, board, connection } })
+        Ok(Taken { answer, input, _slot: Slot { shared, board, connection } })
     }
 
     /// Asks a board for a stream of this kind.
@@ -157,15 +162,30 @@ impl Streams {
         request: &StreamRequestV1,
         answer: StreamAnswer,
     ) -> Result<(), String> {
+        self.open(board, StreamOpen { request: self.encode(request), answer, input: None })
+    }
+
+    fn encode(&self, request: &StreamRequestV1) -> Bytes {
         let Self { epoch, term, .. } = *self;
         let header = Header { kind: MessageKind::Stream, epoch, term, sequence: 0 };
-        self.open(board, wire::encode(header, request).into(), answer)
+        wire::encode(header, request).into()
     }
 }
 
 impl LogSource for Streams {
     fn open(&self, node: &str, request: LogsRequestV1, answer: StreamAnswer) -> Result<(), String> {
         self.ask(node, &StreamRequestV1::Logs(request), answer)
+    }
+
+    fn exchange(
+        &self,
+        node: &str,
+        request: &StreamRequestV1,
+        answer: StreamAnswer,
+        input: StreamInput,
+    ) -> Result<(), String> {
+        let request = self.encode(request);
+        Streams::open(self, node, StreamOpen { request, answer, input: Some(input) })
     }
 }
 
@@ -189,6 +209,8 @@ impl Requests {
 pub struct Taken {
     /// Where the chunks go.
     pub answer: StreamAnswer,
+    /// What the board is sent meanwhile, when it was asked for a duplex stream.
+    pub input: Option<StreamInput>,
     _slot: Slot,
 }
 
@@ -272,7 +294,8 @@ async fn expire(shared: Weak<Shared>, id: u64) {
     tokio::time::sleep(Duration::from_secs(TUNNEL_BEGIN_SECONDS_MAX)).await;
     let Some(shared) = shared.upgrade() else { return };
     let mut state = shared.state();
-    let Some(Issued { board, connection, answer }) = state.issued.remove(&id) else { return };
+    let Some(issued) = state.issued.remove(&id) else { return };
+    let Issued { board, connection, answer, .. } = issued;
     state.release(&board, connection);
     let text = format!("board {board:?} did not answer within {TUNNEL_BEGIN_SECONDS_MAX} s");
     drop(answer.try_send(Err(text)));
@@ -288,7 +311,8 @@ mod tests {
 
     fn open(streams: &Streams, board: &str) -> Result<crate::io::image::Chunks, String> {
         let (answer, chunks) = mpsc::channel(4);
-        streams.open(board, Bytes::from_static(b"request"), answer).map(|()| chunks)
+        let request = Bytes::from_static(b"request");
+        streams.open(board, StreamOpen { request, answer, input: None }).map(|()| chunks)
     }
 
     async fn id(requests: &mut Requests) -> u64 {

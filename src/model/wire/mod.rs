@@ -4,6 +4,8 @@
 //! `XxxV1` structs with golden bytes in tests: a change of shape is a new struct and a new schema
 //! number, because postcard is not self-describing. Kubernetes objects travel as minified JSON.
 
+/// Frames of duplex streams.
+pub mod channel;
 mod down;
 mod header;
 mod net;
@@ -19,6 +21,9 @@ pub use down::{BeatDownV1, CommandV1, DesiredPodV1, DesiredV1, FetchV1, ObjectV1
 pub use header::{Header, MessageKind, Part, SCHEMA, WireError, decode, encode};
 pub use net::{NetAddressesV1, NetEndpointsV1, NetPlace, NetV1};
 pub use parts::{Assembly, encode_parts, pack, unpack};
-pub use stream::{BlobRequestV1, LogsRequestV1, StreamRequestV1};
+pub use stream::{
+    AttachRequestV1, BlobRequestV1, ExecRequestV1, LogsRequestV1, PortForwardRequestV1, StdioV1,
+    StreamRequestV1,
+};
 pub use tunnel::{Frames, TunnelRequest, frame};
 pub use up::{BeatUpV1, HelloV1, PodStatusV1, StatusV1};

@@ -4,13 +4,73 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::Uid;
 
-/// First message of a stream; the answer is raw bytes until the stream ends.
+/// First message of a stream; the answer of the first two is raw bytes until the stream ends, that of
+/// the others, and what the master sends meanwhile, are frames of [`super::channel`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StreamRequestV1 {
     /// Container logs.
     Logs(LogsRequestV1),
     /// A blob of an image that the board has.
     Blob(BlobRequestV1),
+    /// A process in a running container.
+    Exec(ExecRequestV1),
+    /// The running container's own process.
+    Attach(AttachRequestV1),
+    /// A TCP connection into the pod.
+    PortForward(PortForwardRequestV1),
+}
+
+impl StreamRequestV1 {
+    /// Whether the master also sends while the board answers.
+    pub fn is_duplex(&self) -> bool {
+        !matches!(self, Self::Logs(_) | Self::Blob(_))
+    }
+}
+
+/// Which of a process's streams are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StdioV1 {
+    /// Its input.
+    pub stdin: bool,
+    /// Its output.
+    pub stdout: bool,
+    /// Its errors; never with a terminal, which has one output.
+    pub stderr: bool,
+    /// A terminal instead of pipes.
+    pub tty: bool,
+}
+
+/// The options of `pods/{name}/exec`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequestV1 {
+    /// The pod.
+    pub pod: Uid,
+    /// Container name.
+    pub container: String,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// What is wanted of it.
+    pub stdio: StdioV1,
+}
+
+/// The options of `pods/{name}/attach`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachRequestV1 {
+    /// The pod.
+    pub pod: Uid,
+    /// Container name.
+    pub container: String,
+    /// What is wanted of it.
+    pub stdio: StdioV1,
+}
+
+/// One connection of `pods/{name}/portforward`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortForwardRequestV1 {
+    /// The pod.
+    pub pod: Uid,
+    /// TCP port inside it, on its loopback.
+    pub port: u16,
 }
 
 /// A manifest, configuration or layer by its digest, as it lies in the board's image store.

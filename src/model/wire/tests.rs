@@ -198,4 +198,13 @@ fn streams() {
     check(StreamRequestV1::Logs(logs), &[&[0], uid, b"\x01c", &[1, 0, 1, 1, 0xac, 2, 0, 1, 1]]);
     let blob = BlobRequestV1 { sha256: *b"0123456789abcdef0123456789abcdef", from: 300 };
     check(StreamRequestV1::Blob(blob), &[&[1], uid, uid, &[0xac, 2]]);
+    let stdio = StdioV1 { stdin: true, stdout: true, stderr: false, tty: true };
+    let (pod, container) = (UID, "c".to_owned());
+    let command = vec!["a".to_owned(), "b".to_owned()];
+    let exec = ExecRequestV1 { pod, container: container.clone(), command, stdio };
+    check(StreamRequestV1::Exec(exec), &[&[2], uid, b"\x01c\x02\x01a\x01b", &[1, 1, 0, 1]]);
+    let attach = AttachRequestV1 { pod, container, stdio };
+    check(StreamRequestV1::Attach(attach), &[&[3], uid, b"\x01c", &[1, 1, 0, 1]]);
+    let forward = PortForwardRequestV1 { pod, port: 300 };
+    check(StreamRequestV1::PortForward(forward), &[&[4], uid, &[0xac, 2]]);
 }

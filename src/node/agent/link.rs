@@ -204,7 +204,7 @@ impl Agent {
 
     /// Serves a stream that the master opened.
     pub(super) fn open_stream(&mut self, open: StreamOpen) {
-        let StreamOpen { request, answer } = open;
+        let StreamOpen { request, answer, input } = open;
         let refuse = |text: String| drop(answer.try_send(Err(text)));
         let (header, body) = match Header::split(&request) {
             Ok(parts) => parts,
@@ -216,6 +216,10 @@ impl Agent {
         match decode(header.kind, body) {
             Ok(StreamRequestV1::Logs(request)) => self.open_logs(request, answer),
             Ok(StreamRequestV1::Blob(request)) => self.open_blob(request, answer),
+            Ok(request) => match input {
+                Some(input) => self.open_duplex(request, answer, input),
+                None => refuse("the request has no input".to_owned()),
+            },
             Err(error) => refuse(error.to_string()),
         }
     }

@@ -13,6 +13,7 @@ mod link;
 mod outbox;
 mod pods;
 mod recover;
+mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -20,7 +21,9 @@ use std::time::Duration;
 
 use logic::pod::{Host, Moment};
 use model::ids::Uid;
-use model::limits::{BLOB_STREAMS_MAX, LOG_STREAMS_MAX, NODE_ANSWERS_MAX};
+use model::limits::{
+    BLOB_STREAMS_MAX, EXEC_STREAMS_MAX, FORWARD_STREAMS_MAX, LOG_STREAMS_MAX, NODE_ANSWERS_MAX,
+};
 use model::wire::Assembly;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
@@ -58,6 +61,8 @@ pub(super) struct Agent {
     /// Ids of containers that run, for those who follow logs.
     running: Arc<Mutex<BTreeSet<String>>>,
     log_streams: Arc<Semaphore>,
+    exec_streams: Arc<Semaphore>,
+    forward_streams: Arc<Semaphore>,
     blob_streams: Arc<Semaphore>,
     /// Images that pods wait for.
     wanted: watch::Sender<BTreeSet<String>>,
@@ -166,6 +171,8 @@ impl Agent {
             answers,
             running: Arc::default(),
             log_streams: Arc::new(Semaphore::new(LOG_STREAMS_MAX)),
+            exec_streams: Arc::new(Semaphore::new(EXEC_STREAMS_MAX)),
+            forward_streams: Arc::new(Semaphore::new(FORWARD_STREAMS_MAX)),
             blob_streams: Arc::new(Semaphore::new(BLOB_STREAMS_MAX)),
             wanted: watch::Sender::default(),
             boot,

@@ -12,6 +12,7 @@ use logic::pod::{
 };
 use model::ids::Uid;
 use model::wire::LogsRequestV1;
+use tokio::sync::watch;
 
 use super::{Agent, off_runtime};
 use crate::io::image::Hold;
@@ -31,6 +32,8 @@ pub(super) struct PodEntry {
     pub(super) keys: BTreeSet<String>,
     /// Keeps the images of its containers.
     pub(super) holds: BTreeMap<String, Hold>,
+    /// Dropped when its namespace goes: connections into it end with this.
+    pub(super) connections: watch::Sender<()>,
     saved: Vec<u8>,
     saved_durably: bool,
 }
@@ -43,6 +46,7 @@ impl PodEntry {
             places,
             keys,
             holds: BTreeMap::new(),
+            connections: watch::Sender::default(),
             saved: Vec::new(),
             saved_durably: false,
         }
@@ -253,6 +257,7 @@ impl Agent {
         let torn_down = event == Event::TornDown;
         if let (true, Some(entry)) = (torn_down, self.pods.get_mut(&uid)) {
             entry.holds.clear();
+            entry.connections = watch::Sender::default();
         }
         self.feed(uid, event);
         if torn_down {

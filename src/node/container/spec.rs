@@ -7,6 +7,7 @@ use model::quantity::Quantity;
 use serde_json::{Value, json};
 
 use super::user::User;
+use crate::io::keeper::STDIN_ANNOTATION;
 
 /// Capabilities of a container that asks for nothing: containerd's.
 const CAPABILITIES: [&str; 14] = [
@@ -130,7 +131,7 @@ pub(crate) fn build(input: &SpecInput<'_>) -> Value {
         "ociVersion": "1.0.2",
         "hostname": input.hostname,
         "process": {
-            "terminal": false,
+            "terminal": input.container.tty,
             "user": {"uid": uid, "gid": gid, "additionalGids": groups},
             "args": input.arguments,
             "env": input.environment,
@@ -155,8 +156,18 @@ pub(crate) fn build(input: &SpecInput<'_>) -> Value {
             "io.kubernetes.pod.name": input.pod.metadata.name,
             "io.kubernetes.pod.namespace": input.pod.metadata.namespace,
             "io.kubernetes.container.name": input.container.name,
+            STDIN_ANNOTATION: held_input(input.container),
         },
     })
+}
+
+/// How the container's input is held open, for the keeper.
+fn held_input(container: &Container) -> &'static str {
+    match (container.stdin, container.stdin_once) {
+        (false, _) => "",
+        (true, true) => "once",
+        (true, false) => "open",
+    }
 }
 
 fn sysctls(pod: &Pod) -> Value {

@@ -31,7 +31,6 @@ pub(crate) fn refuse(pod: &Pod, container: &Container) -> Result<(), String> {
             app_armor.is_some_and(|p| p.r#type == "Localhost"),
         ),
         ("volumeDevices", !container.volume_devices.is_empty()),
-        ("tty", container.tty),
     ];
     if let Some((what, _)) = table.iter().find(|(_, asked)| *asked) {
         return Err(format!("{what} is not supported on this board"));

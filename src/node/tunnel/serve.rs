@@ -1,5 +1,6 @@
 //! Streams that the master wants: each request becomes a stream of the agent, whose chunks are the
-//! body of a POST. A reader that has gone ends the POST, and with it the stream.
+//! body of a POST. A reader that has gone ends the POST, and with it the stream. On a duplex stream the
+//! answer to the POST carries what the master sends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,13 +9,13 @@ use std::time::Duration;
 use http::{Method, Request, Uri};
 use http_body_util::BodyExt;
 use model::limits::{TUNNEL_CHUNKS_MAX, TUNNEL_STREAMS_MAX};
-use model::wire::{Frames, TunnelRequest};
+use model::wire::{Frames, Header, StreamRequestV1, TunnelRequest, decode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::io::link::StreamOpen;
-use crate::io::peer::{self, Connection};
+use crate::io::peer::{self, Body, Connection};
 
 /// An answer that begins at once may begin with its error; a quiet one just begins.
 const FIRST_CHUNK: Duration = Duration::from_millis(200);
@@ -69,17 +70,17 @@ async fn answer(
     agent: mpsc::Sender<StreamOpen>,
     _slot: OwnedSemaphorePermit,
 ) {
+    if is_duplex(&request.message) {
+        return exchange(connection, request, agent).await;
+    }
     let (sender, mut chunks) = mpsc::channel(TUNNEL_CHUNKS_MAX);
-    let open = StreamOpen { request: request.message.into(), answer: sender };
+    let open = StreamOpen { request: request.message.into(), answer: sender, input: None };
     let opened = agent.try_send(open);
     let first = match opened {
         Ok(()) => timeout(FIRST_CHUNK, chunks.recv()).await.ok(),
         Err(_) => Some(Some(Err("this board takes no streams at the moment".to_owned()))),
     };
-    let path = format!("/v1/tunnel/streams/{}", request.id);
-    let mut post = Request::new(peer::empty());
-    *post.method_mut() = Method::POST;
-    *post.uri_mut() = path.parse().expect("a path and a number");
+    let mut post = post(request.id, peer::empty());
     let first = match first {
         Some(Some(Err(text))) => {
             post.headers_mut().insert(peer::ERROR, peer::error_value(&text));
@@ -116,4 +117,46 @@ async fn answer(
         },
         () = forward => {}
     }
+}
+
+fn post(id: u64, body: Body) -> Request<Body> {
+    let mut post = Request::new(body);
+    *post.method_mut() = Method::POST;
+    *post.uri_mut() =
+        format!("/v1/tunnel/streams/{id}").parse().expect("a path and a number");
+    post
+}
+
+/// Whether the master sends too; what cannot be read is refused by the agent.
+fn is_duplex(message: &[u8]) -> bool {
+    let Ok((header, body)) = Header::split(message) else { return false };
+    decode::<StreamRequestV1>(header.kind, body).is_ok_and(|request| request.is_duplex())
+}
+
+/// Serves a duplex stream: the POST begins at once, since the other end speaks too.
+async fn exchange(
+    connection: Connection,
+    request: TunnelRequest,
+    agent: mpsc::Sender<StreamOpen>,
+) {
+    let (answer, chunks) = mpsc::channel(TUNNEL_CHUNKS_MAX);
+    let (sender, input) = mpsc::channel(TUNNEL_CHUNKS_MAX);
+    let open = StreamOpen { request: request.message.into(), answer, input: Some(input) };
+    if agent.try_send(open).is_err() {
+        let mut refusal = post(request.id, peer::empty());
+        let text = "this board takes no streams at the moment";
+        refusal.headers_mut().insert(peer::ERROR, peer::error_value(text));
+        return drop(connection.send(refusal).await);
+    }
+    let post = post(request.id, peer::chunks(chunks, ()));
+    let mut body = match connection.send(post).await {
+        Ok(answer) if answer.status().is_success() => answer.into_body(),
+        // Nobody waits for it any more; the agent sees both of its ends closed.
+        Ok(_) => return,
+        Err(error) => return tracing::debug!(%error, "stream to the master broke"),
+    };
+    peer::pass_on(&mut body, &sender).await;
+    drop(sender);
+    // The end is the master's word: bytes of ours may still be on their way.
+    while let Some(Ok(_)) = body.frame().await {}
 }

@@ -250,7 +250,7 @@ impl Holder {
                     let _ = wire::write(&mut client, &ResponseV1::Done);
                 }
             }
-            workers::Job::Start | workers::Job::Other => {}
+            workers::Job::Start | workers::Job::Other | workers::Job::Session => {}
         }
     }
 

@@ -4,12 +4,12 @@ use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use model::limits::{CONTAINERS_MAX, KEEPER_CONNECTIONS_MAX};
+use model::limits::{CONTAINERS_MAX, EXEC_STREAMS_MAX, KEEPER_CONNECTIONS_MAX};
 
 use super::{Holder, Waiting};
 use crate::io::keeper::paths::check_id;
 use crate::io::keeper::wire::{self, Refusal, RequestV1, ResponseV1, StartHeaderV1};
-use crate::io::keeper::worker::{Failure, exec, sandbox};
+use crate::io::keeper::worker::{Failure, exec, sandbox, session};
 
 /// How long a request waits for a container or a worker to end.
 const WAIT: Duration = Duration::from_secs(60);
@@ -77,6 +77,14 @@ impl Holder {
                 self.containers.check_running(&exec.id)?;
                 let time = Duration::from_millis(exec.timeout_ms.into());
                 workers.run(stream, time, |stream| exec::run(site, &exec, stream))?;
+            }
+            RequestV1::Session(session) => {
+                self.containers.check_running(&session.id)?;
+                if workers.sessions() >= EXEC_STREAMS_MAX {
+                    let text = format!("this board runs {EXEC_STREAMS_MAX} sessions, its limit");
+                    return Err(Failure::new(Refusal::Exhausted, text));
+                }
+                workers.session(stream, |stream| session::run(site, &session, stream))?;
             }
             RequestV1::SandboxCreate(new) => {
                 check_id(&new.uid)?;

@@ -21,6 +21,8 @@ pub(super) enum Job {
     Start,
     Remove,
     Other,
+    /// Lives as long as its client wants.
+    Session,
 }
 
 /// A child that works.
@@ -32,13 +34,14 @@ pub(super) struct Worker {
     report: Option<UnixStream>,
     /// Who is told that the removal is done, once the holder has forgotten the container.
     pub(super) client: Option<UnixStream>,
-    /// When it is taken to hang.
-    until: Instant,
+    /// When it is taken to hang; a session never.
+    until: Option<Instant>,
 }
 
 impl Worker {
     fn new(job: Job, id: &str, time: Duration) -> Self {
-        Self { job, id: id.to_owned(), report: None, client: None, until: Instant::now() + time }
+        let until = (job != Job::Session).then(|| Instant::now() + time);
+        Self { job, id: id.to_owned(), report: None, client: None, until }
     }
 }
 
@@ -47,20 +50,26 @@ impl Worker {
 pub(super) struct Workers(BTreeMap<u32, Worker>);
 
 impl Workers {
+    /// Those that end by themselves.
     pub(super) fn count(&self) -> usize {
-        self.0.len()
+        self.0.len() - self.sessions()
+    }
+
+    pub(super) fn sessions(&self) -> usize {
+        self.0.values().filter(|worker| worker.job == Job::Session).count()
     }
 
     /// When the next worker is taken to hang.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.0.values().map(|worker| worker.until).min()
+        self.0.values().filter_map(|worker| worker.until).min()
     }
 
     /// Kills workers that hang; their clients see the connection end.
     pub(super) fn kill_overdue(&mut self, now: Instant) {
-        for (pid, worker) in self.0.iter_mut().filter(|(_, worker)| worker.until <= now) {
+        let overdue = |worker: &Worker| worker.until.is_some_and(|until| until <= now);
+        for (pid, worker) in self.0.iter_mut().filter(|(_, worker)| overdue(worker)) {
             eprintln!("holder: worker {pid} ({:?} {}) hangs", worker.job, worker.id);
-            worker.until = now + WORK_WAIT;
+            worker.until = Some(now + WORK_WAIT);
             // Our own child, not reaped: the handle is for nobody else.
             if let Ok(process) = PidFd::open(*pid) {
                 let _ = process.signal(libc::SIGKILL);
@@ -138,12 +147,31 @@ impl Workers {
         time: Duration,
         body: impl FnOnce(UnixStream) -> u8,
     ) -> Result<(), Failure> {
+        self.fork(Job::Other, WORK_WAIT + time, stream, body)
+    }
+
+    /// Forks a worker that owns `stream` and lives as long as the client at its other end wants.
+    pub(super) fn session(
+        &mut self,
+        stream: &UnixStream,
+        body: impl FnOnce(UnixStream) -> u8,
+    ) -> Result<(), Failure> {
+        self.fork(Job::Session, Duration::ZERO, stream, body)
+    }
+
+    fn fork(
+        &mut self,
+        job: Job,
+        time: Duration,
+        stream: &UnixStream,
+        body: impl FnOnce(UnixStream) -> u8,
+    ) -> Result<(), Failure> {
         let keep = [stream.as_raw_fd()];
         let pid = fork(|| {
             close_others(&keep);
             stream.try_clone().map_or(1, body)
         })?;
-        self.0.insert(pid, Worker::new(Job::Other, "", WORK_WAIT + time));
+        self.0.insert(pid, Worker::new(job, "", time));
         Ok(())
     }
 }

@@ -10,7 +10,7 @@
 //! The stage is a FIFO that the holder keeps open. A pump killed at any point leaves each byte in the
 //! container's FIFO, or in the stage: then the next pump cuts the log back to the noted offset and
 //! writes the chunk again. So no line is lost or doubled. An unfinished line waits in the FIFO for
-//! its end, at most [`PARTIAL_WAIT`].
+//! its end, at most [`PARTIAL_WAIT`], and hardly at all where somebody may be typing.
 //!
 //! When the holder dies the pump goes on; it ends on SIGTERM, between two chunks. It never syncs.
 
@@ -40,12 +40,14 @@ use pipe::{Lens, Peek};
 pub(super) use stage::hold as hold_stage;
 use stage::{Note, Stage};
 
-use super::paths::Layout;
+use super::paths::{ATTACH_SOCKET, Layout};
 use super::process::{ProcessLock, close_others, now_micros};
 use super::wire;
 
 /// How long an unfinished line waits for its end before it is written as a part.
 const PARTIAL_WAIT: Duration = Duration::from_secs(1);
+/// The same for a container with a console.
+const PARTIAL_WAIT_TYPING: Duration = Duration::from_millis(10);
 /// Chunks of one output in a row before the others get their turn.
 const CHUNKS_PER_TURN: usize = 8;
 /// How long an older pump gets to finish its chunk.
@@ -82,7 +84,20 @@ struct Source {
     mid_line: bool,
     /// Since when an unfinished line waits in the FIFO.
     partial_since: Option<Instant>,
+    /// How long it may.
+    partial_wait: Duration,
     queued: bool,
+}
+
+impl Source {
+    /// How long its unfinished line still waits.
+    fn partial_left(&self) -> Option<Duration> {
+        Some(self.partial_wait.saturating_sub(self.partial_since?.elapsed()))
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.partial_left() == Some(Duration::ZERO)
+    }
 }
 
 struct Pump {
@@ -195,9 +210,8 @@ impl Pump {
         if !self.ready.is_empty() {
             return EpollTimeout::ZERO;
         }
-        let oldest = self.sources.values().filter_map(|source| source.partial_since).min();
-        oldest.map_or(EpollTimeout::NONE, |since| {
-            let left = PARTIAL_WAIT.saturating_sub(since.elapsed());
+        let next = self.sources.values().filter_map(Source::partial_left).min();
+        next.map_or(EpollTimeout::NONE, |left| {
             EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::ZERO)
         })
     }
@@ -243,6 +257,10 @@ impl Pump {
             hung_up: false,
             mid_line: false,
             partial_since: None,
+            partial_wait: match self.layout.container(id).join(ATTACH_SOCKET).exists() {
+                true => PARTIAL_WAIT_TYPING,
+                false => PARTIAL_WAIT,
+            },
             queued: true,
         };
         self.sources.insert(token, source);
@@ -279,7 +297,7 @@ impl Pump {
 
     fn queue_overdue_parts(&mut self) {
         for (&token, source) in &mut self.sources {
-            if !source.queued && source.partial_since.is_some_and(|t| t.elapsed() >= PARTIAL_WAIT) {
+            if !source.queued && source.is_overdue() {
                 source.queued = true;
                 self.ready.push_back(token);
             }
@@ -317,8 +335,7 @@ impl Pump {
                 return Ok(Step::Wait);
             }
         };
-        let overdue = source.partial_since.is_some_and(|since| since.elapsed() >= PARTIAL_WAIT);
-        let take = cri::take(&self.buffer[..waiting], source.hung_up || overdue);
+        let take = cri::take(&self.buffer[..waiting], source.hung_up || source.is_overdue());
         if take == 0 {
             source.partial_since.get_or_insert_with(Instant::now);
             return Ok(Step::Wait);

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use libcontainer::container::builder::ContainerBuilder;
@@ -37,7 +37,7 @@ pub(in crate::io::keeper) fn run(site: &Site, exec: &ExecV1, mut stream: UnixStr
 }
 
 /// A state directory of this exec alone: libcontainer leaves a socket in it each time.
-fn make_scratch(site: &Site, id: &str, scratch: &Path) -> io::Result<()> {
+pub(super) fn make_scratch(site: &Site, id: &str, scratch: &Path) -> io::Result<()> {
     let state = scratch.join(id);
     fs::create_dir_all(&state)?;
     for entry in fs::read_dir(site.layout.runtime().join(id))? {
@@ -58,22 +58,27 @@ fn execute(
     if exec.argv.is_empty() {
         return Err(Failure::new(Refusal::Invalid, "no program to run"));
     }
-    let spec: Value = serde_json::from_slice(&fs::read(bundle.join("config.json"))?)
-        .map_err(|error| Failure::failed("reading the container's spec", &error))?;
-    let process = process_of(&spec["process"], exec);
+    let process = process_of(&spec_of(bundle)?["process"], exec);
     make_scratch(site, &exec.id, scratch)?;
     let process_file = scratch.join("process.json");
     fs::write(&process_file, process.to_string())?;
     let (output, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from)?;
     let begun = Instant::now();
-    let pid = tenant(&exec.id, scratch, &process_file, write)?;
+    let stdio = Stdio::Pipes([None, Some(write.try_clone()?), Some(write)]);
+    let pid = tenant(&exec.id, scratch, &process_file, stdio)?;
     let limit = (exec.output_bytes_max as usize).min(EXEC_OUTPUT_BYTES_MAX);
     let timeout = Duration::from_millis(exec.timeout_ms.into());
     watch(pid, File::from(output), begun + timeout, limit).map_err(Failure::from)
 }
 
+/// The spec that a container runs by.
+pub(super) fn spec_of(bundle: &Path) -> Result<Value, Failure> {
+    serde_json::from_slice(&fs::read(bundle.join("config.json"))?)
+        .map_err(|error| Failure::failed("reading the container's spec", &error))
+}
+
 /// The container's own process with another program.
-fn process_of(process: &Value, exec: &ExecV1) -> Value {
+pub(super) fn process_of(process: &Value, exec: &ExecV1) -> Value {
     let mut process = process.clone();
     process["args"] = json!(exec.argv);
     process["terminal"] = json!(false);
@@ -95,12 +100,33 @@ fn process_of(process: &Value, exec: &ExecV1) -> Value {
     process
 }
 
-fn tenant(id: &str, root: &Path, process_file: &Path, write: OwnedFd) -> Result<Pid, Failure> {
-    let both = write.try_clone()?;
+/// What a process gets as its input, output and errors.
+pub(super) enum Stdio {
+    /// These; the worker's own where there is none.
+    Pipes([Option<OwnedFd>; 3]),
+    /// A terminal, whose other end is sent to this socket.
+    Console(PathBuf),
+}
+
+/// Starts a process beside the container's own.
+pub(super) fn tenant(
+    id: &str,
+    root: &Path,
+    process_file: &Path,
+    stdio: Stdio,
+) -> Result<Pid, Failure> {
+    let give = |mut builder: ContainerBuilder| match stdio {
+        Stdio::Pipes([stdin, stdout, stderr]) => {
+            builder = stdin.into_iter().fold(builder, ContainerBuilder::with_stdin);
+            builder = stdout.into_iter().fold(builder, ContainerBuilder::with_stdout);
+            stderr.into_iter().fold(builder, ContainerBuilder::with_stderr)
+        }
+        Stdio::Console(socket) => builder.with_console_socket(Some(socket)),
+    };
     ignore_sigpipe(false);
     let pid = ContainerBuilder::new(id.to_owned(), SyscallType::default())
         .with_root_path(root)
-        .map(|builder| builder.with_stdout(write).with_stderr(both))
+        .map(give)
         .and_then(|builder| {
             builder.as_tenant().with_process(Some(process_file)).with_detach(true).build()
         });
@@ -158,12 +184,18 @@ fn watch(pid: Pid, output: File, deadline: Instant, limit: usize) -> io::Result<
             until = Instant::now() + LATE_OUTPUT;
         }
     }
+    note_end(pid, &mut result)?;
+    Ok(result)
+}
+
+/// Reaps a process that has ended.
+pub(super) fn note_end(pid: Pid, result: &mut ExecResultV1) -> io::Result<()> {
     match waitpid(pid, None)? {
         WaitStatus::Exited(_, code) => result.code = Some(code),
         WaitStatus::Signaled(_, signal, _) => result.signal = Some(signal as i32),
         _ => {}
     }
-    Ok(result)
+    Ok(())
 }
 
 #[cfg(test)]

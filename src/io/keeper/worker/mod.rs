@@ -3,10 +3,12 @@
 //! A worker owns the connection of its request, may block, and ends when it has answered. What it
 //! leaves behind on failure it removes itself; the holder removes it when the worker was killed.
 
+mod console;
 pub(super) mod exec;
 mod overlay;
 pub(super) mod remove;
 pub(super) mod sandbox;
+pub(super) mod session;
 mod spec;
 pub(super) mod start;
 

@@ -24,6 +24,7 @@ use nix::unistd::{Gid, Uid, mkfifo};
 use serde_json::Value;
 
 use super::spec::{Relaxed, Surroundings};
+use super::console::{self, Console};
 use super::{Failure, Site, answer, overlay, remove};
 use crate::io::keeper::cgroup::Hierarchies;
 use crate::io::keeper::process::{PidFd, ignore_sigpipe, now_micros, start_ticks_of};
@@ -69,13 +70,15 @@ fn start(
     }
     begun(header).write_begun(&bundle)?;
     let mut relaxed = fit(site, header, &mut spec)?;
-    set_oom_score(&mut spec, &mut relaxed);
     let outputs = make_outputs(&bundle, &spec)?;
+    // Before the score and the mounts, which are the container's.
+    let console = console::start(&bundle, &mut spec, &outputs[0])?;
+    set_oom_score(&mut spec, &mut relaxed);
     overlay::enter_private_namespace()?;
     overlay::mount_rootfs(&bundle, &header.lower_dirs, &header.writable_dir)?;
     write_private(&bundle.join("config.json"), spec.to_string().as_bytes())?;
     drop(spec);
-    let mut container = create(site, &header.id, outputs)?;
+    let mut container = create(site, &header.id, outputs, console.as_ref())?;
     let pid = container.pid().and_then(|pid| u32::try_from(pid.as_raw()).ok());
     let pid = pid.ok_or_else(|| Failure::new(Refusal::Failed, "the container has no process"))?;
     let released = record(header, &bundle, pid)
@@ -206,14 +209,26 @@ fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::options().create_new(true).write(true).mode(0o600).open(path)?.write_all(bytes)
 }
 
-fn create(site: &Site, id: &str, outputs: [File; 2]) -> Result<Container, Failure> {
+fn create(
+    site: &Site,
+    id: &str,
+    outputs: [File; 2],
+    console: Option<&Console>,
+) -> Result<Container, Failure> {
     let [stdout, stderr] = outputs;
+    let stdin = console.and_then(|console| console.stdin.as_ref());
+    let stdin = stdin.map(OwnedFd::try_clone).transpose()?;
+    let terminal = console.and_then(|console| console.terminal.clone());
     // Ignored signals are inherited by programs; this one they expect to work.
     ignore_sigpipe(false);
     let container = ContainerBuilder::new(id.to_owned(), SyscallType::default())
         .with_root_path(site.layout.runtime())
         .map(|builder| {
-            builder.with_stdout(OwnedFd::from(stdout)).with_stderr(OwnedFd::from(stderr))
+            let builder = stdin.into_iter().fold(builder, ContainerBuilder::with_stdin);
+            builder
+                .with_stdout(OwnedFd::from(stdout))
+                .with_stderr(OwnedFd::from(stderr))
+                .with_console_socket(terminal)
         })
         .and_then(|builder| {
             builder

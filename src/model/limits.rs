@@ -348,7 +348,8 @@ pub const IMAGE_PARTIAL_SYNC_BYTES: u64 = 16 * 1024 * 1024;
 /// Seconds after which a board asks again for an image that no board has had.
 pub const IMAGE_ASK_AGAIN_SECONDS_MAX: u64 = 10;
 const _: () = assert!(
-    BLOB_STREAMS_MAX + LOG_STREAMS_MAX + EXEC_STREAMS_MAX + FORWARD_STREAMS_MAX <= TUNNEL_STREAMS_MAX
+    BLOB_STREAMS_MAX + LOG_STREAMS_MAX + EXEC_STREAMS_MAX + FORWARD_STREAMS_MAX
+        <= TUNNEL_STREAMS_MAX
 );
 /// Bytes of one frame on a duplex stream between master and board.
 pub const CHANNEL_FRAME_BYTES_MAX: usize = 16 * 1024;

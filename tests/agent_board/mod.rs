@@ -235,7 +235,11 @@ impl Master {
         let (answer, mut chunks) = mpsc::channel(16);
         let header = Header { kind: MessageKind::Stream, epoch: 1, term: 1, sequence: 1 };
         let request = Bytes::from(encode(header, &StreamRequestV1::Logs(request)));
-        self.end.streams.send(StreamOpen { request, answer, input: None }).await.expect("the agent runs");
+        self.end
+            .streams
+            .send(StreamOpen { request, answer, input: None })
+            .await
+            .expect("the agent runs");
         let mut text = Vec::new();
         while let Some(chunk) = chunks.recv().await {
             text.extend_from_slice(&chunk?);

@@ -14,8 +14,13 @@ pub(super) fn send(stream: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> io::Re
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
-    let sent =
-        sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+    let sent = sendmsg::<()>(
+        stream.as_raw_fd(),
+        &[IoSlice::new(bytes)],
+        control,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
     match sent == bytes.len() {
         true => Ok(()),
         false => Err(io::ErrorKind::WriteZero.into()),
@@ -50,7 +55,11 @@ pub(super) fn terminal_peer(terminal: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 /// Tells a terminal its size; who runs in it gets SIGWINCH.
-pub(super) fn set_terminal_size(terminal: BorrowedFd<'_>, columns: u16, rows: u16) -> io::Result<()> {
+pub(super) fn set_terminal_size(
+    terminal: BorrowedFd<'_>,
+    columns: u16,
+    rows: u16,
+) -> io::Result<()> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCSWINSZ reads a `winsize`, which `size` is, and keeps no pointer to it.
     let set = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ as _, &size) };

@@ -65,7 +65,14 @@ pub enum RequestV1 {
 impl RequestV1 {
     /// Whether asking twice is the same as asking once.
     pub fn is_idempotent(&self) -> bool {
-        !matches!(self, Self::Start(_) | Self::Signal { .. } | Self::Exec(_) | Self::Upgrade { .. } | Self::Session(_))
+        !matches!(
+            self,
+            Self::Start(_)
+                | Self::Signal { .. }
+                | Self::Exec(_)
+                | Self::Upgrade { .. }
+                | Self::Session(_)
+        )
     }
 }
 

@@ -122,8 +122,7 @@ async fn answer(
 fn post(id: u64, body: Body) -> Request<Body> {
     let mut post = Request::new(body);
     *post.method_mut() = Method::POST;
-    *post.uri_mut() =
-        format!("/v1/tunnel/streams/{id}").parse().expect("a path and a number");
+    *post.uri_mut() = format!("/v1/tunnel/streams/{id}").parse().expect("a path and a number");
     post
 }
 
@@ -134,11 +133,7 @@ fn is_duplex(message: &[u8]) -> bool {
 }
 
 /// Serves a duplex stream: the POST begins at once, since the other end speaks too.
-async fn exchange(
-    connection: Connection,
-    request: TunnelRequest,
-    agent: mpsc::Sender<StreamOpen>,
-) {
+async fn exchange(connection: Connection, request: TunnelRequest, agent: mpsc::Sender<StreamOpen>) {
     let (answer, chunks) = mpsc::channel(TUNNEL_CHUNKS_MAX);
     let (sender, input) = mpsc::channel(TUNNEL_CHUNKS_MAX);
     let open = StreamOpen { request: request.message.into(), answer, input: Some(input) };

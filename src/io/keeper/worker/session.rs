@@ -129,7 +129,8 @@ pub(super) fn accept_terminal(listener: &UnixListener, process: &Value) -> io::R
     }
     let (stream, _) = listener.accept()?;
     let (_, mut received) = descriptors::receive(stream.as_raw_fd(), &mut [0; 64])?;
-    let terminal = received.pop().ok_or_else(|| io::Error::other("the runtime sent no terminal"))?;
+    let terminal =
+        received.pop().ok_or_else(|| io::Error::other("the runtime sent no terminal"))?;
     let uid = process["user"]["uid"].as_u64().and_then(|uid| u32::try_from(uid).ok());
     let inner = descriptors::terminal_peer(terminal.as_fd())?;
     let uid = nix::unistd::Uid::from_raw(uid.unwrap_or(0));

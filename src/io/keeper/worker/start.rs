@@ -23,8 +23,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, mkfifo};
 use serde_json::Value;
 
-use super::spec::{Relaxed, Surroundings};
 use super::console::{self, Console};
+use super::spec::{Relaxed, Surroundings};
 use super::{Failure, Site, answer, overlay, remove};
 use crate::io::keeper::cgroup::Hierarchies;
 use crate::io::keeper::process::{PidFd, ignore_sigpipe, now_micros, start_ticks_of};

@@ -8,6 +8,7 @@ pub mod controllers;
 pub mod dispatcher;
 pub mod join;
 pub mod keys;
+pub mod net;
 pub mod registry;
 pub mod tokens;
 pub mod tunnel;

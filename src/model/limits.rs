@@ -36,6 +36,14 @@ pub const BUS_KEPT_SECONDS_MAX: u64 = 60;
 pub const BUS_FETCH_SECONDS_MIN: u64 = 20;
 /// Slowest fetch that is waited for.
 pub const BUS_FETCH_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
+/// Changes of the network that are remembered for boards that missed some.
+pub const NET_CHANGES_MAX: usize = 64;
+/// Their bytes together; whoever missed more gets everything.
+pub const NET_CHANGES_BYTES_MAX: usize = 256 * 1024;
+/// Changes of the network that a board keeps because it lacks one before them.
+pub const NET_AHEAD_MAX: usize = 64;
+/// Large messages about the network that are kept for all boards to fetch.
+pub const NET_KEPT_MAX: usize = 4;
 /// Largest message, all parts together: a board's whole desired set.
 pub const WIRE_MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Largest message of a board, all parts together: what one board may make its master hold.

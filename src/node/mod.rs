@@ -32,6 +32,7 @@ use crate::io::clock::Clock;
 use crate::io::image::{ImageStore, Source};
 use crate::io::keeper::{Keeper, KeeperError};
 use crate::io::link::BoardEnd;
+use network::{NetFiles, NetHeld};
 
 /// What a board is made of.
 #[derive(Debug)]
@@ -101,5 +102,14 @@ pub fn forget_boot(run_dir: &Path) -> std::io::Result<()> {
 /// # Errors
 /// [`NodeError`] says why the role ended; run it again after that.
 pub async fn run(options: NodeOptions, shutdown: watch::Receiver<bool>) -> Result<(), NodeError> {
-    agent::run(options, shutdown).await
+    let net = NetHeld::open(&options.data_dir, &options.run_dir);
+    let (data_dir, run_dir) = (&options.data_dir, &options.run_dir);
+    let mut files = NetFiles::new(net.subscribe(), &options.name, data_dir, run_dir);
+    // Cancel safety: the agent ends the role; what the files lack by then is written behind it.
+    let ended = tokio::select! {
+        ended = agent::run(options, net, shutdown) => ended,
+        never = files.run() => match never {},
+    };
+    files.finish();
+    ended
 }

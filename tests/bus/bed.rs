@@ -112,7 +112,12 @@ impl Bed {
             views: self.loops.views.clone(),
             registry: self.loops.registry.clone(),
             contacts: self.contacts(),
-            as_leader: dispatcher::Options { epoch, term, beat: self.beat, board_key: None },
+            as_leader: dispatcher::Options {
+                epoch,
+                term,
+                beat: self.beat,
+                ..dispatcher::Options::default()
+            },
             record: watch::Sender::new(signed.clone()).subscribe(),
             messages: self.messages.clone(),
         };

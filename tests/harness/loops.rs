@@ -7,6 +7,7 @@ use std::path::Path;
 use kumquat::io::clock::Clock;
 use kumquat::io::store::{Options, Store};
 use kumquat::master::controllers::{self, Views};
+use kumquat::master::net;
 use kumquat::master::registry::{
     DeleteOptions, ListQuery, Registry, RegistryOptions, Target, WriteOptions,
 };
@@ -34,6 +35,7 @@ impl Loops {
         let store = store.expect("store");
         let registry = Registry::new(store, clock.clone(), RegistryOptions::default());
         let registry = registry.expect("registry");
+        tokio::spawn(net::run(views.clone(), stopped.clone()));
         tokio::spawn(controllers::run(views.clone(), registry.clone(), stopped));
         let loops = Self { views, registry, clock, stop };
         for name in ["default", "kube-system", "kube-node-lease"] {

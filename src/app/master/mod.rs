@@ -35,6 +35,7 @@ use crate::master::controllers::{self, Views};
 use crate::master::dispatcher;
 use crate::master::join::{JoinOptions, Joining};
 use crate::master::keys::Keys;
+use crate::master::net;
 use crate::master::registry::{Registry, RegistryOptions, ServiceRange};
 use crate::master::tunnel::{Images, Routes, Streams};
 use announce::Announcer;
@@ -176,8 +177,13 @@ impl Core {
             views: views.clone(),
             contacts: contacts.clone(),
         };
-        let driver = controllers::run(views, registry, loops.stop_signal());
+        let driver = controllers::run(views.clone(), registry, loops.stop_signal());
         loops.spawn("controllers", driver);
+        let telling = net::run(views.clone(), loops.stop_signal());
+        loops.spawn("network of the boards", async move {
+            telling.await;
+            anyhow::Ok(())
+        });
         let judging = contacts::run(contacts, loops.stop_signal());
         loops.spawn("contacts", async move {
             judging.await;

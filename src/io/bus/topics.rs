@@ -1,7 +1,7 @@
 //! Names of topics, and which of them a board may use.
 //!
 //! Everything lies under `kumquat/<cluster>/`: `leader` (retained), `all/...` for everybody, and per
-//! board `nodes/<node>/up/{hello,beat,status,will}` and `nodes/<node>/down/{desired,command,beat}`.
+//! board `nodes/<node>/up/{hello,beat,status,will}` and `nodes/<node>/down/{desired,command,beat,net}`.
 
 use model::wire::MessageKind;
 
@@ -32,6 +32,11 @@ impl Topics {
         format!("{}all/#", self.root)
     }
 
+    /// What everybody hears of the network.
+    pub fn net(&self) -> String {
+        format!("{}all/net", self.root)
+    }
+
     /// Where a board sends messages of this kind; `None` for kinds that boards do not send.
     pub fn up(&self, node: &str, kind: MessageKind) -> Option<String> {
         let leaf = match kind {
@@ -59,6 +64,7 @@ impl Topics {
             MessageKind::Desired | MessageKind::Fetch => "desired",
             MessageKind::Command => "command",
             MessageKind::BeatDown => "beat",
+            MessageKind::Net => "net",
             _ => return None,
         };
         Some(format!("{}nodes/{node}/down/{leaf}", self.root))

@@ -3,13 +3,14 @@
 //! ```text
 //!  presence (came, went) ──▶ sessions: one dispatcher each ──▶ nodes/<n>/down/...
 //!  nodes/+/up/# ──▶ routed to the board's session; whatever comes means that it is heard
-//!  leader record ──▶ `leader`, retained
+//!  leader record ──▶ `leader`, retained             network ──▶ `all/net`, once for everybody
 //! ```
 //! A session's trouble ends that session only, and then the board's connection, so that it comes back.
 //! The same board connecting again ends its earlier session first. The master's own board does not
 //! come here: its link is in memory.
 
 mod messages;
+mod net;
 mod session;
 
 use std::collections::HashMap;
@@ -108,8 +109,10 @@ pub async fn run(options: BoardsOptions, stop: watch::Receiver<bool>) -> Result<
         sessions: JoinSet::new(),
         lines: Seldom::bursts(5, LINES_EVERY),
     };
-    // Cancel safety: all three end with `stop`.
+    let telling = net::tell_all(boards.shared.clone(), stop.clone());
+    // Cancel safety: all of them end with `stop`.
     tokio::join!(
+        telling,
         server.serve(listener, stop.clone()),
         announce(&broker, &topics, record, stop.clone()),
         boards.run(&broker, stop),

@@ -59,7 +59,7 @@ impl Session {
         let link = MasterEnd { down, up, streams };
         let Shared { views, registry, as_leader, messages, .. } = &*shared;
         let (views, registry, name) = (views.clone(), registry.clone(), board.clone());
-        let options = dispatcher::Options { board_key: key, ..*as_leader };
+        let options = dispatcher::Options { board_key: key, hears_all: true, ..*as_leader };
         let dispatcher = dispatcher::run(views, registry, options, name, link, stop);
         // Cancel safety: the dispatcher ends the session; what is not sent by then is of no use.
         let served = tokio::select! {
@@ -98,8 +98,12 @@ async fn carry(shared: &Shared, board: &str, mut frames: mpsc::Receiver<Bytes>) 
             continue;
         }
         let packed = wire::pack(&std::mem::take(&mut parts));
-        let pointer = shared.messages.keep(board, packed);
-        forget_at = Some(Instant::now() + Duration::from_secs(BUS_KEPT_SECONDS_MAX));
+        let pointer = if header.kind == MessageKind::Net {
+            shared.messages.keep_for_all(packed)
+        } else {
+            forget_at = Some(Instant::now() + Duration::from_secs(BUS_KEPT_SECONDS_MAX));
+            shared.messages.keep(board, packed)
+        };
         let header = Header { kind: MessageKind::Fetch, ..header };
         publish(shared, board, header.kind, wire::encode(header, &pointer).into()).await;
     }

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use crate::io::clock::Clock;
 use crate::io::store::{Applied, Change};
 use crate::master::contacts::Listening;
+use crate::master::net::Net;
 
 /// A key of one controller.
 pub(super) type Work = (usize, ObjectKey);
@@ -43,6 +44,7 @@ struct Shared {
     wake: Notify,
     boards: Mutex<HashMap<String, Arc<Notify>>>,
     listening: Listening,
+    net: Net,
     clock: Clock,
     start: Instant,
 }
@@ -76,6 +78,7 @@ impl Views {
             wake: Notify::new(),
             boards: Mutex::default(),
             listening: Listening::new(patience),
+            net: Net::default(),
             clock,
             start: Instant::now(),
         }));
@@ -97,6 +100,11 @@ impl Views {
     /// Stops remembering a board.
     pub fn forget_board(&self, node: &str) {
         self.0.boards.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
+    }
+
+    /// What boards are told of the network.
+    pub fn net(&self) -> &Net {
+        &self.0.net
     }
 
     /// Who is heard.
@@ -309,6 +317,7 @@ impl Applied for Hook {
             views.note_node(&mut world, &changed.key.name, changed.gone);
         }
         views.enqueue(&world, &changed);
+        views.net().note(&world, &changed);
         views.wake_boards(&world, &changed);
         drop(world);
         views.0.wake.notify_one();

@@ -6,12 +6,14 @@
 //! Hello   -> Node object, whole desired set          changes of its pods -> difference, coalesced
 //! Status  -> pod statuses and removals, one commit   every 5 s           -> BeatDown
 //! BeatUp  -> revisions compared: what is behind is sent again; the board's Lease is renewed
+//! network -> its changes, unless the bus carries them to all; what a beat shows to be missing
 //! ```
 //! Level-triggered: any message may be lost, the beats reveal it. A session knows which board it
 //! serves: a Hello of another name is refused, as is a status or event about what is not that
 //! board's. Deliberately absent: judging silent boards (node lifecycle), and how messages travel.
 
 mod desired;
+mod net;
 mod node;
 mod session;
 mod status;
@@ -60,11 +62,13 @@ pub struct Options {
     /// The key that the board has shown, which is written into its Node; none for the leader's own
     /// board.
     pub board_key: Option<[u8; 32]>,
+    /// The board hears what all boards are told; else the session tells it.
+    pub hears_all: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { epoch: 0, term: 0, beat: BEAT, board_key: None }
+        Self { epoch: 0, term: 0, beat: BEAT, board_key: None, hears_all: false }
     }
 }
 
@@ -122,6 +126,7 @@ async fn serve(
                 tokio::time::sleep(COALESCE).await;
                 session.send_difference().await?;
             }
+            () = session.net_changed() => session.tell_net().await?,
             _ = beat.tick() => session.beat().await?,
             changed = shutdown.changed() => if changed.is_err() {
                 return Ok(());

@@ -10,13 +10,14 @@ use model::join::key_text;
 use model::limits::{BUS_FETCH_BYTES_PER_SECOND_MIN, NODE_EVENTS_MAX, UP_MESSAGE_BYTES_MAX};
 use model::wire::{
     self, Assembly, BeatDownV1, BeatUpV1, CommandV1, Header, HelloV1, MessageKind, PodStatusV1,
-    StatusV1,
+    StatusV1, WireError,
 };
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
 
 use super::desired::Told;
+use super::net::NetTold;
 use super::{DispatchError, Options, Trouble, node, status};
 use crate::io::seldom::Seldom;
 use crate::master::contacts::Contacts;
@@ -46,6 +47,8 @@ pub(super) struct Session {
     heard_sequence: Option<u64>,
     /// Known since its Hello.
     board: Option<Board>,
+    /// What it was told of the network.
+    pub(super) net: NetTold,
     /// Lines about what the board should not have sent.
     lines: Seldom,
 }
@@ -79,6 +82,7 @@ impl Session {
         tokio::spawn(status::record_events(registry.clone(), name.clone(), queue));
         Self {
             contacts: Contacts::new(&views),
+            net: NetTold::new(views.net(), options.hears_all),
             events,
             views,
             registry,
@@ -121,10 +125,24 @@ impl Session {
         self.sequence += 1;
         let Options { epoch, term, .. } = self.options;
         let header = Header { kind, epoch, term, sequence: self.sequence };
-        let parts = match wire::encode_parts(header, body) {
+        self.send_parts(wire::encode_parts(header, body)).await
+    }
+
+    /// A message about the network is the same for all boards, its header too.
+    pub(super) async fn send_net(&mut self, body: &[u8]) -> Result<usize, DispatchError> {
+        let Options { epoch, term, .. } = self.options;
+        let header = Header { kind: MessageKind::Net, epoch, term, sequence: 0 };
+        self.send_parts(wire::parts_of(header, body)).await
+    }
+
+    async fn send_parts(
+        &mut self,
+        parts: Result<Vec<Vec<u8>>, WireError>,
+    ) -> Result<usize, DispatchError> {
+        let parts = match parts {
             Ok(parts) => parts,
             Err(error) => {
-                tracing::error!(node = self.name, %error, "a board is not told what it should run");
+                tracing::error!(node = self.name, %error, "a message to a board is too large: it is not sent");
                 return Ok(0);
             }
         };
@@ -253,7 +271,7 @@ impl Session {
         let Some(board) = &self.board else { return self.ask_hello().await };
         let beat = BeatDownV1 {
             desired_revision: board.told.revision,
-            net_revision: 0,
+            net_revision: self.views.net().revision(),
             status_sequence: board.status_sequence,
             cluster_time: self.registry.clock().now(),
         };
@@ -290,7 +308,7 @@ impl Session {
         if renew {
             self.renew_lease().await?;
         }
-        Ok(())
+        self.repair_net(beat.net_revision).await
     }
 
     async fn renew_lease(&mut self) -> Result<(), DispatchError> {

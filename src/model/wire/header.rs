@@ -100,6 +100,12 @@ pub fn encode<T: Serialize>(header: Header, body: &T) -> Vec<u8> {
         .expect("a wire body is plain data, which postcard always encodes")
 }
 
+/// A body without a header, for those who send the same to many.
+pub fn encode_body<T: Serialize>(body: &T) -> Vec<u8> {
+    postcard::to_extend(body, Vec::with_capacity(64))
+        .expect("a wire body is plain data, which postcard always encodes")
+}
+
 /// Which part of a message this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {

@@ -22,10 +22,22 @@ pub fn encode_parts<T: Serialize>(header: Header, body: &T) -> Result<Vec<Vec<u8
     if whole.len() <= BUS_PAYLOAD_BYTES_MAX {
         return Ok(vec![whole]);
     }
-    if whole.len() > WIRE_MESSAGE_BYTES_MAX {
+    parts_of(header, &whole[HEADER_BYTES..])
+}
+
+/// The same of a body that [`super::encode_body`] encoded.
+///
+/// # Errors
+/// `TooLarge` for a body beyond [`WIRE_MESSAGE_BYTES_MAX`].
+pub fn parts_of(header: Header, body: &[u8]) -> Result<Vec<Vec<u8>>, WireError> {
+    if HEADER_BYTES + body.len() > WIRE_MESSAGE_BYTES_MAX {
         return Err(WireError::TooLarge(header.kind));
     }
-    let body = &whole[HEADER_BYTES..];
+    if body.is_empty() {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES);
+        header.write(Part { number: 0, of: 1 }, &mut bytes);
+        return Ok(vec![bytes]);
+    }
     let pieces = body.chunks(BUS_PAYLOAD_BYTES_MAX - HEADER_BYTES);
     let of = u16::try_from(pieces.len()).expect("fewer parts than u16::MAX, asserted above");
     let part = |(number, piece): (u16, &[u8])| {

@@ -41,6 +41,11 @@ impl Agent {
                 Ok(desired) => return self.take_desired(desired).await,
                 Err(error) => Err(error),
             },
+            MessageKind::Net => {
+                let reign = (header.epoch, header.term);
+                let now = super::ticks();
+                decode(header.kind, &body).map(|net| self.net.take(reign, net, now))
+            }
             MessageKind::BeatDown => decode(header.kind, &body).map(|beat| self.take_beat(&beat)),
             MessageKind::Command => decode(header.kind, &body).map(|c| self.take_command(&c)),
             other => Err(WireError::Kind(other as u16)),
@@ -99,6 +104,7 @@ impl Agent {
         self.clock.advance(beat.cluster_time);
         let now = super::ticks();
         self.outbox.acknowledge(beat.status_sequence, now);
+        self.net.compare(beat.net_revision, now);
         if beat.desired_revision < self.desired.revision() {
             // A master that knows less than this board has to hear what the board holds.
             self.introduce();
@@ -145,7 +151,17 @@ impl Agent {
             self.pressure = pressure;
             self.report_board();
         }
+        self.net.beat();
         self.send_beat();
+    }
+
+    /// Asks, with a beat, for what is missing of the network.
+    pub(super) fn ask_net(&mut self) {
+        let now = super::ticks();
+        if self.net.ask_ticks().is_some_and(|at| at <= now) {
+            self.net.asked(now);
+            self.send_beat();
+        }
     }
 
     /// What changes of the board's own status while it runs: one patch, because only the last one
@@ -161,7 +177,7 @@ impl Agent {
         let beat = BeatUpV1 {
             boot: self.boot,
             desired_revision: self.desired.revision(),
-            net_revision: self.net_revision,
+            net_revision: self.net.revision(),
             status_sequence: self.outbox.sequence(),
         };
         self.send(MessageKind::BeatUp, &beat);

@@ -31,6 +31,7 @@ use tokio::time::Instant;
 use super::board::Board;
 use super::desired::DesiredLog;
 use super::driver::{Answer, Driver};
+use super::network::NetHeld;
 use super::place::Places;
 use super::pressure::Pressure;
 use super::pull::{self, Puller};
@@ -70,13 +71,14 @@ pub(super) struct Agent {
     boot: u64,
     rebooted: bool,
     messages: u64,
-    net_revision: u64,
+    net: NetHeld,
     pressure: Pressure,
 }
 
 /// Runs the agent until shutdown or until the link closes.
 pub(super) async fn run(
     options: NodeOptions,
+    net: NetHeld,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), NodeError> {
     let places = Places { data_dir: options.data_dir.clone(), run_dir: options.run_dir.clone() };
@@ -97,7 +99,7 @@ pub(super) async fn run(
     let mut link = options.link;
     let mut exits = options.keeper.events();
     let mut imports = options.images.changes();
-    let started = Started { driver, up: link.up, answers, version: options.version };
+    let started = Started { driver, net, up: link.up, answers, version: options.version };
     // Cancel safe: what recovery has begun is found again by the next one.
     let mut agent = tokio::select! {
         () = stopped(&mut shutdown) => return Ok(()),
@@ -149,6 +151,7 @@ async fn sleep_until(wake: Option<Instant>) {
 /// What an agent is made of before it knows its pods.
 struct Started {
     driver: Arc<Driver>,
+    net: NetHeld,
     up: mpsc::Sender<bytes::Bytes>,
     answers: mpsc::Sender<Answer>,
     version: String,
@@ -156,7 +159,7 @@ struct Started {
 
 impl Agent {
     fn new(started: Started, desired: DesiredLog, (boot, rebooted): (u64, bool)) -> Self {
-        let Started { driver, up, answers, version } = started;
+        let Started { driver, net, up, answers, version } = started;
         Self {
             clock: driver.clock.clone(),
             host: Host { address: driver.board.address() },
@@ -179,7 +182,7 @@ impl Agent {
             rebooted,
             assembly: Assembly::default(),
             messages: 0,
-            net_revision: 0,
+            net,
         }
     }
 
@@ -190,7 +193,7 @@ impl Agent {
     /// The earliest wish of any pod, and of the outbox.
     fn next_wake(&self) -> Option<Instant> {
         let pods = self.pods.values().filter_map(|pod| pod.machine.next_wake());
-        let at = pods.chain(self.outbox.due_ticks()).min()?;
+        let at = pods.chain(self.outbox.due_ticks()).chain(self.net.ask_ticks()).min()?;
         Some(Instant::now() + Duration::from_millis(at.saturating_sub(ticks())))
     }
 

@@ -186,6 +186,7 @@ impl Agent {
         if self.outbox.due_ticks().is_some_and(|at| at <= super::ticks()) {
             self.send_statuses();
         }
+        self.ask_net();
     }
 
     /// The one place where a machine moves: state is saved before anything is done about it.

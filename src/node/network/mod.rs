@@ -1,1 +1,7 @@
 //! A board's network: what it hears of services and boards, and what it makes of it.
+
+mod state;
+mod state_file;
+
+pub(crate) use state::NetHeld;
+pub(crate) use state_file::NetFiles;

@@ -1,0 +1,286 @@
+//! The network state on disk.
+//!
+//! `net.bin` = `kqn` and a format byte, crc32c of the rest (u32, little endian), postcard `NetV1`. In
+//! the run-dir, which is memory, soon after each change: an agent that restarts goes on with it. In
+//! the data-dir seldom, because it is flash: a board that comes up without a master has services.
+
+use std::convert::Infallible;
+use std::fs;
+use std::future::pending;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::network::{Ipv4Block, NetState};
+use model::wire::{self, MessageKind, NetV1};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::io::durable;
+use crate::node::driver::blocking;
+use crate::node::place::replace;
+
+const FILE: &str = "net.bin";
+/// The begin of every file, with the format's number.
+const FILE_HEAD: &[u8; 4] = b"kqn\x01";
+/// Least time between two files in memory.
+const RUN_EVERY: Duration = Duration::from_secs(1);
+/// Least time between two files on flash.
+const DATA_EVERY: Duration = Duration::from_secs(300);
+/// Changes of this time go to flash together.
+const DATA_GATHER: Duration = Duration::from_secs(10);
+
+/// Reads the state in a folder; `None` when there is none, or none that can be read.
+pub(super) fn read(folder: &Path) -> Option<NetState> {
+    let path = folder.join(FILE);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "network state cannot be read");
+            return None;
+        }
+    };
+    let state = decode(&bytes);
+    if state.is_none() {
+        // Of another build, or cut short by a board that lost power: the master has it.
+        tracing::warn!(path = %path.display(), "network state is damaged and left out");
+    }
+    state
+}
+
+fn decode(bytes: &[u8]) -> Option<NetState> {
+    let (checksum, body) = bytes.strip_prefix(FILE_HEAD)?.split_first_chunk()?;
+    if u32::from_le_bytes(*checksum) != crc32c::crc32c(body) {
+        return None;
+    }
+    let whole: NetV1 = wire::decode(MessageKind::Net, body).ok()?;
+    NetState::default().apply(whole).ok()
+}
+
+fn encode(state: &NetState) -> Vec<u8> {
+    let body = wire::encode_body(&state.whole());
+    [&FILE_HEAD[..], &crc32c::crc32c(&body).to_le_bytes(), &body].concat()
+}
+
+/// Keeps the files up to date.
+pub(crate) struct NetFiles {
+    state: watch::Receiver<Arc<NetState>>,
+    /// Name of this board: its own block of addresses goes to flash at once.
+    board: String,
+    data_dir: PathBuf,
+    run_dir: PathBuf,
+    in_run_dir: Kept,
+    in_data_dir: Kept,
+}
+
+/// What a file holds.
+struct Kept {
+    state: Arc<NetState>,
+    at: Option<Instant>,
+}
+
+impl Kept {
+    /// Whether a state says anything else than the file, its revision apart.
+    fn differs(&self, state: &NetState) -> bool {
+        let kept = &self.state;
+        (&kept.boards, &kept.services, &kept.policies)
+            != (&state.boards, &state.services, &state.policies)
+    }
+}
+
+impl NetFiles {
+    /// Files for this state, which was read from them.
+    pub(crate) fn new(
+        state: watch::Receiver<Arc<NetState>>,
+        board: &str,
+        data_dir: &Path,
+        run_dir: &Path,
+    ) -> Self {
+        let kept = |folder| Kept { state: Arc::new(read(folder).unwrap_or_default()), at: None };
+        Self {
+            in_data_dir: kept(data_dir),
+            in_run_dir: kept(run_dir),
+            board: board.to_owned(),
+            data_dir: data_dir.to_owned(),
+            run_dir: run_dir.to_owned(),
+            state,
+        }
+    }
+
+    /// Writes until it is dropped.
+    ///
+    /// # Cancel safety
+    /// A file is old or new, and [`NetFiles::finish`] writes what is left.
+    pub(crate) async fn run(&mut self) -> Infallible {
+        let mut changed_at: Option<Instant> = None;
+        loop {
+            let (run_at, data_at) = self.due(changed_at);
+            // Cancel safety: all arms only wait.
+            tokio::select! {
+                changed = self.state.changed() => match changed {
+                    Ok(()) => drop(changed_at.get_or_insert_with(Instant::now)),
+                    Err(_) => return pending().await,
+                },
+                () = until(run_at) => self.write_run().await,
+                () = until(data_at) => {
+                    self.write_data().await;
+                    changed_at = None;
+                }
+            }
+        }
+    }
+
+    /// When which file is to be written.
+    fn due(&self, changed_at: Option<Instant>) -> (Option<Instant>, Option<Instant>) {
+        let state = self.state.borrow();
+        let not_before = |kept: &Kept, every| kept.at.map_or_else(Instant::now, |at| at + every);
+        let run_at = (self.in_run_dir.state.revision != state.revision)
+            .then(|| not_before(&self.in_run_dir, RUN_EVERY));
+        let gathered = changed_at.map(|at| at + DATA_GATHER);
+        let mut data_at = gathered.map(|at| at.max(not_before(&self.in_data_dir, DATA_EVERY)));
+        if self.block(&state) != self.block(&self.in_data_dir.state) {
+            data_at = Some(not_before(&self.in_data_dir, RUN_EVERY));
+        }
+        (run_at, data_at)
+    }
+
+    fn block(&self, state: &NetState) -> Option<Ipv4Block> {
+        state.boards.get(self.board.as_str())?.pods
+    }
+
+    async fn write_run(&mut self) {
+        let (state, folder) = (self.state.borrow().clone(), self.run_dir.clone());
+        self.in_run_dir = Kept { state: state.clone(), at: Some(Instant::now()) };
+        let written = blocking(move || replace(&folder.join(FILE), &encode(&state))).await;
+        complain(&self.run_dir, written);
+    }
+
+    async fn write_data(&mut self) {
+        let (state, folder) = (self.state.borrow().clone(), self.data_dir.clone());
+        let differs = self.in_data_dir.differs(&state);
+        self.in_data_dir.at = Some(Instant::now());
+        if !differs {
+            return;
+        }
+        self.in_data_dir.state = state.clone();
+        let path = folder.join(FILE);
+        let write = move || durable::replace(&path, &encode(&state), durable::PUBLIC);
+        complain(&self.data_dir, blocking(write).await);
+    }
+
+    /// Writes to memory what is not there yet: the agent ends.
+    pub(crate) fn finish(&self) {
+        let state = self.state.borrow().clone();
+        if state.revision != self.in_run_dir.state.revision {
+            complain(&self.run_dir, Some(replace(&self.run_dir.join(FILE), &encode(&state))));
+        }
+    }
+}
+
+/// A file that cannot be written is written with the next change.
+fn complain(folder: &Path, written: Option<io::Result<()>>) {
+    if let Some(Err(error)) = written {
+        let folder = folder.display();
+        tracing::warn!(%folder, %error, "network state is not kept: free space there");
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::network::NetBoard;
+
+    use super::*;
+
+    fn state(revision: u64, block: &str) -> Arc<NetState> {
+        let pods = block.parse().ok();
+        let board = NetBoard { name: "pi-1".into(), pods, ..NetBoard::default() };
+        let boards = [("pi-1".into(), Arc::new(board))].into();
+        Arc::new(NetState { revision, boards, ..NetState::default() })
+    }
+
+    struct Folders(PathBuf);
+
+    impl Folders {
+        fn new(name: &str) -> Self {
+            let folder = format!("kumquat-net-{name}-{}", std::process::id());
+            let folder = std::env::temp_dir().join(folder);
+            for part in ["data", "run"] {
+                fs::create_dir_all(folder.join(part)).expect("made");
+            }
+            Self(folder)
+        }
+
+        fn both(&self) -> (PathBuf, PathBuf) {
+            (self.0.join("data"), self.0.join("run"))
+        }
+    }
+
+    impl Drop for Folders {
+        fn drop(&mut self) {
+            let _gone = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_file_comes_back_and_a_damaged_one_does_not() {
+        let folders = Folders::new("file");
+        let (data, _) = folders.both();
+        let before = state(7, "10.42.0.0/25");
+        let bytes = encode(&before);
+        fs::write(data.join(FILE), &bytes).expect("written");
+        assert_eq!(read(&data).as_ref(), Some(&*before));
+        for length in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..length]), None, "{length} bytes");
+        }
+        for at in 0..bytes.len() {
+            let mut rotten = bytes.clone();
+            rotten[at] ^= 4;
+            assert_eq!(decode(&rotten), None, "byte {at}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_written_soon_and_flash_seldom() {
+        let folders = Folders::new("seldom");
+        let (data, run) = folders.both();
+        let sender = watch::Sender::new(Arc::<NetState>::default());
+        let mut files = NetFiles::new(sender.subscribe(), "pi-1", &data, &run);
+        let writing = tokio::spawn(async move { files.run().await });
+        let revisions = || (read(&data).map(|it| it.revision), read(&run).map(|it| it.revision));
+        // The clock stands still while a file is written, and jumps to the next deadline.
+        let pass = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
+        pass(60).await;
+        assert_eq!(revisions(), (None, None), "nothing is written when nothing happens");
+        sender.send_replace(state(1, "10.42.0.0/25"));
+        pass(2).await;
+        assert_eq!(revisions(), (Some(1), Some(1)), "its own block at once");
+        let boards = |revision| {
+            let mut state = NetState::clone(&state(revision, "10.42.0.0/25"));
+            let name = format!("pi-{revision}");
+            state.boards.insert(name.into(), Arc::default());
+            Arc::new(state)
+        };
+        sender.send_replace(boards(2));
+        pass(2).await;
+        sender.send_replace(boards(3));
+        pass(200).await;
+        assert_eq!(revisions(), (Some(1), Some(3)));
+        pass(200).await;
+        assert_eq!(revisions(), (Some(3), Some(3)));
+        let mut same = NetState::clone(&boards(3));
+        same.revision = 4;
+        sender.send_replace(same.into());
+        pass(700).await;
+        assert_eq!(revisions(), (Some(3), Some(4)), "what says the same is not written to flash");
+        writing.abort();
+    }
+}

@@ -275,6 +275,32 @@ fn an_upgrade_keeps_children_and_their_exit_codes() {
 }
 
 #[test]
+fn descriptors_outlive_the_agent_and_an_upgrade() {
+    run("kept", async |board| {
+        let keeper = board.keeper().await;
+        assert!(keeper.kept("dns").await.expect_err("nothing yet").is_not_found());
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let address = socket.local_addr().expect("bound");
+        keeper.keep("dns", &[socket.into()]).await.expect("kept");
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+        sender.send_to(b"waits", address).expect("somebody holds the port");
+        for _upgrade in 0..2 {
+            keeper.upgrade(&board.paths.exe).await.expect("upgraded");
+        }
+        // A client of its own, as after a restart of the agent.
+        let again = board.keeper().await;
+        let fd = again.kept("dns").await.expect("kept").pop().expect("one");
+        let socket = std::net::UdpSocket::from(fd);
+        let mut bytes = [0; 8];
+        assert_eq!(socket.recv(&mut bytes).expect("queued"), 5);
+        again.keep("dns", &[]).await.expect("forgotten");
+        assert!(again.kept("dns").await.expect_err("forgotten").is_not_found());
+        drop(socket);
+        std::net::UdpSocket::bind(address).expect("nobody holds the port");
+    });
+}
+
+#[test]
 fn exec_has_limits() {
     run("exec", async |board| {
         let keeper = board.keeper().await;

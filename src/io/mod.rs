@@ -4,6 +4,7 @@ pub mod bus;
 pub mod clock;
 pub mod control;
 pub mod discovery;
+pub mod dns;
 pub mod durable;
 pub mod host;
 pub mod image;

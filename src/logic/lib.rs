@@ -5,6 +5,7 @@
 
 pub mod contact;
 pub mod controller;
+pub mod dns;
 pub mod network;
 pub mod pod;
 pub mod schedule;

@@ -432,3 +432,39 @@ pub const HEALTH_CHECK_PORTS_MAX: usize = 256;
 pub const HEALTH_CHECK_CONNECTIONS_MAX: usize = 64;
 /// Seconds that such a connection may last.
 pub const HEALTH_CHECK_SECONDS_MAX: u64 = 5;
+
+// DNS.
+
+/// Bytes of upstream answers that a board keeps.
+pub const DNS_CACHE_BYTES_MAX: usize = 512 * 1024;
+/// Upstream answers that a board keeps.
+pub const DNS_CACHE_ENTRIES_MAX: usize = 2_048;
+/// Seconds that an answer stays of use beyond its time while no upstream server answers (RFC 8767
+/// names one to three days).
+pub const DNS_STALE_SECONDS_MAX: u64 = 86_400;
+/// Aliases followed for one question.
+pub const DNS_ALIASES_MAX: usize = 8;
+/// Upstream servers that are known of.
+pub const DNS_UPSTREAMS_MAX: usize = 8;
+/// Questions that upstream servers are being asked; further ones fail.
+pub const DNS_QUESTIONS_MAX: usize = 256;
+/// Clients that wait for the answer to one of them; further ones are not answered.
+pub const DNS_WAITERS_MAX: usize = 64;
+/// Clients connected over TCP; one more ends the oldest.
+pub const DNS_CONNECTIONS_MAX: usize = 64;
+/// Seconds that a client over TCP may be silent.
+pub const DNS_IDLE_SECONDS_MAX: u64 = 10;
+/// Bytes of queries that wait in the socket while nobody reads it: about a thousand.
+pub const DNS_SOCKET_BYTES: usize = 1024 * 1024;
+/// Servers that a pod's resolv.conf may name (resolv.conf(5)).
+pub const DNS_SERVERS_MAX: usize = 3;
+/// Search domains of a pod (kubelet's own limit).
+pub const DNS_SEARCHES_MAX: usize = 32;
+/// Bytes of a pod's search line (kubelet's own limit).
+pub const DNS_SEARCHES_BYTES_MAX: usize = 2_048;
+/// Sets of descriptors that the keeper keeps for an agent that restarts.
+pub const KEPT_SETS_MAX: usize = 8;
+/// Descriptors of one of them.
+pub const KEPT_DESCRIPTORS_MAX: usize = 3;
+/// Bytes of the name of one of them.
+pub const KEPT_NAME_BYTES_MAX: usize = 32;

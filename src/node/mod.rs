@@ -12,7 +12,7 @@ mod desired;
 mod driver;
 mod image_list;
 mod log_stream;
-mod network;
+pub mod network;
 mod object;
 mod place;
 mod pressure;

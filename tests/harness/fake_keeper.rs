@@ -167,6 +167,8 @@ impl State {
             RequestV1::Exec(_) => refused(Refusal::NotFound, "no such container"),
             RequestV1::Upgrade { .. } => refused(Refusal::Unsupported, "a fake has no binary"),
             RequestV1::Session(_) => refused(Refusal::Unsupported, "a fake runs nothing"),
+            RequestV1::Keep { .. } => refused(Refusal::Unsupported, "a fake keeps nothing"),
+            RequestV1::Kept { .. } => refused(Refusal::NotFound, "a fake keeps nothing"),
             RequestV1::Events => refused(Refusal::Invalid, "events are a stream"),
         }
     }

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
@@ -16,6 +17,7 @@ use model::limits::{KEEPER_FRAME_BYTES_MAX, KEEPER_REQUEST_BYTES_MAX};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use super::descriptors;
 use super::paths::{ATTACH_SOCKET, KeeperPaths, Layout};
 use super::pump;
 use super::session::{self, Session};
@@ -245,6 +247,46 @@ impl Keeper {
         self.done(RequestV1::Upgrade { exe: exe.to_owned() }, QUICK).await
     }
 
+    /// Gives the holder copies of descriptors, which it keeps for the next agent, also through its own
+    /// upgrade, instead of those with the same name. A holder that dies takes them along: give them again
+    /// when [`Events`] begins anew.
+    pub async fn keep(&self, name: &str, fds: &[OwnedFd]) -> Result<(), KeeperError> {
+        let request = RequestV1::Keep { name: name.to_owned() };
+        let bytes = wire::frame(&request).map_err(|_| KeeperError::TooLarge)?;
+        let exchange = async {
+            // The stream stays non-blocking, and its buffer is empty.
+            let stream = self.connect().await?.into_std().map_err(KeeperError::Interrupted)?;
+            descriptors::send(&stream, &bytes, fds).map_err(KeeperError::Interrupted)?;
+            let mut stream = UnixStream::from_std(stream).map_err(KeeperError::Interrupted)?;
+            read_message(&mut stream).await.map_err(KeeperError::Interrupted)
+        };
+        let answer = tokio::time::timeout(QUICK, exchange);
+        match answer.await.map_err(|_| KeeperError::Deadline(QUICK))?? {
+            ResponseV1::Done => Ok(()),
+            ResponseV1::Failed { refusal, text } => Err(KeeperError::Refused { refusal, text }),
+            _ => Err(KeeperError::Unexpected),
+        }
+    }
+
+    /// Copies of what an earlier agent had kept under this name.
+    pub async fn kept(&self, name: &str) -> Result<Vec<OwnedFd>, KeeperError> {
+        let request = RequestV1::Kept { name: name.to_owned() };
+        let bytes = wire::frame(&request).map_err(|_| KeeperError::TooLarge)?;
+        let exchange = async {
+            let mut stream = self.connect().await?;
+            stream.write_all(&bytes).await.map_err(KeeperError::Interrupted)?;
+            read_with_descriptors(&stream).await.map_err(KeeperError::Interrupted)
+        };
+        let answer = tokio::time::timeout(QUICK, exchange);
+        match answer.await.map_err(|_| KeeperError::Deadline(QUICK))?? {
+            (ResponseV1::Kept, fds) => Ok(fds),
+            (ResponseV1::Failed { refusal, text }, _) => {
+                Err(KeeperError::Refused { refusal, text })
+            }
+            _ => Err(KeeperError::Unexpected),
+        }
+    }
+
     async fn done(&self, request: RequestV1, deadline: Duration) -> Result<(), KeeperError> {
         match self.ask(request, None, deadline).await? {
             ResponseV1::Done => Ok(()),
@@ -337,6 +379,31 @@ async fn read_message(stream: &mut UnixStream) -> io::Result<ResponseV1> {
     let mut body = vec![0; wire::body_bytes(&header, KEEPER_FRAME_BYTES_MAX)?];
     stream.read_exact(&mut body).await?;
     wire::decode(&body)
+}
+
+/// A message and the descriptors that came with it.
+async fn read_with_descriptors(stream: &UnixStream) -> io::Result<(ResponseV1, Vec<OwnedFd>)> {
+    let (mut bytes, mut fds) = (Vec::new(), Vec::new());
+    loop {
+        if let Some(header) = bytes.first_chunk::<FRAME_HEADER_BYTES>() {
+            let end = FRAME_HEADER_BYTES + wire::body_bytes(header, KEEPER_REQUEST_BYTES_MAX)?;
+            if bytes.len() >= end {
+                return Ok((wire::decode(&bytes[FRAME_HEADER_BYTES..end])?, fds));
+            }
+        }
+        stream.readable().await?;
+        let mut buffer = [0; 512];
+        let read = || descriptors::receive(stream.as_raw_fd(), &mut buffer);
+        match stream.try_io(tokio::io::Interest::READABLE, read) {
+            Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok((count, more)) => {
+                bytes.extend_from_slice(&buffer[..count]);
+                fds.extend(more);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// What [`Events`] yields.

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use nix::sys::stat::Mode;
 
 use super::cgroup::Hierarchies;
-use super::holder::{Holder, Holdings};
+use super::holder::{Holder, Holdings, Kept};
 use super::paths::Layout;
-use super::process::{ProcessLock, close_others, fork};
+use super::process::{ProcessLock, close_others, fork, inherited};
 use super::wire::{self, ResponseV1};
 use super::worker::Site;
 
@@ -61,7 +61,8 @@ fn daemonise(site: &Site, data_dir: PathBuf) -> io::Result<()> {
         let outcome = become_daemon(site).and_then(|lock| {
             let Some(lock) = lock else { return Ok(None) };
             let listener = listen(&site.layout)?;
-            let holdings = Holdings { site: site.clone(), data_dir, listener, lock };
+            let kept = Kept::default();
+            let holdings = Holdings { site: site.clone(), data_dir, listener, lock, kept };
             Holder::new(holdings).map(Some)
         });
         let told = match &outcome {
@@ -145,7 +146,7 @@ fn redirect_output(layout: &Layout) -> io::Result<()> {
 
 /// Goes on after execve with the same children, listener and lock, and answers the client who asked.
 fn resume(site: Site, data_dir: PathBuf, kept: &[OsString]) -> io::Result<()> {
-    let mut kept = kept.iter().map(inherited);
+    let mut kept = kept.iter().map(|argument| inherited(argument));
     let mut next = || kept.next().unwrap_or_else(|| Err(io::Error::other("descriptors missing")));
     let (listener, lock, client) = (next()?, next()?, next()?);
     let lock = match ProcessLock::acquire_open(File::from(lock))? {
@@ -154,15 +155,8 @@ fn resume(site: Site, data_dir: PathBuf, kept: &[OsString]) -> io::Result<()> {
     };
     nix::sys::prctl::set_child_subreaper(true)?;
     let listener = UnixListener::from(listener);
-    let holder = Holder::new(Holdings { site, data_dir, listener, lock })?;
+    let kept = Kept::inherit(&std::env::var_os(Kept::VARIABLE).unwrap_or_default());
+    let holder = Holder::new(Holdings { site, data_dir, listener, lock, kept })?;
     let _ = wire::write(&mut UnixStream::from(client), &ResponseV1::Done);
     holder.run()
-}
-
-fn inherited(argument: &OsString) -> io::Result<OwnedFd> {
-    let number: Option<RawFd> = argument.to_str().and_then(|text| text.parse().ok());
-    let fd = number.filter(|fd| *fd > 2).ok_or_else(|| io::Error::other("not a descriptor"))?;
-    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-    // SAFETY: the descriptor is open (fcntl succeeded) and was left to us alone by the execve.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -2,6 +2,7 @@
 //!
 //! The only `unsafe` of the keeper beside `pump::pipe` and `worker::sandbox`.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -61,6 +62,21 @@ pub(super) fn ignore_sigpipe(ignore: bool) {
     let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
     // SAFETY: neither disposition runs code of ours.
     let _ = unsafe { nix::sys::signal::sigaction(Signal::SIGPIPE, &action) };
+}
+
+/// Lets a descriptor pass an execve.
+pub(super) fn let_inherit(fd: RawFd) -> io::Result<()> {
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+    Ok(())
+}
+
+/// A descriptor that an execve left to us, by its number.
+pub(super) fn inherited(number: &OsStr) -> io::Result<OwnedFd> {
+    let number: Option<RawFd> = number.to_str().and_then(|text| text.parse().ok());
+    let fd = number.filter(|fd| *fd > 2).ok_or_else(|| io::Error::other("not a descriptor"))?;
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    // SAFETY: the descriptor is open (fcntl succeeded) and was left to us alone by the execve.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A handle on a process that never means another one.

@@ -60,6 +60,17 @@ pub enum RequestV1 {
     /// Run a process inside a container whose streams the client takes; it is killed when the client
     /// closes the connection.
     Session(SessionV1),
+    /// Keep the descriptors that come with this frame for the next agent, instead of those with the
+    /// same name; none means to forget them.
+    Keep {
+        /// What they are called.
+        name: String,
+    },
+    /// Give back what was kept.
+    Kept {
+        /// What it is called.
+        name: String,
+    },
 }
 
 impl RequestV1 {
@@ -110,6 +121,8 @@ pub enum ResponseV1 {
     /// The process of a session runs; its descriptors come with the frame's first byte: those of
     /// input, output and errors as far as asked for, or one terminal. [`Self::Executed`] follows.
     Begun,
+    /// What was kept; the descriptors come with the frame's first byte.
+    Kept,
 }
 
 /// The namespaces that the containers of one pod share.
@@ -428,6 +441,8 @@ mod tests {
             tty: true,
         };
         check(RequestV1::Session(session), &[b"\x0b\x01c\x01\x01x\x01\x01\x00\x01"]);
+        check(RequestV1::Keep { name: "n".into() }, &[b"\x0c\x01n"]);
+        check(RequestV1::Kept { name: "n".into() }, &[b"\x0d\x01n"]);
     }
 
     #[test]
@@ -463,6 +478,7 @@ mod tests {
         let hello = ResponseV1::Hello { pid: 1, pump: Some(2), version: "v".into() };
         check(hello, &[b"\x07\x01\x01\x02\x01v"]);
         check(ResponseV1::Begun, &[&[8]]);
+        check(ResponseV1::Kept, &[&[9]]);
     }
 
     #[test]

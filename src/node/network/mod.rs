@@ -1,5 +1,6 @@
 //! A board's network: what it hears of services and boards, and what it makes of it.
 
+pub mod dns;
 mod state;
 mod state_file;
 

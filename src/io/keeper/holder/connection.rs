@@ -1,13 +1,14 @@
 //! A client's connection while its request is being read: no byte beyond the request is taken, since
 //! what follows is for the worker.
 
-use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use model::limits::KEEPER_REQUEST_BYTES_MAX;
+use model::limits::{KEEPER_REQUEST_BYTES_MAX, KEPT_DESCRIPTORS_MAX};
 
+use crate::io::keeper::descriptors;
 use crate::io::keeper::wire::{self, FRAME_HEADER_BYTES, RequestV1};
 
 /// How long a client may take to send its request, and a worker to read what follows it.
@@ -20,6 +21,8 @@ pub(super) struct Connection {
     header: [u8; FRAME_HEADER_BYTES],
     body: Option<Vec<u8>>,
     filled: usize,
+    /// What came with the bytes so far.
+    fds: Vec<OwnedFd>,
     until: Instant,
 }
 
@@ -27,8 +30,8 @@ pub(super) struct Connection {
 pub(super) enum Progress {
     /// More must come.
     Partial(Connection),
-    /// A request; the stream blocks again, with time limits.
-    Complete(RequestV1, UnixStream),
+    /// A request and the descriptors that came with it; the stream blocks again, with time limits.
+    Complete(RequestV1, UnixStream, Vec<OwnedFd>),
     /// Not a request of ours; the stream is for telling so.
     Garbage(io::Error, UnixStream),
     /// The client went away.
@@ -39,7 +42,8 @@ impl Connection {
     pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let until = Instant::now() + REQUEST_WAIT;
-        Ok(Self { stream, header: [0; FRAME_HEADER_BYTES], body: None, filled: 0, until })
+        let (header, fds) = ([0; FRAME_HEADER_BYTES], Vec::new());
+        Ok(Self { stream, header, body: None, filled: 0, fds, until })
     }
 
     pub(super) fn until(&self) -> Instant {
@@ -60,9 +64,15 @@ impl Connection {
                     Err(error) => return Progress::Garbage(error, self.stream),
                 }
             }
-            match self.stream.read(target) {
-                Ok(0) => return Progress::Gone,
-                Ok(count) => self.filled += count,
+            match descriptors::receive(self.stream.as_raw_fd(), target) {
+                Ok((0, _)) => return Progress::Gone,
+                Ok((count, fds)) => {
+                    self.filled += count;
+                    self.fds.extend(fds);
+                    if self.fds.len() > KEPT_DESCRIPTORS_MAX {
+                        return Progress::Gone;
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Progress::Partial(self);
                 }
@@ -85,7 +95,7 @@ impl Connection {
 
     fn hand_over(self, request: RequestV1) -> Progress {
         match make_blocking(&self.stream) {
-            Ok(()) => Progress::Complete(request, self.stream),
+            Ok(()) => Progress::Complete(request, self.stream, self.fds),
             Err(_) => Progress::Gone,
         }
     }
@@ -106,7 +116,7 @@ impl AsFd for Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
 
     use super::*;
 
@@ -127,7 +137,7 @@ mod tests {
             };
             client.write_all(&bytes[split..]).expect("room");
             client.write_all(b"rest").expect("room");
-            let Progress::Complete(found, mut stream) = connection.advance() else {
+            let Progress::Complete(found, mut stream, _) = connection.advance() else {
                 panic!("not complete, split at {split}");
             };
             assert_eq!(found, request);

@@ -12,6 +12,7 @@
 
 mod connection;
 mod containers;
+mod kept;
 mod pumping;
 mod requests;
 mod workers;
@@ -28,12 +29,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::process::ProcessLock;
+use super::process::{ProcessLock, let_inherit};
 use super::pump;
 use super::wire::{self, Refusal, RequestV1, ResponseV1};
 use super::worker::Site;
 use connection::{Connection, Progress, make_blocking};
 use containers::Containers;
+pub(super) use kept::Kept;
 use pumping::Pumping;
 use requests::refuse;
 use workers::Workers;
@@ -45,6 +47,7 @@ pub(super) struct Holdings {
     pub(super) data_dir: PathBuf,
     pub(super) listener: UnixListener,
     pub(super) lock: ProcessLock,
+    pub(super) kept: Kept,
 }
 
 /// A request that cannot be served yet: a container must end first, or a worker.
@@ -59,6 +62,7 @@ pub(super) struct Holder {
     data_dir: PathBuf,
     listener: UnixListener,
     lock: ProcessLock,
+    kept: Kept,
     signals: SignalFd,
     connections: Vec<Connection>,
     subscribers: Vec<UnixStream>,
@@ -84,7 +88,7 @@ enum Source {
 impl Holder {
     /// Takes over what is on disk and what runs.
     pub(super) fn new(holdings: Holdings) -> io::Result<Self> {
-        let Holdings { site, data_dir, listener, lock } = holdings;
+        let Holdings { site, data_dir, listener, lock, kept } = holdings;
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
         mask.thread_block()?;
@@ -98,6 +102,7 @@ impl Holder {
             data_dir,
             listener,
             lock,
+            kept,
             signals,
             connections: Vec::new(),
             subscribers: Vec::new(),
@@ -196,7 +201,10 @@ impl Holder {
     fn advance(&mut self, index: usize) {
         match self.connections.swap_remove(index).advance() {
             Progress::Partial(connection) => self.connections.push(connection),
-            Progress::Complete(request, stream) => self.handle(request, stream),
+            Progress::Complete(RequestV1::Keep { name }, stream, fds) => {
+                self.keep(&name, fds, stream);
+            }
+            Progress::Complete(request, stream, _) => self.handle(request, stream),
             Progress::Garbage(error, stream) => {
                 if make_blocking(&stream).is_ok() {
                     refuse(stream, Refusal::Unsupported, &error.to_string());
@@ -283,19 +291,18 @@ impl Holder {
     fn upgrade(&self, exe: &Path, client: &UnixStream) -> io::Error {
         use std::os::unix::process::CommandExt;
         let kept = [self.listener.as_raw_fd(), self.lock.file().as_raw_fd(), client.as_raw_fd()];
-        for fd in kept {
-            if let Err(error) =
-                nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))
-            {
-                return error.into();
-            }
-        }
+        let passed = kept.into_iter().try_for_each(let_inherit).and_then(|()| self.kept.pass_on());
+        let sets = match passed {
+            Ok(sets) => sets,
+            Err(error) => return error,
+        };
         std::process::Command::new(exe)
             .arg("keeper-holder")
             .arg(&self.site.layout.run_dir)
             .arg(&self.data_dir)
             .arg(&self.site.cgroup)
             .args(kept.map(|fd| fd.to_string()))
+            .env(Kept::VARIABLE, sets)
             .exec()
     }
 }

@@ -1,12 +1,14 @@
 //! What the holder does with each request: answers it, or forks a worker that does.
 
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use model::limits::{CONTAINERS_MAX, EXEC_STREAMS_MAX, KEEPER_CONNECTIONS_MAX};
 
 use super::{Holder, Waiting};
+use crate::io::keeper::descriptors;
 use crate::io::keeper::paths::check_id;
 use crate::io::keeper::wire::{self, Refusal, RequestV1, ResponseV1, StartHeaderV1};
 use crate::io::keeper::worker::{Failure, exec, sandbox, session};
@@ -98,6 +100,10 @@ impl Holder {
                     sandbox::run_remove(site, &uid, stream)
                 })?;
             }
+            RequestV1::Keep { .. } => {
+                return Err(Failure::new(Refusal::Invalid, "descriptors come with their request"));
+            }
+            RequestV1::Kept { name } => self.give_kept(&name, stream)?,
             RequestV1::Upgrade { exe } => {
                 let error = self.upgrade(&exe, stream);
                 let what = format!("running {}", exe.display());
@@ -105,6 +111,22 @@ impl Holder {
             }
         }
         Ok(None)
+    }
+
+    /// Keeps descriptors that came with the request.
+    pub(super) fn keep(&mut self, name: &str, fds: Vec<OwnedFd>, stream: UnixStream) {
+        match self.kept.put(name, fds) {
+            // A client that went away, or reads nothing, has no use for its answer.
+            Ok(()) => drop(answer_at_once(stream, &ResponseV1::Done)),
+            Err(Failure { refusal, text }) => refuse(stream, refusal, &text),
+        }
+    }
+
+    fn give_kept(&self, name: &str, stream: &UnixStream) -> Result<(), Failure> {
+        let fds = self.kept.get(name)?;
+        stream.set_nonblocking(true)?;
+        descriptors::send(stream, &wire::frame(&ResponseV1::Kept)?, fds)?;
+        Ok(())
     }
 
     fn hello(&self) -> ResponseV1 {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use model::limits::PEERS_MAX;
+use model::network::Ipv4Block;
 use serde::{Deserialize, Serialize};
 
 use super::cli::{Role, UpArgs};
@@ -90,6 +91,12 @@ impl Range {
     pub(super) fn overlaps(self, other: Self) -> bool {
         let mask = !(u32::MAX >> self.prefix.min(other.prefix));
         self.base.to_bits() & mask == other.base.to_bits() & mask
+    }
+}
+
+impl From<Range> for Ipv4Block {
+    fn from(range: Range) -> Self {
+        Self::new(range.base, range.prefix)
     }
 }
 

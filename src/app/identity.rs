@@ -5,6 +5,7 @@ use std::io;
 
 use anyhow::{Context, Result, anyhow, bail};
 use model::ids::Uid;
+use model::limits::NODE_BLOCK_PREFIX;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Config, Range};
@@ -12,8 +13,8 @@ use super::dirs::Dirs;
 use crate::io::durable;
 use crate::master::registry::ServiceRange;
 
-/// Each board gets a /24 of the pod range.
-const POD_PREFIX_MAX: u8 = 24;
+/// Each board gets a block of the pod range; two boards are the least that is worth a cluster.
+const POD_PREFIX_MAX: u8 = NODE_BLOCK_PREFIX - 1;
 
 /// How a board came to its cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,20 +1,19 @@
-//! What every cluster has from its first moment: four namespaces and the `kubernetes` Service with
-//! its endpoints. Run on becoming master; writes nothing when nothing is missing.
+//! What every cluster has from its first moment: four namespaces, the `kubernetes` Service with its
+//! endpoints, and the `kube-dns` Service, which every board answers itself. Run on becoming master;
+//! writes nothing when nothing is missing.
 
 use std::net::Ipv4Addr;
 
 use logic::controller::Op;
-use model::ids::{KindKey, ObjectKey};
-use model::view::kind;
+use model::ids::ObjectKey;
+use model::view::kind::{self, ENDPOINT_SLICES, ENDPOINTS, SERVICES};
 use serde_json::{Value, json};
 
 use super::registry::{CommitError, Registry};
 use crate::io::store::StoreError;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
-const SERVICES: KindKey = KindKey::Borrowed("/services");
-const ENDPOINTS: KindKey = KindKey::Borrowed("/endpoints");
-const ENDPOINT_SLICES: KindKey = KindKey::Borrowed("discovery.k8s.io/endpointslices");
+const DNS: &str = "kube-dns";
 /// Attempts while others write the same objects.
 const ATTEMPTS_MAX: u32 = 8;
 
@@ -58,7 +57,8 @@ pub async fn run(registry: &Registry, api: ApiAddress) -> Result<(), BootstrapEr
         ensure(registry, key, object).await?;
     }
     let service_address = registry.options().service_range.api_address();
-    let mut objects = vec![(SERVICES, service(service_address, api.port))];
+    let dns = dns_service(registry.options().service_range.dns_address());
+    let mut objects = vec![(SERVICES, service(service_address, api.port)), (SERVICES, dns)];
     let address = api.address;
     if address.is_loopback() || address.is_unspecified() || address.is_link_local() {
         // The API refuses such endpoints, and they would lead nowhere from a pod.
@@ -68,8 +68,19 @@ pub async fn run(registry: &Registry, api: ApiAddress) -> Result<(), BootstrapEr
         objects.push((ENDPOINT_SLICES, endpoint_slice(api)));
     }
     for (kind, object) in objects {
-        let key = ObjectKey { kind, namespace: "default".into(), name: "kubernetes".into() };
-        ensure(registry, key, object).await?;
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let key = ObjectKey { kind, namespace: text("namespace"), name: text("name") };
+        match ensure(registry, key, object).await {
+            // Somebody brought DNS of their own, or took its address before there was any.
+            Err(BootstrapError::Write(key, CommitError::Rejected(why))) if key.name == DNS => {
+                tracing::warn!(
+                    %key, %why,
+                    "pods ask the boards for names at an address that is taken: delete the Service \
+                     that has it, and restart"
+                );
+            }
+            ensured => ensured?,
+        }
     }
     Ok(())
 }
@@ -85,6 +96,26 @@ fn service(address: Ipv4Addr, port: u16) -> Value {
             "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
             "internalTrafficPolicy": "Cluster",
             "ports": [{ "name": "https", "protocol": "TCP", "port": 443, "targetPort": port }],
+        },
+    })
+}
+
+/// The Service that pods ask for names: it has no endpoints, every board answers its address itself.
+fn dns_service(address: Ipv4Addr) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": DNS, "namespace": "kube-system",
+            "labels": { "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true",
+                "kubernetes.io/name": "kumquat" } },
+        "spec": {
+            "type": "ClusterIP", "clusterIP": address.to_string(),
+            "clusterIPs": [address.to_string()], "sessionAffinity": "None",
+            "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+            "internalTrafficPolicy": "Cluster",
+            "ports": [
+                { "name": "dns", "protocol": "UDP", "port": 53, "targetPort": 53 },
+                { "name": "dns-tcp", "protocol": "TCP", "port": 53, "targetPort": 53 },
+            ],
         },
     })
 }

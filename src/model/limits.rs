@@ -63,6 +63,19 @@ pub const LINK_FRAMES_MAX: usize = 256;
 pub const PLAN_PODS_MAX: usize = 500;
 /// Operations of one plan.
 pub const PLAN_OPS_MAX: usize = 2 * PLAN_PODS_MAX + 24;
+/// Endpoints of one EndpointSlice that our controllers write (upstream's default).
+pub const SLICE_ENDPOINTS_MAX: usize = 100;
+/// Slices that one plan writes; the rest follows in the next one.
+pub const PLAN_SLICES_MAX: usize = 64;
+const _: () = assert!(PLAN_SLICES_MAX <= PLAN_OPS_MAX);
+/// Addresses of an Endpoints object that our controller writes (upstream's bound).
+pub const ENDPOINTS_ADDRESSES_MAX: usize = 1_000;
+/// Addresses of one subset that are mirrored to slices (upstream's bound).
+pub const MIRRORED_ADDRESSES_MAX: usize = 1_000;
+/// Addresses that the status of a LoadBalancer Service names.
+pub const BALANCER_ADDRESSES_MAX: usize = 512;
+/// Prefix of the block of addresses that a board has for its pods: a board runs up to 110 pods.
+pub const NODE_BLOCK_PREFIX: u8 = 25;
 /// Keys that wait for their controller; beyond it a full pass replaces the keys.
 pub const QUEUE_KEYS_MAX: usize = 65_536;
 /// Keys that are planned for one commit.

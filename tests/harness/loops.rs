@@ -11,6 +11,7 @@ use kumquat::master::net;
 use kumquat::master::registry::{
     DeleteOptions, ListQuery, Registry, RegistryOptions, Target, WriteOptions,
 };
+use model::network::Ipv4Block;
 use model::resource;
 use model::timestamp::Timestamp;
 use serde_json::{Value, json};
@@ -30,7 +31,12 @@ impl Loops {
     pub async fn start(folder: &Path) -> Self {
         let clock = Clock::starting_at(Timestamp(0));
         let (stop, stopped) = watch::channel(false);
-        let (views, hook) = Views::new(controllers::all("none"), clock.clone());
+        let cluster = controllers::Cluster {
+            root_ca: "none",
+            pods: Ipv4Block::new([10, 0, 0, 0].into(), 8),
+            reserved_ports: Vec::new(),
+        };
+        let (views, hook) = Views::new(controllers::all(cluster), clock.clone());
         let store = Store::open(Options::new(folder.join("store")), Box::new(hook));
         let store = store.expect("store");
         let registry = Registry::new(store, clock.clone(), RegistryOptions::default());

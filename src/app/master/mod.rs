@@ -12,6 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use model::leader::SignedRecord;
 use model::limits::LISTEN_BACKLOG;
+use model::network::Protocol;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
@@ -42,6 +43,11 @@ use announce::Announcer;
 use peers::Peers;
 pub(super) use peers::{LEADER, STATUS};
 use reach::{Reach, server_names};
+
+/// Multicast DNS (RFC 6762).
+const MDNS_PORT: u16 = 5353;
+/// What boards of different subnets send each other's pods.
+const VXLAN_PORT: u16 = 8472;
 
 /// What the role is started with.
 pub(super) struct MasterOptions<'a> {
@@ -115,7 +121,7 @@ impl MasterRole {
 
 impl Core {
     async fn open(options: &MasterOptions<'_>) -> Result<Self> {
-        let MasterOptions { dirs, config: _, identity, clock, addresses, images, link } = options;
+        let MasterOptions { dirs, config, identity, clock, addresses, images, link } = options;
         let range = identity.service_range;
         let service_range = ServiceRange::new(range.base, range.prefix)
             .with_context(|| format!("{range} cannot hold services"))?;
@@ -124,7 +130,12 @@ impl Core {
         let service = service_range.api_address();
         let names = server_names(&identity.name, service, &addresses.borrow().clone());
         let tls = Arc::new(ApiTls::new(&pki, &names, clock.clone())?);
-        let (views, hook) = Views::new(controllers::all(pki.ca_certificate()), clock.clone());
+        let of_controllers = controllers::all(controllers::Cluster {
+            root_ca: pki.ca_certificate(),
+            pods: identity.pod_range.into(),
+            reserved_ports: reserved_ports(config),
+        });
+        let (views, hook) = Views::new(of_controllers, clock.clone());
         let mut of_store = store::Options::new(dirs.store());
         of_store.clock = clock.clone();
         let opened = tokio::task::spawn_blocking(move || Store::open(of_store, Box::new(hook)));
@@ -281,6 +292,14 @@ impl Core {
         let serving = dispatcher::run(views, registry, as_leader, own, options.link, stop);
         loops.spawn("dispatcher", serving);
     }
+}
+
+/// Ports of the boards that belong to the cluster.
+fn reserved_ports(config: &Config) -> Vec<(Protocol, u16)> {
+    let tcp = [config.api_port, config.mqtt_port, config.peer_port];
+    let udp = [MDNS_PORT, VXLAN_PORT];
+    let tcp = tcp.into_iter().map(|port| (Protocol::Tcp, port));
+    tcp.chain(udp.into_iter().map(|port| (Protocol::Udp, port))).collect()
 }
 
 /// The ports of a master, taken before anything else is done.

@@ -10,9 +10,13 @@
 //! `PLAN_OPS_MAX` operations, the rest follows because every change brings its key back.
 
 mod deployment;
+mod disruption;
+mod endpoints;
 mod event;
 mod garbage;
+mod load_balancer;
 mod namespace;
+mod node_ipam;
 mod node_lifecycle;
 mod node_taints;
 mod op;
@@ -22,6 +26,8 @@ mod queue;
 mod replicas;
 mod root_ca;
 mod service_account;
+mod serving;
+mod slices;
 mod taint_eviction;
 
 use model::ids::ObjectKey;
@@ -31,9 +37,13 @@ use model::timestamp::Timestamp;
 use crate::world::{Changed, World};
 
 pub use deployment::DeploymentController;
+pub use disruption::DisruptionController;
+pub use endpoints::EndpointsController;
 pub use event::{Event, ObjectReference};
 pub use garbage::GarbageCollector;
+pub use load_balancer::LoadBalancerController;
 pub use namespace::NamespaceController;
+pub use node_ipam::NodeIpamController;
 pub use node_lifecycle::NodeLifecycleController;
 pub use node_taints::NodeTaintController;
 pub use op::{Op, Plan, Propagation, set_conditions};
@@ -42,6 +52,7 @@ pub use queue::KeyQueue;
 pub use replicas::ReplicasController;
 pub use root_ca::RootCaController;
 pub use service_account::ServiceAccountController;
+pub use slices::{EndpointSliceController, SliceMirroringController};
 pub use taint_eviction::TaintEvictionController;
 
 /// One controller.

@@ -12,18 +12,39 @@ mod driver;
 mod views;
 
 use logic::controller::{
-    Controller, DeploymentController, GarbageCollector, NamespaceController,
-    NodeLifecycleController, NodeTaintController, PodGarbageCollector, ReplicasController,
-    RootCaController, ServiceAccountController, TaintEvictionController,
+    Controller, DeploymentController, DisruptionController, EndpointSliceController,
+    EndpointsController, GarbageCollector, LoadBalancerController, NamespaceController,
+    NodeIpamController, NodeLifecycleController, NodeTaintController, PodGarbageCollector,
+    ReplicasController, RootCaController, ServiceAccountController, SliceMirroringController,
+    TaintEvictionController,
 };
 use logic::schedule::Scheduler;
+use model::network::{Ipv4Block, Protocol};
 
 pub use driver::{DriverError, run};
 pub use views::{Hook, Views};
 
-/// Every controller of the cluster; `root_ca` is the authority of the API's certificate as PEM.
-pub fn all(root_ca: &str) -> Vec<Box<dyn Controller>> {
+/// What the controllers of a cluster have to know that no object says.
+#[derive(Clone, Debug)]
+pub struct Cluster<'a> {
+    /// The authority of the API's certificate, as PEM.
+    pub root_ca: &'a str,
+    /// Where the addresses of pods come from.
+    pub pods: Ipv4Block,
+    /// Ports of the boards that no Service may take.
+    pub reserved_ports: Vec<(Protocol, u16)>,
+}
+
+/// Every controller of the cluster. Those that take a pod out of service come before those that
+/// replace it.
+pub fn all(cluster: Cluster<'_>) -> Vec<Box<dyn Controller>> {
     vec![
+        Box::new(EndpointSliceController),
+        Box::new(EndpointsController),
+        Box::new(SliceMirroringController),
+        Box::new(LoadBalancerController::new(cluster.reserved_ports)),
+        Box::new(NodeIpamController::new(cluster.pods)),
+        Box::new(DisruptionController),
         Box::new(DeploymentController),
         Box::new(ReplicasController::REPLICA_SETS),
         Box::new(ReplicasController::REPLICATION_CONTROLLERS),
@@ -34,7 +55,7 @@ pub fn all(root_ca: &str) -> Vec<Box<dyn Controller>> {
         Box::new(PodGarbageCollector),
         Box::new(NamespaceController),
         Box::new(ServiceAccountController),
-        Box::new(RootCaController::new(root_ca)),
+        Box::new(RootCaController::new(cluster.root_ca)),
         Box::new(GarbageCollector),
     ]
 }

@@ -22,6 +22,11 @@ use crate::master::registry::{
     DeleteOptions, PatchBody, PatchKind, Registry, RegistryOptions, Target, WriteOptions,
 };
 
+fn cluster() -> Cluster<'static> {
+    let pods = model::network::Ipv4Block::new([10, 42, 0, 0].into(), 16);
+    Cluster { root_ca: "PEM", pods, reserved_ports: Vec::new() }
+}
+
 /// A master without HTTP: store, registry, views, first objects, driver.
 pub(crate) struct Master {
     pub(crate) registry: Registry,
@@ -46,7 +51,7 @@ impl Master {
 
     async fn start(dir: PathBuf, patience: Patience) -> Self {
         let clock = Clock::starting_at(Timestamp(0));
-        let (views, hook) = Views::with_patience(all("PEM"), clock.clone(), patience);
+        let (views, hook) = Views::with_patience(all(cluster()), clock.clone(), patience);
         let store = Store::open(Options::new(&dir), Box::new(hook)).expect("a store opens");
         let registry =
             Registry::new(store, clock, RegistryOptions::default()).expect("it is readable");
@@ -241,7 +246,7 @@ async fn the_driver_ends_when_the_store_does() {
     master.registry.store().close().await;
     let clock = master.registry.clock().clone();
     // A change that only the world sees: the plan for it meets the closed store.
-    let (views, mut hook) = Views::new(all("PEM"), clock);
+    let (views, mut hook) = Views::new(all(cluster()), clock);
     let change = crate::io::store::Change {
         version: Version(1),
         key: ObjectKey { kind: kind::NAMESPACES, namespace: "".into(), name: "default".into() },

@@ -54,6 +54,11 @@ impl ServiceRange {
         Ipv4Addr::from(self.base + 1)
     }
 
+    /// The address of the `kube-dns` Service: the tenth.
+    pub fn dns_address(self) -> Ipv4Addr {
+        Ipv4Addr::from(self.base + DNS_OFFSET)
+    }
+
     fn size(self) -> u32 {
         1 << (32 - u32::from(self.prefix))
     }

@@ -21,6 +21,7 @@ mod commit;
 mod delete;
 mod errors;
 mod event_names;
+mod eviction;
 mod metadata;
 mod object;
 mod patch;

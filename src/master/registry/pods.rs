@@ -1,4 +1,4 @@
-//! What is special about pods: binding to a node, and eviction.
+//! What is special about pods: binding to a node.
 
 use bytes::Bytes;
 use model::resource;
@@ -7,7 +7,6 @@ use model::validation::FieldError;
 use model::validation::error::invalid;
 use serde_json::{Value, json};
 
-use super::delete::DeleteOptions;
 use super::errors::MODIFIED;
 use super::object::{self, child_mut, is_deleting, meta_mut};
 use super::types::{Target, WriteOptions, Written};
@@ -106,28 +105,6 @@ impl Registry {
         };
         Ok(Prepared { op: Some(op), body, version: record.version })
     }
-
-    /// Evicts a pod: POST of an Eviction. Nothing protects pods yet, so it is a delete.
-    ///
-    /// # Errors
-    /// As [`Self::delete`]; 400 when the Eviction names another pod.
-    pub async fn evict(
-        &self,
-        pod: &Target,
-        mut eviction: Value,
-        options: &WriteOptions,
-    ) -> Result<Written, ApiError> {
-        let wanted = body::Type::of("policy", "v1", "Eviction");
-        let warnings = body::check_as(wanted, &mut eviction, options)?;
-        body::check_name(pod, &mut eviction)?;
-        let mut delete = DeleteOptions::from_object(&eviction["deleteOptions"]);
-        delete.propagation = delete.propagation.or_else(|| Some("Background".into()));
-        let dry_run =
-            eviction["deleteOptions"]["dryRun"].as_array().is_some_and(|all| !all.is_empty());
-        let options = WriteOptions { dry_run: options.dry_run || dry_run, ..options.clone() };
-        self.delete(pod, &delete, &options).await?;
-        Ok(Written { object: created_status(), warnings, created: true })
-    }
 }
 
 /// `ValidatePodBinding` of upstream.
@@ -145,7 +122,7 @@ fn check_binding(pod: &Target, binding: &Value) -> Result<(), ApiError> {
 }
 
 /// What a real server answers to a Binding and an Eviction.
-fn created_status() -> Bytes {
+pub(super) fn created_status() -> Bytes {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
     });

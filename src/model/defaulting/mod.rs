@@ -8,6 +8,7 @@
 
 mod admission;
 mod pod;
+mod policy;
 mod service;
 mod volume;
 mod workload;
@@ -36,6 +37,8 @@ pub fn apply(resource: &Resource, object: &mut Value) {
         "/secrets" => secret(fields),
         "/endpoints" => service::endpoints(fields),
         "discovery.k8s.io/endpointslices" => service::endpoint_slice(fields),
+        "networking.k8s.io/networkpolicies" => policy::network_policy(fields),
+        "policy/poddisruptionbudgets" => policy::disruption_budget(fields),
         "/events" => event(fields),
         "coordination.k8s.io/leases" => {
             child(fields, "spec");

@@ -8,6 +8,7 @@
 mod cluster;
 pub mod duration;
 mod pod;
+mod policy;
 mod service;
 mod workload;
 
@@ -32,6 +33,8 @@ pub fn row(resource: &Resource, object: &Value, now: Timestamp) -> Vec<Value> {
         "/services" => service::service(object, now),
         "/endpoints" => service::endpoints(object, now),
         "discovery.k8s.io/endpointslices" => service::endpoint_slice(object, now),
+        "networking.k8s.io/networkpolicies" => policy::network_policy(object, now),
+        "policy/poddisruptionbudgets" => policy::disruption_budget(object, now),
         "apps/deployments" => workload::deployment(object, now),
         "apps/replicasets" => workload::replica_set(object, now),
         "/replicationcontrollers" => workload::replication_controller(object, now),

@@ -15,6 +15,7 @@ mod meta;
 pub mod names;
 mod placement;
 mod pod;
+mod policy;
 mod read;
 mod resources;
 mod service;
@@ -58,6 +59,7 @@ pub fn validate_status(resource: &Resource, new: &Value, old: &Value) -> Vec<Fie
         "/replicationcontrollers" | "apps/replicasets" | "apps/deployments" => {
             workload::status(&new["status"], &mut errors);
         }
+        "policy/poddisruptionbudgets" => policy::budget_status(&new["status"], &mut errors),
         _ => {}
     }
     errors.into_list()
@@ -93,6 +95,7 @@ fn update(kind: &str, new: &Value, old: &Value, errors: &mut Faults) {
             | "/secrets"
             | "/serviceaccounts"
             | "discovery.k8s.io/endpointslices"
+            | "networking.k8s.io/networkpolicies"
     );
     if whole {
         meta::metadata(kind, new, errors);
@@ -121,6 +124,8 @@ fn content(kind: &str, new: &Value, errors: &mut Faults) {
         "/nodes" => cluster::node(new, errors),
         "/events" => cluster::event(new, errors),
         "coordination.k8s.io/leases" => cluster::lease(new, errors),
+        "networking.k8s.io/networkpolicies" => policy::network_policy(spec, errors),
+        "policy/poddisruptionbudgets" => policy::disruption_budget(spec, errors),
         "/replicationcontrollers" => workload::replication_controller(spec, errors),
         "apps/replicasets" => workload::replica_set(spec, errors),
         "apps/deployments" => workload::deployment(spec, errors),

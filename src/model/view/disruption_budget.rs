@@ -73,6 +73,9 @@ pub struct DisruptionCondition {
     pub status: Box<str>,
     /// Generation that it speaks of.
     pub observed_generation: i64,
+    /// When `status` last changed, as stored.
+    #[serde(rename = "lastTransitionTime", deserialize_with = "null_as_empty")]
+    pub since: Box<str>,
 }
 
 #[derive(Deserialize)]

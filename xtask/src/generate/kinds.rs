@@ -86,6 +86,8 @@ pub(super) const KINDS: &[Kind] = &[
     kind("apps", "replicasets").with(SCALED).counted().selected_by(&["status.replicas"]),
     kind("coordination.k8s.io", "leases").stored("Memory"),
     kind("discovery.k8s.io", "endpointslices").counted(),
+    kind("networking.k8s.io", "networkpolicies").counted(),
+    kind("policy", "poddisruptionbudgets").with(STATUS).counted(),
 ];
 
 /// Schemas wanted besides those of the kinds and their subresources.

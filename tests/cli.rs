@@ -167,6 +167,19 @@ fn a_board_answers_as_the_contract_says() {
     let table = stdout(&board.command(&["board", "list"]));
     assert!(table.contains("LAST HEARD") && table.contains("board "), "{table}");
 
+    let doctor = board.command(&["doctor", "-o", "json"]);
+    let said: Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
+    assert_eq!(fields(&said), BTreeSet::from(["state", "board", "findings"]));
+    let failed = said["state"] == "fail";
+    assert_eq!(doctor.status.code(), Some(i32::from(failed)), "{said}");
+    let findings = said["findings"].as_array().expect("an array");
+    let of = |check: &str| findings.iter().find(|it| it["check"] == check).expect("it is checked");
+    assert!(fields(of("clock")).is_superset(&["check", "state", "what"].into()), "{said}");
+    let cluster = of("cluster")["what"].as_str().expect("text");
+    assert!(cluster.contains(board.name()) && cluster.contains("1 of 1 boards"), "{cluster}");
+    let ports = of("ports")["what"].as_str().expect("text");
+    assert!(ports.contains("6443/tcp is kumquat's"), "{ports}");
+
     let term = status["term"].as_u64().expect("number");
     board.stop();
     board.up(&[]);

@@ -73,6 +73,11 @@ pub(super) enum Command {
         after_help = "Examples:\n  sudo kumquat demo           look around with kubectl, then Ctrl-C\n  sudo kumquat demo --once    verify, clean up, exit 0 when all went well"
     )]
     Demo(DemoArgs),
+    /// Tell what this board lacks, and the exact remedy; exit 1 when something does not work.
+    #[command(
+        after_help = "Examples:\n  sudo kumquat doctor              before the first `kumquat up`, and whenever something is odd\n  sudo kumquat doctor -o json      {state, board, findings: [{check, state, what, remedy}]}\n\nIt changes nothing and needs no running board; when one runs, its warnings are shown too."
+    )]
+    Doctor(OutputArgs),
     /// Continue with a damaged log by giving up what was written after a version.
     #[command(
         after_help = "Example:\n  sudo kumquat repair --accept-loss-after 29360128\n\nThe error of `kumquat up` names the last good version. Stop the board first; versions are never\ngiven out twice."
@@ -89,7 +94,7 @@ pub(super) enum Command {
 }
 
 /// `kumquat up`.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub(super) struct UpArgs {
     /// Name of this board [default: the host name].
     #[arg(long)]

@@ -30,6 +30,8 @@ const READ_ERROR_WITHIN: Duration = Duration::from_millis(100);
 pub(super) enum Ending {
     /// Exit code 0.
     Done,
+    /// Exit code 1, and all that is to be said of it has been said.
+    Failed,
     /// Exit code 3: the time that the user gave has passed.
     TimedOut,
 }

@@ -14,6 +14,7 @@ mod control;
 mod crash;
 mod demo;
 mod dirs;
+mod doctor;
 mod hello;
 mod identity;
 pub mod join;
@@ -48,6 +49,7 @@ pub fn main() -> ExitCode {
     logging::start();
     match run(&cli) {
         Ok(Ending::Done) => ExitCode::SUCCESS,
+        Ok(Ending::Failed) => ExitCode::from(FAILED),
         Ok(Ending::TimedOut) => ExitCode::from(TIMED_OUT),
         Err(error) => {
             eprintln!("kumquat: {error:#}{}", remedy::of(&error));
@@ -68,6 +70,7 @@ fn run(cli: &Cli) -> anyhow::Result<Ending> {
         Command::Kubeconfig(arguments) => one_thread.block_on(client::kubeconfig(&dirs, arguments)),
         Command::Image(command) => one_thread.block_on(client::image(&dirs, command)),
         Command::Demo(arguments) => one_thread.block_on(demo::run(arguments)),
+        Command::Doctor(arguments) => one_thread.block_on(doctor::run(&dirs, arguments)),
         Command::Repair(arguments) => repair::run(&dirs, arguments).map(|()| Ending::Done),
         Command::Hello => one_thread.block_on(hello::run()).map(|()| Ending::Done),
         Command::Version(arguments) => {

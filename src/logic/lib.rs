@@ -6,6 +6,7 @@
 pub mod contact;
 pub mod controller;
 pub mod dns;
+pub mod doctor;
 pub mod network;
 pub mod pod;
 pub mod schedule;

@@ -12,6 +12,7 @@ pub mod leader;
 pub mod limits;
 pub mod network;
 pub mod patch;
+pub mod profile;
 pub mod protobuf;
 pub mod quantity;
 pub mod resource;

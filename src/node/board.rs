@@ -2,18 +2,19 @@
 
 use std::path::Path;
 
+use model::profile::{BOARD_LABEL, MODEL_LABEL, label_value};
 use model::timestamp::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::container::field::BoardFacts;
+use super::health::{About, Change, Health};
 use super::pressure::{DISK_FREE_PERCENT_MIN, INODES_FREE_PERCENT_MIN, Pressure};
-use crate::io::host::{DiskSpace, HostFacts};
+use crate::io::host::{self, DiskSpace, HostFacts, VitalSigns, Vitals};
 
 /// Pods that a board takes, kubelet's default.
 const PODS_MAX: u32 = 110;
-/// Kept back for the system: kumquat itself and a margin.
-const MEMORY_RESERVED_BYTES: i64 = 64 * 1024 * 1024;
+
 /// What the board has.
 #[derive(Clone, Debug)]
 pub(crate) struct Board {
@@ -23,17 +24,33 @@ pub(crate) struct Board {
     is_master: bool,
     host: HostFacts,
     disk_bytes: u64,
+    /// Its kind of board.
+    about: About,
+    signs: VitalSigns,
+}
+
+/// What changes of the board while it runs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Condition {
+    /// What runs short.
+    pub(super) pressure: Pressure,
+    /// What else it suffers from.
+    pub(super) health: Health,
 }
 
 impl Board {
     /// Looks at the machine.
     pub(crate) fn look(name: &str, address: watch::Receiver<String>, data_dir: &Path) -> Self {
+        let (root, host) = (Path::new("/"), HostFacts::read());
+        let profile = host::profile(&host.compatible);
         Self {
             name: name.to_owned(),
             address,
             is_master: false,
-            host: HostFacts::read(),
             disk_bytes: DiskSpace::of(data_dir).map_or(0, |space| space.total_bytes),
+            signs: VitalSigns::find(root, &profile, data_dir),
+            about: About { kernel_file: host::kernel_file(root, &profile), profile },
+            host,
         }
     }
 
@@ -47,6 +64,16 @@ impl Board {
         before.look_again(data_dir, self.host.memory_bytes)
     }
 
+    /// How it fares. Blocking.
+    pub(super) fn vitals(&self) -> Vitals {
+        self.signs.look()
+    }
+
+    /// The Event object that tells of a change.
+    pub(super) fn event(&self, change: Change, now: Timestamp) -> Value {
+        change.event(&self.name, &self.about, now)
+    }
+
     fn memory_bytes(&self) -> i64 {
         i64::try_from(self.host.memory_bytes).unwrap_or(i64::MAX)
     }
@@ -56,26 +83,30 @@ impl Board {
         self.address.borrow().clone()
     }
 
-    /// What pods can learn of it.
+    /// What pods can learn of it: what is left of the board for them.
     pub(crate) fn facts(&self) -> BoardFacts {
+        let reserve = self.about.profile.reserve;
+        let reserved = i64::from(reserve.memory_mib) * 1024 * 1024;
         BoardFacts {
             name: self.name.clone(),
             address: self.address(),
-            cpu_millis: i64::from(self.host.cpus) * 1_000,
-            memory_bytes: self.memory_bytes() - MEMORY_RESERVED_BYTES.min(self.memory_bytes() / 4),
+            cpu_millis: i64::from(self.host.cpus) * 1_000 - i64::from(reserve.cpu_millis),
+            memory_bytes: self.memory_bytes() - reserved.min(self.memory_bytes() / 4),
         }
     }
 
     /// The Node object.
-    pub(super) fn node(&self, version: &str, pressure: Pressure, now: Timestamp) -> Value {
-        let (architecture, hostname) = (self.host.architecture, self.name.as_str());
+    pub(super) fn node(&self, version: &str, condition: &Condition, now: Timestamp) -> Value {
+        let hostname = self.name.as_str();
         let ki = |bytes: i64| format!("{}Ki", bytes / 1_024);
         let disk_ki = format!("{}Ki", self.disk_bytes / 1_024);
         let disk_free = self.disk_bytes / 100 * (100 - DISK_FREE_PERCENT_MIN);
-        let (memory, allocatable) = (ki(self.memory_bytes()), ki(self.facts().memory_bytes));
-        let resources = |memory: &str, disk: String| {
+        let facts = self.facts();
+        let cpu = format!("{}m", facts.cpu_millis);
+        let (memory, allocatable) = (ki(self.memory_bytes()), ki(facts.memory_bytes));
+        let resources = |cpu: &str, memory: &str, disk: String| {
             json!({
-                "cpu": self.host.cpus.to_string(),
+                "cpu": cpu,
                 "memory": memory,
                 "pods": PODS_MAX.to_string(),
                 "ephemeral-storage": disk,
@@ -87,36 +118,46 @@ impl Board {
         if !own.is_empty() {
             addresses.insert(0, json!({"type": "InternalIP", "address": own}));
         }
-        let mut labels = json!({
-            "kubernetes.io/hostname": hostname,
-            "kubernetes.io/os": "linux",
-            "kubernetes.io/arch": architecture,
-            "beta.kubernetes.io/os": "linux",
-            "beta.kubernetes.io/arch": architecture,
-        });
-        if self.is_master {
-            // The ROLES column of `kubectl get nodes`; pods are welcome here, so there is no taint.
-            labels["node-role.kubernetes.io/control-plane"] = "".into();
-        }
         json!({
             "apiVersion": "v1",
             "kind": "Node",
-            "metadata": { "name": self.name, "labels": labels },
+            "metadata": { "name": self.name, "labels": self.labels() },
             "spec": {},
             "status": {
-                "capacity": resources(&memory, disk_ki),
-                "allocatable": resources(&allocatable, disk_free.to_string()),
+                "capacity": resources(&self.host.cpus.to_string(), &memory, disk_ki),
+                "allocatable": resources(&cpu, &allocatable, disk_free.to_string()),
                 "addresses": addresses,
-                "conditions": self.conditions(pressure, now),
+                "conditions": self.conditions(condition, now),
                 "daemonEndpoints": {"kubeletEndpoint": {"Port": 10_250}},
                 "nodeInfo": self.node_info(version),
             },
         })
     }
 
-    /// The four conditions that kubelet keeps, and one for what this board lacks. The message of a
-    /// condition that is not as it should be says what a person can do about it.
-    pub(super) fn conditions(&self, pressure: Pressure, now: Timestamp) -> Value {
+    fn labels(&self) -> Value {
+        let (architecture, hostname) = (self.host.architecture, self.name.as_str());
+        let mut labels = json!({
+            "kubernetes.io/hostname": hostname,
+            "kubernetes.io/os": "linux",
+            "kubernetes.io/arch": architecture,
+            "beta.kubernetes.io/os": "linux",
+            "beta.kubernetes.io/arch": architecture,
+            BOARD_LABEL: self.about.profile.name,
+        });
+        if let Some(model) = self.host.model.as_deref().and_then(label_value) {
+            labels[MODEL_LABEL] = model.into();
+        }
+        if self.is_master {
+            // The ROLES column of `kubectl get nodes`; pods are welcome here, so there is no taint.
+            labels["node-role.kubernetes.io/control-plane"] = "".into();
+        }
+        labels
+    }
+
+    /// The four conditions that kubelet keeps, and those of what else this board suffers from. The
+    /// message of a condition that is not as it should be says what a person can do about it.
+    pub(super) fn conditions(&self, now_so: &Condition, now: Timestamp) -> Value {
+        let pressure = now_so.pressure;
         let condition = |kind: &str, status: bool, reason: &str, message: &str| {
             json!({
                 "type": kind,
@@ -156,10 +197,7 @@ impl Board {
             condition("PIDPressure", pressure.pids, pids.0, pids.1),
             condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
         ];
-        if let Some(remedy) = self.host.cgroup.memory_remedy() {
-            let text = format!("board {} has no memory cgroup, so {remedy}", self.name);
-            conditions.push(condition("MemoryLimitsMissing", true, "NoMemoryCgroup", &text));
-        }
+        conditions.extend(now_so.health.conditions(&self.name, &self.about, now));
         conditions.into()
     }
 
@@ -188,9 +226,10 @@ mod tests {
 
     #[test]
     fn what_is_wrong_says_what_to_do() {
-        let mut board = Board::look("pi-1", watch::channel(String::new()).1, Path::new("/"));
-        board.host.cgroup = Default::default();
-        let bad = board.conditions(ALL_SHORT, Timestamp::from_seconds(1_790_000_000));
+        let board = Board::look("pi-1", watch::channel(String::new()).1, Path::new("/"));
+        let mut condition = Condition { pressure: ALL_SHORT, ..Condition::default() };
+        condition.health.look_again(&Vitals::default(), 0);
+        let bad = board.conditions(&condition, Timestamp::from_seconds(1_790_000_000));
         let message = |kind: &str| {
             let all = bad.as_array().expect("list");
             let found = all.iter().find(|c| c["type"] == kind).expect("there");
@@ -201,8 +240,9 @@ mod tests {
         assert!(message("MemoryPressure").contains("delete pods"));
         assert!(message("PIDPressure").contains("delete pods"));
         assert!(message("MemoryLimitsMissing").contains("/boot/firmware/cmdline.txt"));
-        board.host.cgroup.controllers.push("memory".to_owned());
-        let good = board.conditions(Pressure::default(), Timestamp::from_seconds(1_790_000_000));
+        condition.pressure = Pressure::default();
+        condition.health.look_again(&Vitals { memory_limits: true, ..Vitals::default() }, 0);
+        let good = board.conditions(&condition, Timestamp::from_seconds(1_790_000_000));
         assert_eq!(good.as_array().expect("list").len(), 4);
     }
 
@@ -211,19 +251,38 @@ mod tests {
         let (moves, address) = watch::channel("10.0.0.1".to_owned());
         let board = Board::look("pi-1", address, Path::new("/"));
         let now = Timestamp::from_seconds(1_790_000_000);
-        let node = board.node("v1.36.2+kumquat.1", Pressure::default(), now);
+        let fine = Condition::default();
+        let node = board.node("v1.36.2+kumquat.1", &fine, now);
         let role = "node-role.kubernetes.io/control-plane";
         assert!(node["metadata"]["labels"].get(role).is_none());
-        let master =
-            board.clone().with_role(true).node("v1.36.2+kumquat.1", Pressure::default(), now);
+        let master = board.clone().with_role(true).node("v1.36.2+kumquat.1", &fine, now);
         assert_eq!(master["metadata"]["labels"][role], "");
         assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "pi-1");
         assert_eq!(node["status"]["addresses"][0]["address"], "10.0.0.1");
         assert_eq!(node["status"]["conditions"][3]["type"], "Ready");
         moves.send_replace("10.0.0.2".to_owned());
-        let moved = board.node("v1.36.2+kumquat.1", Pressure::default(), now);
+        let moved = board.node("v1.36.2+kumquat.1", &fine, now);
         assert_eq!(moved["status"]["addresses"][0]["address"], "10.0.0.2");
         let memory = node["status"]["allocatable"]["memory"].as_str().expect("text");
         assert!(model::quantity::Quantity::parse(memory).expect("quantity").value() > 0);
+    }
+
+    #[test]
+    fn a_board_of_a_known_kind_says_so_and_keeps_its_share_back() {
+        let mut board = Board::look("pi-1", watch::channel(String::new()).1, Path::new("/"));
+        board.host.model = Some("Raspberry Pi 4 Model B Rev 1.5".to_owned());
+        board.host.memory_bytes = 2_048 << 20;
+        board.host.cpus = 4;
+        board.about.profile = host::profile(&["raspberrypi,4-model-b".to_owned()]);
+        let node = board.node("v1", &Condition::default(), Timestamp(0));
+        let labels = &node["metadata"]["labels"];
+        assert_eq!(labels[BOARD_LABEL], "raspberry-pi-4");
+        assert_eq!(labels[MODEL_LABEL], "Raspberry-Pi-4-Model-B-Rev-1.5");
+        let (all, left) = (&node["status"]["capacity"], &node["status"]["allocatable"]);
+        assert_eq!((all["cpu"].as_str(), left["cpu"].as_str()), (Some("4"), Some("3950m")));
+        assert_eq!(all["memory"], format!("{}Ki", 2_048 << 10));
+        assert_eq!(left["memory"], format!("{}Ki", (2_048 - 96) << 10));
+        board.host.memory_bytes = 256 << 20;
+        assert_eq!(board.facts().memory_bytes, 192 << 20, "a quarter at most");
     }
 }

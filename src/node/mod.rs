@@ -10,6 +10,7 @@ mod board;
 mod container;
 mod desired;
 mod driver;
+mod health;
 mod image_list;
 mod log_stream;
 pub mod network;

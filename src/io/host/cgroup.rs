@@ -1,4 +1,4 @@
-//! Which control groups this board has, and what to do about the one that Raspberry Pi OS lacks.
+//! Which control groups this board has; Raspberry Pi OS lacks the one for memory until it is told.
 
 use std::fs;
 use std::path::Path;
@@ -59,14 +59,6 @@ impl CgroupFacts {
     pub fn has(&self, controller: &str) -> bool {
         self.controllers.iter().any(|c| c == controller)
     }
-
-    /// What a person can do about a missing memory controller; nothing when it is there.
-    pub fn memory_remedy(&self) -> Option<&'static str> {
-        (!self.has("memory")).then_some(
-            "memory limits are not enforced: add `cgroup_enable=memory` to the one line of \
-             /boot/firmware/cmdline.txt and reboot",
-        )
-    }
 }
 
 #[cfg(test)]
@@ -85,13 +77,13 @@ mod tests {
         let facts = CgroupFacts::parse(mountinfo, "");
         assert_eq!(facts.version, CgroupVersion::V1);
         assert_eq!(facts.controllers, ["cpu", "cpuacct", "memory"]);
-        assert_eq!(facts.memory_remedy(), None);
+        assert!(facts.has("memory"));
     }
 
     #[test]
-    fn a_missing_memory_controller_has_a_remedy() {
+    fn a_missing_memory_controller_is_seen() {
         let mountinfo = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
         let facts = CgroupFacts::parse(mountinfo, "cpu pids\n");
-        assert!(facts.memory_remedy().is_some_and(|remedy| remedy.contains("cmdline.txt")));
+        assert!(facts.has("pids") && !facts.has("memory"));
     }
 }

@@ -6,9 +6,16 @@
 
 mod address;
 mod cgroup;
+mod clock;
 mod code;
 mod files;
+mod inquiry;
+mod mounts;
 mod parse;
+mod profile;
+#[cfg(test)]
+mod testing;
+mod vitals;
 
 use std::fs;
 use std::io;
@@ -18,6 +25,9 @@ pub use address::{InterfaceAddress, addresses};
 pub use cgroup::{CgroupFacts, CgroupVersion};
 pub use code::give_back_code;
 pub use files::allow_open_files;
+pub use inquiry::Inquiry;
+pub use profile::{kernel_file, profile};
+pub use vitals::{VitalSigns, Vitals};
 
 /// What does not change until the next boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

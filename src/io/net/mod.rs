@@ -11,6 +11,7 @@ mod netlink;
 mod prepared;
 mod routes;
 pub mod sysctl;
+pub mod trial;
 
 pub use changes::AddressChanges;
 pub use echo::Echo;

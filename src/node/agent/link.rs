@@ -19,6 +19,9 @@ use crate::node::driver::blocking;
 use crate::node::image_list::status_images;
 use crate::node::log_stream;
 
+/// The board looks how it fares (voltage, heat, clock, disk) with every so many beats.
+const BEATS_PER_LOOK: u64 = 2;
+
 impl Agent {
     /// Takes one encoded message; what is damaged or of a deposed leader is dropped.
     ///
@@ -126,7 +129,7 @@ impl Agent {
 
     /// Introduces the board.
     pub(super) fn hello(&mut self) {
-        let mut node = self.driver.board.node(&self.version, self.pressure, self.clock.now());
+        let mut node = self.driver.board.node(&self.version, &self.condition, self.clock.now());
         node["status"]["images"] = status_images(self.driver.images.list());
         let hello = HelloV1 {
             boot: self.boot,
@@ -142,14 +145,29 @@ impl Agent {
         self.introduce();
     }
 
-    /// Says what the board has, and looks whether something runs short.
+    /// Says what the board has, and looks whether something runs short, and now and then how the
+    /// board fares.
     pub(super) async fn beat(&mut self) {
-        let (driver, before) = (self.driver.clone(), self.pressure);
-        let pressure =
-            blocking(move || driver.board.pressure(before, &driver.places.data_dir)).await;
-        if let Some(pressure) = pressure.filter(|pressure| *pressure != before) {
-            self.pressure = pressure;
-            self.report_board();
+        let (driver, before) = (self.driver.clone(), self.condition.pressure);
+        let is_due = self.beats.is_multiple_of(BEATS_PER_LOOK);
+        self.beats += 1;
+        let seen = blocking(move || {
+            let pressure = driver.board.pressure(before, &driver.places.data_dir);
+            (pressure, is_due.then(|| driver.board.vitals()))
+        });
+        if let Some((pressure, vitals)) = seen.await {
+            let mut changed = pressure != before;
+            self.condition.pressure = pressure;
+            let (now, ticks) = (self.clock.now(), super::ticks());
+            let health = &mut self.condition.health;
+            for change in vitals.iter().flat_map(|vitals| health.look_again(vitals, ticks)) {
+                let event = self.driver.board.event(change, now);
+                self.outbox.event(Bytes::from(event.to_string()), ticks);
+                changed = true;
+            }
+            if changed {
+                self.report_board();
+            }
         }
         self.net.beat();
         self.send_beat();
@@ -167,7 +185,7 @@ impl Agent {
     /// What changes of the board's own status while it runs: one patch, because only the last one
     /// waits to be sent.
     pub(super) fn report_board(&mut self) {
-        let conditions = self.driver.board.conditions(self.pressure, self.clock.now());
+        let conditions = self.driver.board.conditions(&self.condition, self.clock.now());
         let images = status_images(self.driver.images.list());
         let patch = json!({ "conditions": conditions, "images": images });
         self.outbox.node_status(Bytes::from(patch.to_string()), super::ticks());

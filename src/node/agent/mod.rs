@@ -28,12 +28,11 @@ use model::wire::Assembly;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
-use super::board::Board;
+use super::board::{Board, Condition};
 use super::desired::DesiredLog;
 use super::driver::{Answer, Driver};
 use super::network::NetHeld;
 use super::place::Places;
-use super::pressure::Pressure;
 use super::pull::{self, Puller};
 use super::{NodeError, NodeOptions};
 use crate::io::clock::Clock;
@@ -72,7 +71,8 @@ pub(super) struct Agent {
     rebooted: bool,
     messages: u64,
     net: NetHeld,
-    pressure: Pressure,
+    condition: Condition,
+    beats: u64,
 }
 
 /// Runs the agent until shutdown or until the link closes.
@@ -160,10 +160,14 @@ struct Started {
 impl Agent {
     fn new(started: Started, desired: DesiredLog, (boot, rebooted): (u64, bool)) -> Self {
         let Started { driver, net, up, answers, version } = started;
+        let mut condition = Condition::default();
+        condition.pressure = driver.board.pressure(condition.pressure, &driver.places.data_dir);
+        condition.health.look_again(&driver.board.vitals(), ticks());
         Self {
             clock: driver.clock.clone(),
             host: Host { address: driver.board.address() },
-            pressure: driver.board.pressure(Pressure::default(), &driver.places.data_dir),
+            condition,
+            beats: 0,
             driver,
             version,
             desired,

@@ -151,6 +151,14 @@ impl PodMachine {
         self.state.teardown == Step::Done
     }
 
+    /// Something was asked for whose answer will show in the status: a start, or a removal.
+    pub fn is_moving(&self) -> bool {
+        let state = &self.state;
+        let steps = [state.sandbox, state.volumes, state.teardown];
+        let moves = |c: &ContainerState| matches!(c.stage, Stage::ImageAsked | Stage::StartAsked);
+        steps.contains(&Step::Asked) || state.containers.iter().any(moves)
+    }
+
     /// Images that containers wait for although they were looked for.
     pub fn images_missing(&self) -> impl Iterator<Item = &str> {
         let lacks = |container: &&ContainerState| {

@@ -1,5 +1,9 @@
 //! What the board tells the master: statuses and events, coalesced, sent again until acknowledged.
 //!
+//! Each message becomes a log entry of the master, on its disk. What one pod does while the board is
+//! quiet leaves at once; while many pods are on their way their changes are gathered, and a pod that
+//! changes without end is gathered too.
+//!
 //! Level-triggered: what is kept is which pods the master may not know the newest status of, never a
 //! queue of statuses. Events may be lost, oldest first.
 
@@ -17,7 +21,8 @@ const GATHER_MILLIS: u64 = 100;
 const URGENT_MILLIS: u64 = 5;
 /// Least time between two messages.
 const BETWEEN_MILLIS: u64 = 20;
-/// How far urgent messages may run ahead of one per [`GATHER_MILLIS`]: the five or so of a pod's start.
+/// How far urgent messages may run ahead of one per [`GATHER_MILLIS`], for a board on which many pods
+/// are on their way and for one pod: the five or so of a pod's start.
 const AHEAD_MILLIS: u64 = 5 * GATHER_MILLIS;
 /// A status that is not acknowledged after this is sent again.
 const RESEND_MILLIS: u64 = 7_000;
@@ -33,10 +38,37 @@ enum Knowledge {
     Known { hash: u64 },
 }
 
+/// How much a change matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// Nobody waits for it.
+    None,
+    /// Users wait for such a change, but many pods are on their way.
+    Gathered,
+    /// Users wait for it, and little else happens.
+    Urgent,
+}
+
+/// What is known of one pod.
+#[derive(Debug)]
+struct PodNews {
+    knowledge: Knowledge,
+    /// Hash of the status that was last sent, while it is not known whether that has changed.
+    before: Option<u64>,
+    /// When its messages so far would be over at one per [`GATHER_MILLIS`].
+    paid_ticks: u64,
+}
+
+impl PodNews {
+    fn unknown(&mut self) {
+        (self.knowledge, self.before) = (Knowledge::Dirty, None);
+    }
+}
+
 /// The state of everything that goes up.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    pods: BTreeMap<Uid, (Knowledge, Option<u64>)>,
+    pods: BTreeMap<Uid, PodNews>,
     events: VecDeque<Bytes>,
     /// What the master may not know of the node, and the sequence that it was last sent with.
     node_status: Option<(Bytes, Option<u64>)>,
@@ -47,24 +79,29 @@ pub(super) struct Outbox {
     /// When the messages so far would be over at one per [`GATHER_MILLIS`] (a token bucket, told as
     /// the time at which it is full again).
     paid_ticks: u64,
+    /// Many pods are on their way.
+    crowded: bool,
     due_ticks: Option<u64>,
 }
 
 impl Outbox {
-    /// A pod's status may have changed; `urgent` when users wait for such a change.
-    pub(super) fn touch(&mut self, uid: Uid, urgent: bool, now_ticks: u64) {
-        let entry = self.pods.entry(uid).or_insert((Knowledge::Dirty, None));
-        entry.1 = match entry.0 {
-            Knowledge::Dirty => entry.1,
-            Knowledge::Sent { hash, .. } => Some(hash),
-            Knowledge::Known { hash } => Some(hash),
-        };
-        entry.0 = Knowledge::Dirty;
-        self.schedule(now_ticks);
-        if urgent {
-            let soon = (now_ticks + URGENT_MILLIS).max(self.earliest_ticks());
-            self.due_ticks = self.due_ticks.map(|due| due.min(soon));
+    /// A pod's status may have changed.
+    pub(super) fn touch(&mut self, uid: Uid, haste: Haste, now_ticks: u64) {
+        let news = PodNews { knowledge: Knowledge::Dirty, before: None, paid_ticks: 0 };
+        let entry = self.pods.entry(uid).or_insert(news);
+        if let Knowledge::Sent { hash, .. } | Knowledge::Known { hash } = entry.knowledge {
+            entry.before = Some(hash);
         }
+        entry.knowledge = Knowledge::Dirty;
+        self.schedule(now_ticks);
+        let soon = match haste {
+            Haste::None => return,
+            Haste::Gathered => now_ticks + URGENT_MILLIS,
+            Haste::Urgent => now_ticks,
+        };
+        self.crowded = haste == Haste::Gathered;
+        let soon = soon.max(self.earliest_ticks());
+        self.due_ticks = self.due_ticks.map(|due| due.min(soon));
     }
 
     /// Nobody will ask for this pod any more.
@@ -74,9 +111,7 @@ impl Outbox {
 
     /// Everything is to be sent again.
     pub(super) fn touch_all(&mut self, now_ticks: u64) {
-        for entry in self.pods.values_mut() {
-            *entry = (Knowledge::Dirty, None);
-        }
+        self.pods.values_mut().for_each(PodNews::unknown);
         if let Some((_, sent)) = &mut self.node_status {
             *sent = None;
         }
@@ -118,9 +153,10 @@ impl Outbox {
     ) -> Option<StatusV1> {
         self.due_ticks = None;
         let mut pods = Vec::new();
-        let dirty = |(uid, (knowledge, _)): (&Uid, &(Knowledge, Option<u64>))| {
-            matches!(knowledge, Knowledge::Dirty).then_some(*uid)
+        let dirty = |(uid, news): (&Uid, &PodNews)| {
+            matches!(news.knowledge, Knowledge::Dirty).then_some(*uid)
         };
+        let mut restless = false;
         let dirty: Vec<Uid> = self.pods.iter().filter_map(dirty).collect();
         for uid in dirty {
             if pods.len() == STATUS_PODS_MAX {
@@ -133,12 +169,14 @@ impl Outbox {
             };
             let hash = hash_of(&status);
             let entry = self.pods.get_mut(&uid).expect("taken from the same map");
-            if entry.1 == Some(hash) {
+            if entry.before == Some(hash) {
                 // Whether the earlier message arrived is not known; its sequence is still open.
-                entry.0 = Knowledge::Sent { sequence: self.sequence, hash };
+                entry.knowledge = Knowledge::Sent { sequence: self.sequence, hash };
                 continue;
             }
-            entry.0 = Knowledge::Sent { sequence: self.sequence + 1, hash };
+            entry.knowledge = Knowledge::Sent { sequence: self.sequence + 1, hash };
+            entry.paid_ticks = entry.paid_ticks.max(now_ticks) + GATHER_MILLIS;
+            restless |= entry.paid_ticks > now_ticks + AHEAD_MILLIS;
             pods.push(status);
         }
         let news = matches!(self.node_status, Some((_, None)));
@@ -148,7 +186,8 @@ impl Outbox {
         self.owes_message = false;
         self.sequence += 1;
         self.sent_ticks = now_ticks;
-        self.paid_ticks = self.paid_ticks.max(now_ticks) + GATHER_MILLIS;
+        let price = if self.crowded || restless { GATHER_MILLIS } else { BETWEEN_MILLIS };
+        self.paid_ticks = self.paid_ticks.max(now_ticks) + price;
         let mut node_status = Bytes::new();
         if let Some((patch, sent @ None)) = &mut self.node_status {
             *sent = Some(self.sequence);
@@ -166,7 +205,7 @@ impl Outbox {
     pub(super) fn not_sent(&mut self, message: StatusV1, now_ticks: u64) {
         for pod in &message.pods {
             if let Some(entry) = self.pods.get_mut(&pod.uid) {
-                *entry = (Knowledge::Dirty, None);
+                entry.unknown();
             }
         }
         for event in message.events.into_iter().rev().take(NODE_EVENTS_MAX) {
@@ -192,11 +231,11 @@ impl Outbox {
             _ => {}
         }
         for entry in self.pods.values_mut() {
-            if let Knowledge::Sent { sequence: sent, hash } = entry.0 {
+            if let Knowledge::Sent { sequence: sent, hash } = entry.knowledge {
                 if sent <= sequence {
-                    entry.0 = Knowledge::Known { hash };
+                    entry.knowledge = Knowledge::Known { hash };
                 } else if late {
-                    *entry = (Knowledge::Dirty, None);
+                    entry.unknown();
                     again = true;
                 }
             }
@@ -241,56 +280,79 @@ mod tests {
     #[test]
     fn changes_are_gathered_and_repeats_are_silent() {
         let (mut outbox, uid) = (Outbox::default(), Uid([1; 16]));
-        outbox.touch(uid, false, 1_000);
-        outbox.touch(uid, false, 1_050);
+        outbox.touch(uid, Haste::None, 1_000);
+        outbox.touch(uid, Haste::None, 1_050);
         assert_eq!(outbox.due_ticks(), Some(1_100));
         let message = outbox.take(1_100, |uid| status(uid, "a")).expect("news");
         assert_eq!((message.sequence, message.pods.len()), (1, 1));
-        outbox.touch(uid, false, 2_000);
+        outbox.touch(uid, Haste::None, 2_000);
         assert_eq!(outbox.take(2_100, |uid| status(uid, "a")), None);
-        outbox.touch(uid, false, 3_000);
+        outbox.touch(uid, Haste::None, 3_000);
         assert!(outbox.take(3_100, |uid| status(uid, "b")).is_some());
     }
 
     #[test]
-    fn what_users_wait_for_leaves_soon_but_not_often() {
+    fn what_users_wait_for_leaves_at_once_but_not_often() {
         let (mut outbox, uid) = (Outbox::default(), Uid([1; 16]));
-        outbox.touch(uid, false, 1_000);
-        outbox.touch(uid, true, 1_040);
-        assert_eq!(outbox.due_ticks(), Some(1_045));
-        assert!(outbox.take(1_045, |uid| status(uid, "a")).is_some());
-        outbox.touch(uid, true, 1_050);
-        assert_eq!(outbox.due_ticks(), Some(1_065), "a start and its readiness are no crowd");
-        assert!(outbox.take(1_065, |uid| status(uid, "b")).is_some());
-        outbox.touch(uid, true, 1_100);
-        assert_eq!(outbox.due_ticks(), Some(1_105), "the last message is old enough");
+        outbox.touch(uid, Haste::None, 1_000);
+        outbox.touch(uid, Haste::Urgent, 1_040);
+        assert_eq!(outbox.due_ticks(), Some(1_040));
+        assert!(outbox.take(1_040, |uid| status(uid, "a")).is_some());
+        outbox.touch(uid, Haste::Urgent, 1_050);
+        assert_eq!(outbox.due_ticks(), Some(1_060), "a start and its readiness are no crowd");
+        assert!(outbox.take(1_060, |uid| status(uid, "b")).is_some());
+        outbox.touch(uid, Haste::Gathered, 1_100);
+        assert_eq!(outbox.due_ticks(), Some(1_105), "with what comes right after it");
+    }
+
+    /// Messages that a stream of changes makes in ten seconds; the next change is of this pod.
+    fn messages_of(haste: Haste, every_millis: u64, next: impl Fn(u64) -> Uid) -> usize {
+        let mut outbox = Outbox::default();
+        let news = |messages: usize| if messages.is_multiple_of(2) { "a" } else { "b" };
+        let mut messages = 0;
+        let mut take = |outbox: &mut Outbox, now: u64| {
+            messages += 1;
+            assert!(outbox.take(now, |uid| status(uid, news(messages))).is_some());
+        };
+        for now in 1_000..11_000_u64 {
+            if now.is_multiple_of(every_millis) {
+                outbox.touch(next(now / every_millis), haste, now);
+            }
+            if outbox.due_ticks().is_some_and(|due| due <= now) {
+                take(&mut outbox, now);
+            }
+        }
+        if let Some(due) = outbox.due_ticks() {
+            assert!(due <= 11_100, "{due}");
+            take(&mut outbox, due);
+        }
+        // After a quiet time the next start is as quick as the first.
+        outbox.touch(Uid([255; 16]), Haste::Urgent, 15_000);
+        assert_eq!(outbox.due_ticks(), Some(15_000));
+        messages
+    }
+
+    fn numbered(number: u64) -> Uid {
+        Uid(u128::from(number).to_be_bytes())
     }
 
     #[test]
     fn urgent_changes_without_end_are_bounded_and_lose_nothing() {
-        let (mut outbox, uid) = (Outbox::default(), Uid([1; 16]));
-        let news = |messages: usize| if messages.is_multiple_of(2) { "a" } else { "b" };
-        let mut messages = 0;
-        for now in 1_000..11_000 {
-            outbox.touch(uid, true, now);
-            if outbox.due_ticks().is_some_and(|due| due <= now) {
-                messages += 1;
-                assert!(outbox.take(now, |uid| status(uid, news(messages))).is_some());
-            }
-        }
-        assert!((100..=106).contains(&messages), "{messages} messages in ten seconds");
-        let due = outbox.due_ticks().expect("the last change is not said yet");
-        assert!(due <= 11_100, "{due}");
-        assert!(outbox.take(due, |uid| status(uid, news(messages + 1))).is_some());
-        // After a quiet time the next start is as quick as the first.
-        outbox.touch(uid, true, 15_000);
-        assert_eq!(outbox.due_ticks(), Some(15_005));
+        let of_one_pod = messages_of(Haste::Urgent, 1, |_| Uid([1; 16]));
+        assert!((100..=112).contains(&of_one_pod), "{of_one_pod} messages of one pod");
+        let of_a_crowd = messages_of(Haste::Gathered, 10, numbered);
+        assert!((100..=107).contains(&of_a_crowd), "{of_a_crowd} messages of a crowd");
+    }
+
+    #[test]
+    fn pods_one_after_another_wait_for_nobody() {
+        assert_eq!(messages_of(Haste::Urgent, 50, numbered), 200);
     }
 
     #[test]
     fn what_is_not_acknowledged_is_sent_again() {
         let (mut outbox, uid) = (Outbox::default(), Uid([1; 16]));
-        outbox.touch(uid, false, 0);
+        outbox.touch(uid, Haste::None, 0);
         assert!(outbox.take(100, |uid| status(uid, "a")).is_some());
         outbox.acknowledge(0, 5_000);
         assert_eq!(outbox.due_ticks(), None, "too early to worry");
@@ -334,7 +396,7 @@ mod tests {
     #[test]
     fn a_message_that_did_not_leave_is_not_lost() {
         let (mut outbox, uid) = (Outbox::default(), Uid([1; 16]));
-        outbox.touch(uid, false, 0);
+        outbox.touch(uid, Haste::None, 0);
         outbox.event(Bytes::from_static(b"{}"), 0);
         let message = outbox.take(100, |uid| status(uid, "a")).expect("news");
         outbox.not_sent(message, 100);

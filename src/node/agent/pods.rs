@@ -14,6 +14,7 @@ use model::ids::Uid;
 use model::wire::LogsRequestV1;
 use tokio::sync::watch;
 
+use super::outbox::Haste;
 use super::{Agent, off_runtime};
 use crate::io::image::Hold;
 use crate::io::keeper::{ContainerStateV1, ExitV1, RunStateV1};
@@ -81,6 +82,9 @@ pub(super) fn readable(json: &[u8], uid: Uid) -> Pod {
         Pod::unreadable(json, uid, cause.unwrap_or_else(|| error.to_string()))
     })
 }
+
+/// With more pods than this on their way, changes of their statuses are gathered.
+const FEW_PODS: usize = 2;
 
 /// Whether somebody may be waiting to see this in a status.
 fn is_waited_for(event: &Event) -> bool {
@@ -192,7 +196,11 @@ impl Agent {
     /// The one place where a machine moves: state is saved before anything is done about it.
     pub(super) fn feed(&mut self, uid: Uid, event: Event) {
         let now = self.now();
-        let urgent = is_waited_for(&event);
+        let haste = match is_waited_for(&event) {
+            true if self.is_crowded() => Haste::Gathered,
+            true => Haste::Urgent,
+            false => Haste::None,
+        };
         let Some(entry) = self.pods.get_mut(&uid) else { return };
         let effects = entry.machine.handle(now, event);
         if let Err(error) = entry.save() {
@@ -201,7 +209,7 @@ impl Agent {
         self.note_running(&uid);
         for effect in effects {
             match effect {
-                Effect::StatusChanged => self.outbox.touch(uid, urgent, now.ticks),
+                Effect::StatusChanged => self.outbox.touch(uid, haste, now.ticks),
                 Effect::Report { warning, reason, message, container } => {
                     self.report(&uid, &Report { warning, reason, message, container });
                 }
@@ -213,6 +221,11 @@ impl Agent {
             self.pods.remove(&uid);
             self.outbox.forget(&uid);
         }
+    }
+
+    /// Many pods are on their way to their next status.
+    fn is_crowded(&self) -> bool {
+        self.pods.values().filter(|entry| entry.machine.is_moving()).nth(FEW_PODS).is_some()
     }
 
     fn report(&mut self, uid: &Uid, report: &Report) {

@@ -6,7 +6,8 @@ use crate::setup;
 use crate::shell::{cargo, root, run};
 
 /// Builds the static release binary and measures one board; minutes of idling may be given. `boards`
-/// measures ten boards on a switch, `broker` the broker beside mosquitto.
+/// measures ten boards on a switch, `broker` the broker beside mosquitto, `pods` a hundred pods and
+/// where their time goes, beside crun and runc.
 pub(crate) fn bench(words: &[String]) -> Result<()> {
     setup::for_tests()?;
     if words.first().is_some_and(|word| word == "broker") {
@@ -14,6 +15,7 @@ pub(crate) fn bench(words: &[String]) -> Result<()> {
     }
     let (benches, words, default) = match words.split_first() {
         Some((word, rest)) if word == "boards" => (&["boards"][..], rest, "2"),
+        Some((word, rest)) if word == "pods" => (&["pods", "keeper"][..], rest, "0"),
         _ => (&["keeper", "board"][..], words, "10"),
     };
     let binary = setup::build_static("release")?;

@@ -218,6 +218,7 @@ impl Agent {
             })
         });
         let Some(message) = message else { return };
+        tracing::debug!(sequence = message.sequence, pods = message.pods.len(), "statuses sent");
         if !self.send(MessageKind::Status, &message) {
             self.outbox.not_sent(message, now.ticks);
         }

@@ -248,11 +248,17 @@ impl Agent {
             pod,
         };
         let (driver, answers) = (self.driver.clone(), self.answers.clone());
+        let told = tracing::enabled!(tracing::Level::DEBUG).then(|| format!("{:?}", job.effect));
         tokio::spawn(async move {
             // Nobody listens once the agent has ended. What it had asked for ends with it, or it could
             // start a keeper behind the back of whoever stops the board; recovery takes it up again.
             tokio::select! {
-                answer = driver.perform(job) => drop(answers.send(answer).await),
+                answer = driver.perform(job) => {
+                    if let Some(effect) = told {
+                        tracing::debug!(pod = %uid, %effect, "effect is done");
+                    }
+                    drop(answers.send(answer).await);
+                }
                 () = answers.closed() => {}
             }
         });

@@ -59,6 +59,13 @@ impl Loops {
         created.expect("created");
     }
 
+    /// Replaces an object.
+    pub async fn update(&self, kind: &str, namespace: &str, object: Value) {
+        let target = target(kind, namespace, object["metadata"]["name"].as_str().expect("a name"));
+        let updated = self.registry.update(&target, None, object, &WriteOptions::default()).await;
+        updated.expect("updated");
+    }
+
     /// Deletes an object; one that is gone already is fine.
     pub async fn delete(&self, kind: &str, namespace: &str, name: &str) {
         let target = target(kind, namespace, name);

@@ -15,7 +15,9 @@ use kumquat::io::image::{ImageStore, Source};
 use kumquat::io::keeper::{Keeper, KeeperPaths};
 use kumquat::io::link::BoardEnd;
 use kumquat::node::{self, NodeError, NodeOptions};
+use model::network::NetState;
 use model::timestamp::Timestamp;
+use model::wire::{self, MessageKind, NetV1};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -87,6 +89,7 @@ pub struct Site {
 pub struct SimulatedBoard {
     /// What "runs" on the board.
     pub keeper: FakeKeeper,
+    run_dir: PathBuf,
     stop: watch::Sender<bool>,
     agent: JoinHandle<Result<(), NodeError>>,
 }
@@ -106,6 +109,7 @@ impl SimulatedBoard {
         let keeper = FakeKeeper::listen(&paths.run_dir).expect("a socket");
         let client = Keeper::connect_or_spawn(paths.clone()).await.expect("the fake answers");
         let (stop, stopped) = watch::channel(false);
+        let run_dir = paths.run_dir.clone();
         let options = NodeOptions {
             name: site.name,
             address: watch::Sender::new(site.address).subscribe(),
@@ -120,7 +124,16 @@ impl SimulatedBoard {
             link,
         };
         let agent = tokio::spawn(node::run(options, stopped));
-        Self { keeper, stop, agent }
+        Self { keeper, run_dir, stop, agent }
+    }
+
+    /// What it knows of the network, as it keeps it for its next start.
+    pub fn network(&self) -> NetState {
+        let bytes = std::fs::read(self.run_dir.join("net.bin")).unwrap_or_default();
+        // A head of eight bytes: format and checksum, which is the agent's own business.
+        let Some(body) = bytes.get(8..) else { return NetState::default() };
+        let whole: NetV1 = wire::decode(MessageKind::Net, body).expect("a whole file");
+        NetState::default().apply(whole).expect("a whole state")
     }
 
     /// Whether the agent still runs.

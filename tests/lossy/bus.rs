@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use kumquat::master::dispatcher;
 use model::leader::LeaderRecord;
+use model::network::NetState;
 
 use crate::bed::{self, Bed, until};
 use crate::fake_keeper::FakeKeeper;
 use crate::loss::{Random, Tally, seed};
+use crate::network;
 use crate::proxy::{Badness, Proxy};
 use crate::world::{Watched, churn, converge};
 use crate::{BOARDS, FAULT_PERCENT, operations};
@@ -17,6 +19,10 @@ use crate::{BOARDS, FAULT_PERCENT, operations};
 impl Watched for bed::Board {
     fn keeper(&self) -> &FakeKeeper {
         &self.agent.keeper
+    }
+
+    fn network(&self) -> NetState {
+        self.agent.network()
     }
 
     fn lives(&self) -> bool {
@@ -40,7 +46,8 @@ async fn trial(name: &str, seed: u64, badness: Badness) -> (Duration, usize) {
     }
     until("every Node", || bed.loops.views.world().nodes().count() == BOARDS).await;
     let begun = Instant::now();
-    let asked = churn(&bed.loops, operations(), random).await;
+    let services = network::churn(&bed.loops, operations(), Random::new(random.next()));
+    let (asked, ()) = tokio::join!(churn(&bed.loops, operations(), random), services);
     let worked = begun.elapsed();
     let converged = converge(&bed.loops, &boards, &asked).await;
     println!(

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::loops::Loops;
 use crate::loss::{Random, Tally, relay, seed};
+use crate::network;
 use crate::simulated::{Folder, SimulatedBoard, Site, images};
 use crate::world::{churn, converge};
 use crate::{BOARDS, FAULT_PERCENT, operations};
@@ -51,7 +52,8 @@ async fn trial(name: &str, seed: u64, percent: u64) -> (Duration, usize) {
         boards.insert(name, SimulatedBoard::start(site, link).await);
     }
     let begun = Instant::now();
-    let asked = churn(&loops, operations(), random).await;
+    let services = network::churn(&loops, operations(), Random::new(random.next()));
+    let (asked, ()) = tokio::join!(churn(&loops, operations(), random), services);
     let worked = begun.elapsed();
     let converged = converge(&loops, &boards, &asked).await;
     println!(

@@ -14,6 +14,7 @@ mod link;
 mod loops;
 #[path = "../harness/loss.rs"]
 mod loss;
+mod network;
 mod proxy;
 #[path = "../harness/simulated.rs"]
 mod simulated;

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use model::network::NetState;
 use serde_json::{Value, json};
 
 use crate::fake_keeper::FakeKeeper;
 use crate::loops::Loops;
 use crate::loss::Random;
+use crate::network;
 use crate::simulated::{IMAGE, SimulatedBoard};
 
 /// Longest wait for everything to agree after the last operation.
@@ -19,6 +21,8 @@ const PAUSE_MILLIS: u64 = 20;
 pub(crate) trait Watched {
     /// What "runs" on it.
     fn keeper(&self) -> &FakeKeeper;
+    /// What it knows of the network.
+    fn network(&self) -> NetState;
     /// Whether it still works.
     fn lives(&self) -> bool;
 }
@@ -26,6 +30,10 @@ pub(crate) trait Watched {
 impl Watched for SimulatedBoard {
     fn keeper(&self) -> &FakeKeeper {
         &self.keeper
+    }
+
+    fn network(&self) -> NetState {
+        self.network()
     }
 
     fn lives(&self) -> bool {
@@ -81,7 +89,8 @@ pub(crate) async fn converge(
     let begun = Instant::now();
     loop {
         let pods = loops.list("/pods");
-        let difference = difference(&pods, boards, asked);
+        let difference =
+            difference(&pods, boards, asked).or_else(|| network::difference(loops, boards));
         let Some(difference) = difference else { break };
         if begun.elapsed() > PATIENCE {
             panic!("after {PATIENCE:?}: {difference}");

@@ -25,8 +25,10 @@ use crate::master::controllers::Views;
 
 /// Changes that come this close together travel as one message.
 const GATHER: Duration = Duration::from_millis(3);
-/// Least time between two messages.
+/// Time between two messages in the long run.
 const BETWEEN: Duration = Duration::from_millis(50);
+/// How far messages may run ahead of that: the few changes of one pod that comes or goes.
+const AHEAD: Duration = Duration::from_millis(200);
 
 /// The network as boards are told of it; clones share it.
 #[derive(Clone, Debug)]
@@ -109,7 +111,9 @@ impl Net {
         if held == revision || revision == 0 {
             return Owed { bodies, revision: held };
         }
-        match inner.recent.iter().position(|recent| recent.base == held) {
+        // Who has nothing needs no history.
+        let known = |recent: &Recent| recent.base == held && held != 0;
+        match inner.recent.iter().position(known) {
             Some(from) if inner.recent[from].is_younger_than(patience) => {
                 return Owed { bodies, revision: held };
             }
@@ -162,16 +166,17 @@ impl Inner {
     }
 }
 
-/// Publishes changes until `stop` turns true: the first at once, those that follow it closely
-/// together.
+/// Publishes changes until `stop` turns true: a few at once, many that follow closely together.
 pub async fn run(views: Views, mut stop: watch::Receiver<bool>) {
     let net = views.net().clone();
-    let mut last = Instant::now();
+    // When the messages so far would be over at one per BETWEEN.
+    let mut paid = Instant::now();
     loop {
         let gathered = async {
             net.0.noted.notified().await;
             let soon = Instant::now() + GATHER;
-            tokio::time::sleep_until(soon.max(last + BETWEEN).into()).await;
+            let earliest = paid.checked_sub(AHEAD).unwrap_or(soon);
+            tokio::time::sleep_until(soon.max(earliest).into()).await;
         };
         // Cancel safety: what was noted stays noted, and the loop is over.
         tokio::select! {
@@ -179,7 +184,7 @@ pub async fn run(views: Views, mut stop: watch::Receiver<bool>) {
             () = gathered => {}
         }
         net.advance(&views.world());
-        last = Instant::now();
+        paid = paid.max(Instant::now()) + BETWEEN;
     }
 }
 

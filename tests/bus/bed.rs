@@ -15,19 +15,20 @@ use kumquat::io::bus;
 use kumquat::io::bus::client::{self, BusState, ClientOptions, Fetch};
 use kumquat::io::clock::Clock;
 use kumquat::io::image::ImageStore;
-use kumquat::io::link;
+use kumquat::io::link::{self, BoardEnd, MasterEnd};
 use kumquat::io::tls::{BoardKey, Clients, Credentials, Pki, board_peer};
 use kumquat::master::boards::{self, BoardsOptions, Messages};
 use kumquat::master::contacts::Contacts;
 use kumquat::master::dispatcher;
 use kumquat::master::keys::Keys;
 use model::leader::{LeaderRecord, SignedRecord};
+use model::limits::LINK_FRAMES_MAX;
 use model::timestamp::Timestamp;
 use model::view::Phase;
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::loops::Loops;
@@ -64,6 +65,9 @@ impl Authority {
         Credentials::new(&key, &certificate, self.pki.ca_certificate()).expect("they fit")
     }
 }
+
+/// Sees every message to a board before the board does.
+pub type Tap = Box<dyn FnMut(&Bytes) + Send>;
 
 /// Store, controllers and what boards and masters are made of.
 pub struct Bed {
@@ -152,7 +156,34 @@ impl Bed {
 
     /// The same, with a record that may lead elsewhere than to the master.
     pub async fn board_by(&self, name: &str, record: LeaderRecord) -> Board {
-        let (end, board_end) = link::pair();
+        self.board_on(name, record, link::pair(), None).await
+    }
+
+    /// A board whose agent is told nothing that does not go through `tap` as well.
+    pub async fn board_tapped(&self, name: &str, master: &Master, tap: Tap) -> Board {
+        let record = master.signed.record().clone();
+        self.board_on(name, record, link::pair(), Some(tap)).await
+    }
+
+    async fn board_on(
+        &self,
+        name: &str,
+        record: LeaderRecord,
+        (end, mut board_end): (MasterEnd, BoardEnd),
+        tap: Option<Tap>,
+    ) -> Board {
+        if let Some(mut tap) = tap {
+            let (down, tapped) = mpsc::channel(LINK_FRAMES_MAX);
+            let mut from = std::mem::replace(&mut board_end.down, tapped);
+            tokio::spawn(async move {
+                while let Some(message) = from.recv().await {
+                    tap(&message);
+                    if down.send(message).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
         let leader = watch::Sender::new(Some(record));
         let (state, states) = watch::channel(BusState::default());
         let (announced, announcements) = watch::channel(None);

@@ -9,6 +9,7 @@ mod fake_keeper;
 mod hostile;
 #[path = "../harness/loops.rs"]
 mod loops;
+mod network;
 #[path = "../harness/simulated.rs"]
 mod simulated;
 

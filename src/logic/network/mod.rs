@@ -4,6 +4,7 @@
 //! carry out. Nothing here touches a socket or a rule.
 
 pub mod address_pool;
+pub mod drain;
 pub mod feed;
 pub mod local;
 pub mod paths;

@@ -47,7 +47,10 @@ impl Agent {
             MessageKind::Net => {
                 let reign = (header.epoch, header.term);
                 let now = super::ticks();
-                decode(header.kind, &body).map(|net| self.net.take(reign, net, now))
+                decode(header.kind, &body).map(|net| {
+                    self.net.take(reign, net, now);
+                    self.services_changed();
+                })
             }
             MessageKind::BeatDown => decode(header.kind, &body).map(|beat| self.take_beat(&beat)),
             MessageKind::Command => decode(header.kind, &body).map(|c| self.take_command(&c)),

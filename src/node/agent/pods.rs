@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use logic::network::drain::{Service, service_of};
 use logic::pod::spec::RestartPolicy;
 use logic::pod::{
     ContainerState, Effect, Event, Exit, Pod, PodMachine, Stage, Step, container_id,
@@ -130,12 +131,41 @@ impl Agent {
                 pod = Arc::new(Pod { metadata, ..entry.machine.pod().clone() });
             }
             entry.keys = object::keys_of(&pod);
-            return self.feed(uid, Event::Desired(pod));
+            let ends = pod.metadata.deletion_timestamp.is_some();
+            let stops = ends && entry.machine.state().stop.is_none();
+            let service = self.service_of(&pod.metadata.namespace, &pod.metadata.name);
+            if stops && service != Service::None {
+                self.feed(uid, Event::Served(true));
+            }
+            self.feed(uid, Event::Desired(pod));
+            if stops && service == Service::Leaving {
+                // This board has heard of it first; the others may not have yet.
+                self.feed(uid, Event::Served(false));
+            }
+            return;
         }
         let places = self.driver.places.pod(&pod);
         let machine = PodMachine::new(pod, self.now());
         self.pods.insert(uid, PodEntry::new(machine, places));
         self.feed(uid, Event::Timer);
+    }
+
+    fn service_of(&self, namespace: &str, pod: &str) -> Service {
+        service_of(&self.net.state(), namespace, pod)
+    }
+
+    /// Services may have let go of pods that wait for it.
+    pub(super) fn services_changed(&mut self) {
+        let now = self.now();
+        let draining = self.pods.iter().filter(|(_, entry)| entry.machine.is_draining(now));
+        let released = draining.filter(|(_, entry)| {
+            let metadata = &entry.machine.pod().metadata;
+            self.service_of(&metadata.namespace, &metadata.name) != Service::Serving
+        });
+        let released: Vec<Uid> = released.map(|(uid, _)| *uid).collect();
+        for uid in released {
+            self.feed(uid, Event::Served(false));
+        }
     }
 
     /// Volumes of a running pod follow their objects; the machine has nothing to do with it.

@@ -61,6 +61,11 @@ impl NetHeld {
         self.state.subscribe()
     }
 
+    /// The state at this moment.
+    pub(crate) fn state(&self) -> Arc<NetState> {
+        self.state.borrow().clone()
+    }
+
     /// The revision for beats; 0 asks for a whole state.
     pub(crate) fn revision(&self) -> u64 {
         if self.needs_whole { 0 } else { self.held() }

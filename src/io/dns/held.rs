@@ -48,7 +48,11 @@ impl Held {
         outcome
     }
 
-    fn open_at(address: SocketAddrV4) -> io::Result<Self> {
+    /// Makes the sockets at a port of the caller's choice.
+    ///
+    /// # Errors
+    /// The port is taken, or the system gives no sockets.
+    pub fn open_at(address: SocketAddrV4) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let make = |kind| -> io::Result<OwnedFd> {
             let socket = socket(AddressFamily::Inet, kind, flags, None)?;

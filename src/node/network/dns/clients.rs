@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::DnsOptions;
+use super::{DnsOptions, stopped};
 use super::resolver::Resolver;
 use crate::io::dns::{Held, read_message, write_message};
 
@@ -72,7 +72,7 @@ pub async fn serve(
         // Cancel safety: every arm loses nothing when dropped.
         tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            () = stopped(&mut stop) => return Ok(()),
             changed = state.changed() => match changed {
                 Ok(()) => resolver.set_state(Arc::clone(&state.borrow_and_update())),
                 // Whoever knows the network is gone, and this role with it.
@@ -87,13 +87,17 @@ pub async fn serve(
             },
             readable = udp.readable() => {
                 readable?;
-                take_datagrams(&udp, &mut resolver);
+                if take_datagrams(&udp, &mut resolver) {
+                    // There is more, and others of this runtime want to work too.
+                    tokio::task::yield_now().await;
+                }
             }
         }
     }
 }
 
-fn take_datagrams(udp: &Arc<UdpSocket>, resolver: &mut Resolver) {
+/// Answers what is there; whether there may be more.
+fn take_datagrams(udp: &Arc<UdpSocket>, resolver: &mut Resolver) -> bool {
     let mut buffer = [0; QUERY_BYTES_MAX];
     for _ in 0..BATCH {
         match udp.try_recv_from(&mut buffer) {
@@ -102,9 +106,10 @@ fn take_datagrams(udp: &Arc<UdpSocket>, resolver: &mut Resolver) {
             }
             // An error of one datagram says nothing of the next.
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {}
-            Err(_) => return,
+            Err(_) => return false,
         }
     }
+    true
 }
 
 /// Clients over TCP; one too many ends the oldest.

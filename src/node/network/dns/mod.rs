@@ -62,7 +62,7 @@ pub async fn run(
     // Cancel safety: neither changes anything.
     let address = tokio::select! {
         address = own_address(board, &mut state) => address,
-        _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        () = stopped(&mut stop) => return Ok(()),
     };
     let Some(address) = address else { return Ok(()) };
     let sockets = take_over(keeper, address).await?;
@@ -74,6 +74,11 @@ pub async fn run(
         served = serve(sockets, options, stop) => served,
         () = give_again(keeper, &copies) => Ok(()),
     }
+}
+
+/// The end is asked for, or nobody is left to ask for it.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _asked = stop.wait_for(|stop| *stop).await;
 }
 
 /// The first address of the board's block; `None` when nobody can tell any more.

@@ -6,13 +6,16 @@
 
 #![allow(unreachable_pub, reason = "a library for the fuzzer, a module for the tests")]
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use kumquat::io::image::{ImageStore, Platform};
 use kumquat::io::store::{Options, Store};
+use logic::dns::{Judged, Name, Outcome, Packet, Question, Ranges, Reply, Zone, judge, types};
 use model::leader::SignedRecord;
-use model::network::NetState;
+use model::network::{Ipv4Block, NetEndpoint, NetPort, NetService, NetState};
 use model::wire::{self, Header, MessageKind};
 use model::{patch, protobuf, resource, schema};
 use serde_json::Value;
@@ -21,8 +24,10 @@ use serde_json::Value;
 pub type Target = fn(&[u8]) -> bool;
 
 /// All of them, by the name of their corpus folder.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("broker_codec", broker_codec),
+    ("dns_answer", dns_answer),
+    ("dns_query", dns_query),
     ("image", image),
     ("json", json),
     ("leader_record", leader_record),
@@ -153,6 +158,84 @@ pub fn image(bytes: &[u8]) -> bool {
             false
         }
     }
+}
+
+/// What a client of a board's DNS sends; what is answered is an answer to it, and as small as it has
+/// to be.
+pub fn dns_query(bytes: &[u8]) -> bool {
+    let mut out = Vec::new();
+    match judge(bytes) {
+        Judged::Noise => false,
+        Judged::Refused(refusal) => {
+            refusal.write(&mut out);
+            assert!(out[..2] == bytes[..2] && out[2] & 0x80 != 0, "an answer to this query");
+            false
+        }
+        Judged::Query(query) => {
+            let limit = Reply::udp_limit(&query);
+            let outcome = dns_zone().answer(&query, limit, 1, &mut out);
+            assert!(out.len() <= usize::from(limit), "{} of {limit} bytes", out.len());
+            if outcome != Outcome::Forward {
+                assert!(out[..2] == bytes[..2] && out[2] & 0x80 != 0, "an answer to this query");
+                assert_eq!(out[12..12 + query.question.len()], *query.question);
+            }
+            if outcome == Outcome::Answered {
+                let read = Packet::read(&out, query.id, &Question::of(&query));
+                assert!(read.is_some(), "others can read what is written");
+            }
+            true
+        }
+    }
+}
+
+/// What an upstream server says; what is accepted is given on within every size.
+pub fn dns_answer(bytes: &[u8]) -> bool {
+    let name = Name::parse("example.com").expect("a name");
+    let question = Question { name, kind: types::A, dnssec: false, checking_disabled: false };
+    let Some(packet) = Packet::read(bytes, 0x1234, &question) else { return false };
+    assert!(packet.keep_seconds() <= 300, "kept for {} s", packet.keep_seconds());
+    let asked = question.write(7);
+    let Judged::Query(query) = judge(&asked) else { panic!("our own question is none") };
+    let mut out = Vec::new();
+    for limit in [29, 512, 1232, 65_535] {
+        packet.answer(&query, limit, 5, None, &mut out);
+        let room = usize::from(limit).max(29) + 11;
+        assert!(out.len() <= room, "{} of {room} bytes", out.len());
+        let again = Packet::read(&out, 7, &question);
+        assert!(again.is_some(), "others can read what is given on");
+    }
+    let mut reply = Reply::begin(&mut out, &query, 512);
+    let rcode = packet.append(&mut reply, 5);
+    reply.finish(rcode, false);
+    assert!(out.len() <= 512, "{} bytes", out.len());
+    true
+}
+
+/// A service of every kind.
+fn dns_zone() -> Zone {
+    let service = |name: &str| NetService {
+        namespace: "a".into(),
+        name: name.into(),
+        ports: vec![NetPort { name: "http".into(), port: 80, ..NetPort::default() }],
+        ..NetService::default()
+    };
+    let endpoint = |last| NetEndpoint {
+        address: Ipv4Addr::new(10, 42, 0, last),
+        hostname: if last % 2 == 0 { format!("web-{last}") } else { String::new() },
+        ready: true,
+        ports: vec![8080],
+        ..NetEndpoint::default()
+    };
+    let services = [
+        NetService { cluster_ip: Some(Ipv4Addr::new(10, 43, 0, 7)), ..service("web") },
+        NetService { endpoints: (0..60).map(endpoint).collect(), ..service("db") },
+        NetService { external_name: Some("example.com".into()), ..service("out") },
+        NetService { external_name: Some("web.a.svc.cluster.local".into()), ..service("in") },
+    ];
+    let services = services.into_iter().map(|s| (s.key().into(), Arc::new(s))).collect();
+    let state = NetState { revision: 1, services, ..NetState::default() };
+    let block = |second| Ipv4Block::new(Ipv4Addr::new(10, second, 0, 0), 16);
+    Zone::new(Arc::new(state), Ranges { pods: block(42), services: block(43) })
 }
 
 fn kind_of(object: &Value) -> Option<&'static resource::Resource> {

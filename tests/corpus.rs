@@ -65,6 +65,13 @@ fn mutated_conversations_with_the_broker_break_nothing() {
 }
 
 #[test]
+fn mutated_queries_and_answers_break_nothing() {
+    for name in ["dns_query", "dns_answer"] {
+        mutate_corpus(name, 20_000);
+    }
+}
+
+#[test]
 fn mutated_logs_and_images_break_nothing() {
     for name in ["log", "image"] {
         mutate_corpus(name, 40);

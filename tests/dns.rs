@@ -8,7 +8,7 @@ mod bed;
 
 use std::time::{Duration, Instant};
 
-use bed::{Bed, Shown, SERVICE, UPSTREAM, run};
+use bed::{Bed, SERVICE, Shown, UPSTREAM, run};
 use kumquat::io::dns::Held;
 use logic::dns::types;
 use model::limits::DNS_CONNECTIONS_MAX;
@@ -50,14 +50,16 @@ fn other_names_are_asked_upstream_once() {
         assert_eq!(bed.ask("no.example", types::A).await.rcode, 3);
         assert_eq!(upstream.asked("no.example"), 1, "absence is kept too");
         // Two clients at once, one question.
-        let both = tokio::join!(bed.ask("slow.example", types::A), bed.ask("slow.example", types::A));
+        let both =
+            tokio::join!(bed.ask("slow.example", types::A), bed.ask("slow.example", types::A));
         assert_eq!((both.0.rcode, both.1.rcode), (0, 0));
         assert_eq!(upstream.asked("slow.example"), 1);
         // An alias of a service leads outside.
         let chased = bed.ask("outside.default.svc.cluster.local", types::A).await;
         assert_eq!(chased, Shown::addresses(&["1.2.3.4"]));
         assert_eq!(upstream.asked("a.example"), 1);
-        for ours in ["none.default.svc.cluster.local", "9.9.43.10.in-addr.arpa", "x.cluster.local"] {
+        for ours in ["none.default.svc.cluster.local", "9.9.43.10.in-addr.arpa", "x.cluster.local"]
+        {
             assert_eq!(bed.ask(ours, types::PTR).await.rcode, 3, "{ours}");
             assert_eq!(upstream.asked(ours), 0, "{ours} is nobody else's");
         }
@@ -212,7 +214,9 @@ fn noise_and_greed_harm_nobody() {
         for index in 0..DNS_CONNECTIONS_MAX + 16 {
             let mut stream = bed.connect().await;
             if index % 2 == 0 {
-                tokio::io::AsyncWriteExt::write_all(&mut stream, &[0xff, 0xff, 1]).await.expect("sent");
+                tokio::io::AsyncWriteExt::write_all(&mut stream, &[0xff, 0xff, 1])
+                    .await
+                    .expect("sent");
             }
             idle.push(stream);
         }

@@ -301,7 +301,8 @@ pub struct Upstream {
 
 impl Upstream {
     fn start(address: &str) -> Self {
-        let (asked, stopper) = (Arc::<Mutex<BTreeMap<String, usize>>>::default(), Stopper::default());
+        let (asked, stopper) =
+            (Arc::<Mutex<BTreeMap<String, usize>>>::default(), Stopper::default());
         let udp = UdpSocket::bind(address).expect("a port");
         patient(&udp);
         let tcp = TcpListener::bind(address).expect("a port");

@@ -6,12 +6,16 @@ use crate::setup;
 use crate::shell::{cargo, root, run};
 
 /// Builds the static release binary and measures one board; minutes of idling may be given. `boards`
-/// measures ten boards on a switch, `broker` the broker beside mosquitto, `pods` a hundred pods and
+/// measures ten boards on a switch, `broker` the broker beside mosquitto, `dns` the DNS
+/// beside dnsmasq, `pods` a hundred pods and
 /// where their time goes, beside crun and runc.
 pub(crate) fn bench(words: &[String]) -> Result<()> {
     setup::for_tests()?;
     if words.first().is_some_and(|word| word == "broker") {
         return broker();
+    }
+    if words.first().is_some_and(|word| word == "dns") {
+        return dns();
     }
     let (benches, words, default) = match words.split_first() {
         Some((word, rest)) if word == "boards" => (&["boards"][..], rest, "2"),
@@ -28,6 +32,13 @@ pub(crate) fn bench(words: &[String]) -> Result<()> {
             .args(["bench", "--profile", "dev", "--bench", bench]))?;
     }
     Ok(())
+}
+
+/// A board's DNS beside dnsmasq, and unbound where it is installed, under the same load.
+fn dns() -> Result<()> {
+    let binary = setup::build_static("release")?;
+    let bench = ["bench", "--profile", "fast", "--bench", "dns"];
+    run(cargo().current_dir(root()).env("KUMQUAT_BINARY", &binary).args(bench))
 }
 
 /// The broker as a process of its own, and mosquitto, under the same load.

@@ -19,6 +19,7 @@ const BUILD_TOOLS: &[Tool] =
 const TEST_TOOLS: &[Tool] = &[
     Tool { program: "busybox", package: "busybox-static" },
     Tool { program: "crun", package: "crun" },
+    Tool { program: "dnsmasq", package: "dnsmasq-base" },
     Tool { program: "ip", package: "iproute2" },
     Tool { program: "losetup", package: "mount" },
     Tool { program: "mkfs.ext4", package: "e2fsprogs" },

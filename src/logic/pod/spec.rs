@@ -141,7 +141,7 @@ api_type! {
         #[serde(rename = "hostIPC")] host_ipc: bool,
         runtime_class_name: Option<String>,
         security_context: PodSecurityContext, host_aliases: Vec<HostAlias>,
-        dns_config: DnsConfig, active_deadline_seconds: Option<i64>,
+        dns_policy: String, dns_config: DnsConfig, active_deadline_seconds: Option<i64>,
         readiness_gates: Vec<ReadinessGate>,
     }
 }

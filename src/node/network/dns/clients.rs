@@ -12,8 +12,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::{DnsOptions, stopped};
 use super::resolver::Resolver;
+use super::{DnsOptions, stopped};
 use crate::io::dns::{Held, read_message, write_message};
 
 /// Datagrams taken before others get their turn.

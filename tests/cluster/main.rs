@@ -9,6 +9,7 @@ mod board;
 mod busybox;
 #[path = "../harness/disk.rs"]
 mod disk;
+mod endings;
 mod interrupted;
 mod pods;
 mod survival;

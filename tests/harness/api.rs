@@ -15,9 +15,10 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use kumquat::io::clock::Clock;
-use kumquat::io::store::{Options, Store};
+use kumquat::io::store::{Applied, Options, Store};
 use kumquat::io::tls::{ApiTls, Pki, ServerNames};
 use kumquat::master::api::{self, ApiOptions, Health, SharedLogs};
+use kumquat::master::controllers::{self, Views};
 use kumquat::master::registry::{Registry, RegistryOptions};
 use model::timestamp::Timestamp;
 use rustls_pki_types::pem::PemObject as _;
@@ -62,13 +63,32 @@ impl Server {
 
     /// Starts a server whose logs come from `logs`.
     pub async fn with_logs(logs: SharedLogs) -> Self {
+        Self::build(logs, None).await
+    }
+
+    /// Starts a server together with every controller of a master.
+    pub async fn with_controllers() -> Self {
+        let cluster = controllers::Cluster {
+            root_ca: "none",
+            pods: "10.42.0.0/16".parse().expect("a block"),
+            reserved_ports: Vec::new(),
+        };
+        Self::build(Arc::new(api::NoLogs), Some(cluster)).await
+    }
+
+    async fn build(logs: SharedLogs, cluster: Option<controllers::Cluster<'_>>) -> Self {
         let number = SERVERS.fetch_add(1, Ordering::Relaxed);
         let folder = format!("kumquat-api-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(folder);
         let _gone = std::fs::remove_dir_all(&folder);
         let clock = Clock::starting_at(Timestamp(0));
         let pki = Pki::open(&folder, clock.now()).expect("key folder");
-        let store = Store::open(Options::new(folder.join("store")), Box::new(())).expect("store");
+        let views = cluster.map(|it| Views::new(controllers::all(it), clock.clone()));
+        let (views, hook): (_, Box<dyn Applied>) = match views {
+            Some((views, hook)) => (Some(views), Box::new(hook)),
+            None => (None, Box::new(())),
+        };
+        let store = Store::open(Options::new(folder.join("store")), hook).expect("store");
         let registry = Registry::new(store, clock.clone(), RegistryOptions::default())
             .expect("registry over an empty store");
         let service = IpAddr::V4(Ipv4Addr::new(10, 43, 0, 1));
@@ -77,6 +97,9 @@ impl Server {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("free port");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = watch::channel(false);
+        if let Some(views) = views {
+            tokio::spawn(controllers::run(views, registry.clone(), stopped.clone()));
+        }
         let options = ApiOptions {
             registry: registry.clone(),
             tls,

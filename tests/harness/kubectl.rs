@@ -341,6 +341,7 @@ fn generated_name(name: &str) -> String {
         1.. if is_hash(part) => "HASH".to_owned(),
         0 if is_hash(part) && last == 0 => "HASH".to_owned(),
         2.. if index == last && is_suffix(part) && is_hash(parts[index - 1]) => "POD".to_owned(),
+        1 if last == 1 && is_suffix(part) => "SUFFIX".to_owned(),
         _ => (*part).to_owned(),
     };
     let parts: Vec<String> = parts.iter().enumerate().map(part).collect();

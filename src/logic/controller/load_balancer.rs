@@ -43,10 +43,10 @@ impl LoadBalancerController {
         if let Some((protocol, port)) = ports().find(|port| self.reserved.contains(port)) {
             return Some(format!("port {port}/{protocol} of the boards belongs to the cluster"));
         }
-        let before = |other: &&ServiceView| is_before(other, service);
+        let before = |other: &&ServiceView| place(other) < place(service);
         let mut older: Vec<&ServiceView> =
             world.services().filter(|it| is_balanced(it)).filter(before).collect();
-        older.sort_by_key(|it| (it.meta.created, it.meta.uid));
+        older.sort_by(|a, b| place(a).cmp(&place(b)));
         older.into_iter().find_map(|other| {
             let shared = |port: &(Protocol, u16)| {
                 other.ports.iter().any(|it| (it.protocol, it.port) == *port)
@@ -135,8 +135,10 @@ fn balanced(world: &World) -> impl Iterator<Item = ObjectKey> {
     world.services().filter(|it| is_balanced(it)).map(|it| it.meta.key(kind::SERVICES))
 }
 
-fn is_before(one: &ServiceView, other: &ServiceView) -> bool {
-    (one.meta.created, one.meta.uid) < (other.meta.created, other.meta.uid)
+/// Who comes first: the older one, of the same second the one that has addresses already.
+fn place(service: &ServiceView) -> (Timestamp, bool, &str, &str) {
+    let meta = &service.meta;
+    (meta.created, service.ingress.is_empty(), &meta.namespace, &meta.name)
 }
 
 /// The address at which a board takes traffic from outside; `None` while it takes none.

@@ -42,12 +42,27 @@ fn random_body(random: &mut Random, kind: &str) -> Value {
             {"configMap": {"name": format!("n{}", random.below(3))}}] });
         let phase = ["Pending", "Running", "Failed"][random.below(3) as usize];
         body["status"] = json!({ "phase": phase });
+    } else if kind == kind::ENDPOINT_SLICES {
+        let service = format!("n{}", random.below(3));
+        body["metadata"]["labels"] = json!({ "kubernetes.io/service-name": service });
     }
     body
 }
 
 fn step(random: &mut Random, world: &mut World, oracle: &mut Oracle, number: u64) {
-    let kinds = ["/pods", "/pods", "apps/replicasets", "apps/deployments", "/configmaps", "x/ys"];
+    let kinds = [
+        "/pods",
+        "/pods",
+        "apps/replicasets",
+        "apps/deployments",
+        "/configmaps",
+        "x/ys",
+        "/services",
+        "/endpoints",
+        "discovery.k8s.io/endpointslices",
+        "discovery.k8s.io/endpointslices",
+        "policy/poddisruptionbudgets",
+    ];
     let kind = kinds[random.below(kinds.len() as u64) as usize];
     let key = ObjectKey {
         kind: kind.into(),
@@ -108,6 +123,17 @@ fn compare(world: &World, oracle: &Oracle, seed: u64) {
         };
         let expected = keys(&|key, known| key.namespace == namespace && !managed(known));
         assert_eq!(list(&mut world.orphan_pods(namespace)), expected, "seed {seed}");
+        for service in ["n0", "n1", "n2", "none"] {
+            let label = "kubernetes.io/service-name";
+            let slices = oracle.iter().filter(|(key, it)| {
+                key.kind == kind::ENDPOINT_SLICES
+                    && key.namespace == namespace
+                    && it.body["metadata"]["labels"][label] == service
+            });
+            let expected: Vec<_> = slices.map(|(key, _)| key.name.as_str()).collect();
+            let found = world.slices_of(namespace, service).map(|slice| &*slice.meta.name);
+            assert_eq!(found.collect::<Vec<_>>(), expected, "seed {seed}");
+        }
         let count = oracle.keys().filter(|key| key.namespace == namespace).count();
         assert_eq!(world.contents(namespace).count(), count, "seed {seed}");
     }
@@ -123,7 +149,7 @@ fn the_indexes_say_what_the_objects_say() {
     for seed in 1..=40_u64 {
         let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         let (mut world, mut oracle) = (World::default(), Oracle::new());
-        for number in 1..=200 {
+        for number in 1..=400 {
             step(&mut random, &mut world, &mut oracle, 1_000 + number);
             if number % 20 == 0 {
                 compare(&world, &oracle, seed);

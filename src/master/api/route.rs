@@ -30,6 +30,9 @@ use super::{discovery, health, logs, openapi, read, render, version, watching, w
 use crate::io::clock::Clock;
 use crate::master::registry::{Registry, UserInfo};
 
+/// What a real server says to everybody who asks for Endpoints (KEP-4974).
+const OLD_ENDPOINTS: &str =
+    "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// What all requests share.
@@ -204,7 +207,7 @@ async fn on_resource(
         return Err(resource_not_found());
     }
     check_verb(&place, verb)?;
-    match verb {
+    let mut answer = match verb {
         "get" if place.subresource.is_some_and(|sub| sub.name == "log") => {
             logs::answer(&call, &place).await
         }
@@ -217,7 +220,11 @@ async fn on_resource(
         "delete" => write::delete(&call, &place, body).await,
         "deletecollection" => write::delete_collection(&call, &place, body).await,
         _ => Err(method_not_allowed()),
+    }?;
+    if place.resource.key == "/endpoints" {
+        add_warnings(&mut answer, &[OLD_ENDPOINTS.to_owned()]);
     }
+    Ok(answer)
 }
 
 fn place(path: &ResourcePath) -> Result<Place, ApiError> {

@@ -8,15 +8,16 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
-use model::resource;
+use model::resource::{self, Resource};
 use model::status::ApiError;
-use model::validation::FieldError;
+use model::validation::{FieldError, invalid};
 use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
 
 use super::errors::invalid_field;
 use super::metadata;
 use super::object::{child_mut, parse};
+use super::service::unserved_families;
 use crate::io::store::{ListRange, Store, StoreError};
 
 /// Node ports of a cluster.
@@ -122,7 +123,7 @@ impl Allocator {
     /// What the stored Services hold.
     pub(super) fn from_store(store: &Store, range: ServiceRange) -> Result<Self, StoreError> {
         let mut allocator = Self { range, addresses: BTreeSet::new(), ports: BTreeSet::new() };
-        let kind = resource::by_kind_key("/services").expect("services are in the table");
+        let kind = services();
         let mut after = None;
         loop {
             let page = store.list(&ListRange {
@@ -184,6 +185,11 @@ impl Lease {
         service: &mut Value,
         old: Option<&Value>,
     ) -> Result<(), ApiError> {
+        let unserved = unserved_families(service);
+        if !unserved.is_empty() {
+            let name = service["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(invalid(services(), name, &unserved));
+        }
         let before = old.map(|old| Holding::of(self.allocator.range, old)).unwrap_or_default();
         self.allocate_address(service, &before)?;
         self.allocate_ports(service, &before)?;
@@ -383,10 +389,13 @@ impl Drop for Lease {
     }
 }
 
+fn services() -> &'static Resource {
+    resource::by_kind_key("/services").expect("services are in the table")
+}
+
 fn service_error(service: &Value, error: FieldError) -> ApiError {
-    let kind = resource::by_kind_key("/services").expect("services are in the table");
     let name = service["metadata"]["name"].as_str().unwrap_or_default();
-    invalid_field(kind, name, error)
+    invalid_field(services(), name, error)
 }
 
 fn random() -> Result<u32, ApiError> {

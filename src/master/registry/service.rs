@@ -2,7 +2,8 @@
 //!
 //! `patchAllocatedValues` and `dropTypeDependentFields` of `k8s.io/kubernetes/pkg/registry/core/service`.
 
-use serde_json::Value;
+use model::validation::FieldError;
+use serde_json::{Value, json};
 
 use super::object::child_mut;
 
@@ -14,6 +15,7 @@ const BALANCER_FIELDS: [&str; 2] = ["allocateLoadBalancerNodePorts", "loadBalanc
 /// Takes over from the stored Service what the update leaves out, and drops what the old type needed
 /// and the new one does not, unless the update changed it (then validation refuses it).
 pub(super) fn prepare_update(old: &Value, new: &mut Value) {
+    join_addresses(old, new);
     let (from, to) = (Needs::of(old), Needs::of(new));
     if from.address && to.address && text(&new["spec"]["clusterIP"]).is_empty() {
         for field in ["clusterIP", "clusterIPs"] {
@@ -42,6 +44,43 @@ pub(super) fn prepare_update(old: &Value, new: &mut Value) {
     if from.health_port && !to.health_port {
         drop_same(old, new, &["healthCheckNodePort"]);
     }
+}
+
+/// Who changes or clears `clusterIP` alone means `clusterIPs`, too (`normalizeClusterIPs`).
+fn join_addresses(old: &Value, new: &mut Value) {
+    let one = text(&new["spec"]["clusterIP"]).to_owned();
+    let is_changed = one != text(&old["spec"]["clusterIP"]);
+    if !is_changed || new["spec"]["clusterIPs"] != old["spec"]["clusterIPs"] {
+        return;
+    }
+    let spec = child_mut(new, "spec");
+    match one.is_empty() {
+        true => drop(spec.remove("clusterIPs")),
+        false => drop(spec.insert("clusterIPs".into(), json!([one]))),
+    }
+}
+
+/// What a cluster of one family of addresses cannot give (`initIPFamilyFields`): a Service of two, or
+/// of the other one. Endpoints that somebody else writes may be of any.
+pub(super) fn unserved_families(service: &Value) -> Vec<FieldError> {
+    let spec = &service["spec"];
+    let selects = spec["selector"].as_object().is_some_and(|selector| !selector.is_empty());
+    let is_free = text(&spec["clusterIP"]) == "None" && !selects;
+    if is_free || text(&spec["type"]) == "ExternalName" {
+        return Vec::new();
+    }
+    if text(&spec["ipFamilyPolicy"]) == "RequireDualStack" {
+        let sentence = "this cluster is not configured for dual-stack services";
+        return vec![FieldError::invalid("spec.ipFamilyPolicy", "RequireDualStack", sentence)];
+    }
+    let families = spec["ipFamilies"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let others = families.iter().enumerate().filter(|(_, family)| text(family) == "IPv6");
+    others
+        .map(|(index, family)| {
+            let field = format!("spec.ipFamilies[{index}]");
+            FieldError::invalid(field, text(family), "not configured on this cluster")
+        })
+        .collect()
 }
 
 /// What a Service's type needs.

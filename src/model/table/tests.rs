@@ -333,3 +333,21 @@ fn the_rest() {
         json!(["x", "h", "7s"]),
     );
 }
+
+#[test]
+fn policies_and_budgets() {
+    let metadata = json!({"name": "web", "creationTimestamp": ago(60)});
+    let selector = json!({"matchLabels": {"app": "web"}, "matchExpressions": [
+        {"key": "tier", "operator": "In", "values": ["a", "b"]}]});
+    let kind = "networking.k8s.io/networkpolicies";
+    let policy = |selector: Value| json!({"metadata": metadata, "spec": {"podSelector": selector}});
+    check(kind, &policy(selector), json!(["web", "app=web,tier in (a,b)", "60s"]));
+    check(kind, &policy(json!({})), json!(["web", "<none>", "60s"]));
+    let budget = |spec: Value| {
+        json!({"metadata": metadata, "spec": spec,
+        "status": {"disruptionsAllowed": 2}})
+    };
+    let kind = "policy/poddisruptionbudgets";
+    check(kind, &budget(json!({"minAvailable": 1})), json!(["web", "1", "N/A", 2, "60s"]));
+    check(kind, &budget(json!({"maxUnavailable": "5%"})), json!(["web", "N/A", "5%", 2, "60s"]));
+}

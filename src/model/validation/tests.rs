@@ -627,3 +627,44 @@ fn a_body_of_faults_costs_little() {
     let map = json!({"metadata": {"name": "m", "namespace": "d", "labels": labels}});
     assert_eq!(faults("/configmaps", map).len(), crate::limits::FAULTS_MAX);
 }
+
+#[test]
+fn network_policies() {
+    let policy = |rule: Value| {
+        faults(
+            "networking.k8s.io/networkpolicies",
+            json!({"metadata": {"name": "p", "namespace": "d"},
+                "spec": {"podSelector": {}, "egress": [rule]}}),
+        )
+    };
+    let to = |peer: Value| policy(json!({"to": [peer]}));
+    let port = |port: Value| policy(json!({"ports": [port]}));
+    let here = "spec.egress[0]";
+    assert!(to(json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}})).is_empty());
+    assert!(to(json!({"ipBlock": {"cidr": "fd00::/8", "except": ["fd00:1::/32"]}})).is_empty());
+    for except in ["10.0.0.0/8", "11.0.0.0/16", "fd00::/64"] {
+        let found = to(json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": [except]}}));
+        let expected = format!(
+            "{here}.to[0].ipBlock.except[0]: Invalid value: {except:?}: must be a strict subset of \
+             `cidr`"
+        );
+        assert_eq!(found, [expected]);
+    }
+    assert_eq!(to(json!({})), [format!("{here}.to[0]: Required value: must specify a peer")]);
+    assert_eq!(to(json!({"ipBlock": {}})), [format!("{here}.to[0].ipBlock.cidr: Required value")]);
+    assert!(port(json!({"port": 1, "endPort": 1})).is_empty());
+    assert!(port(json!({"port": "web", "protocol": "SCTP"})).is_empty());
+    for (fields, fault) in [
+        (
+            json!({"port": 5, "endPort": 4}),
+            "endPort: Invalid value: 4: must be greater than or equal to `port`",
+        ),
+        (
+            json!({"endPort": 4}),
+            "endPort: Invalid value: 4: may not be specified when `port` is not specified",
+        ),
+        (json!({"port": 0}), "port: Invalid value: 0: must be between 1 and 65535, inclusive"),
+    ] {
+        assert_eq!(port(fields), [format!("{here}.ports[0].{fault}")]);
+    }
+}

@@ -165,3 +165,38 @@ async fn many_hands_never_share_and_a_restart_forgets_nothing() {
     bed.reopen(RANGE).await;
     assert_eq!(counts(&bed).await, before);
 }
+
+#[tokio::test]
+async fn addresses_stay_and_one_family_is_served() {
+    let bed = Bed::new().await;
+    let place = target("/services", "s");
+    bed.create("/services", "default", service("s", json!({"ports": ports()}))).await;
+    let before = counts(&bed).await;
+    for (spec, message) in [
+        (
+            json!({"clusterIP": "10.43.9.9"}),
+            "Service \"s\" is invalid: spec.clusterIPs[0]: Invalid value: [\"10.43.9.9\"]: may not \
+             change once set",
+        ),
+        (
+            json!({"ipFamilyPolicy": "RequireDualStack"}),
+            "Service \"s\" is invalid: spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": \
+             this cluster is not configured for dual-stack services",
+        ),
+        (
+            json!({"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv4", "IPv6"]}),
+            "Service \"s\" is invalid: spec.ipFamilies[1]: Invalid value: \"IPv6\": not configured \
+             on this cluster",
+        ),
+    ] {
+        let (code, text) = refused(bed.patch(&place, None, json!({"spec": spec})).await);
+        assert_eq!((code, text.as_str()), (422, message));
+    }
+    let prefer = json!({"spec": {"ipFamilyPolicy": "PreferDualStack"}});
+    let both = bed.patch(&place, None, prefer).await.expect("one family is what there is");
+    assert_eq!(both["spec"]["ipFamilies"], json!(["IPv4"]));
+    let free = json!({"clusterIP": "None", "ports": ports()});
+    let free = bed.create("/services", "default", service("free", free)).await;
+    assert_eq!(free["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]), "whoever writes its endpoints");
+    assert_eq!(counts(&bed).await, before);
+}

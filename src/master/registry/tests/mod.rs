@@ -3,6 +3,7 @@
 mod allocations;
 mod commits;
 mod deletes;
+mod evictions;
 mod lists;
 mod recorded;
 mod watches;

@@ -149,7 +149,7 @@ fn the_indexes_say_what_the_objects_say() {
     for seed in 1..=40_u64 {
         let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         let (mut world, mut oracle) = (World::default(), Oracle::new());
-        for number in 1..=400 {
+        for number in 1..=240 {
             step(&mut random, &mut world, &mut oracle, 1_000 + number);
             if number % 20 == 0 {
                 compare(&world, &oracle, seed);

@@ -25,8 +25,9 @@ use crate::master::controllers::Views;
 
 /// Changes that come this close together travel as one message.
 const GATHER: Duration = Duration::from_millis(3);
-/// Time between two messages in the long run.
+/// Time between two messages in the long run, and more for every board that hears them.
 const BETWEEN: Duration = Duration::from_millis(50);
+const BETWEEN_MORE: Duration = Duration::from_micros(100);
 /// How far messages may run ahead of that: the few changes of one pod that comes or goes.
 const AHEAD: Duration = Duration::from_millis(200);
 
@@ -144,6 +145,12 @@ impl Net {
         self.0.published.send_replace(change.revision);
     }
 
+    /// Time between two messages: telling a thousand boards takes its time.
+    fn between(&self) -> Duration {
+        let boards = self.inner().feed.state().boards.len();
+        BETWEEN + BETWEEN_MORE.saturating_mul(u32::try_from(boards).unwrap_or(u32::MAX))
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // A feed that panicked half-way tells less than there is; the next change brings it back.
         self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -169,7 +176,7 @@ impl Inner {
 /// Publishes changes until `stop` turns true: a few at once, many that follow closely together.
 pub async fn run(views: Views, mut stop: watch::Receiver<bool>) {
     let net = views.net().clone();
-    // When the messages so far would be over at one per BETWEEN.
+    // When the messages so far would be over at their long-run pace.
     let mut paid = Instant::now();
     loop {
         let gathered = async {
@@ -184,7 +191,7 @@ pub async fn run(views: Views, mut stop: watch::Receiver<bool>) {
             () = gathered => {}
         }
         net.advance(&views.world());
-        paid = paid.max(Instant::now()) + BETWEEN;
+        paid = paid.max(Instant::now()) + net.between();
     }
 }
 

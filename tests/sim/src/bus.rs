@@ -32,8 +32,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use crate::board::{Board as Master, text};
+use crate::network::Told;
 use crate::simulated::{Folder, SimulatedBoard, Site, images};
-use crate::{PATIENCE, Scale, deployments, figures, row};
+use crate::{PATIENCE, Scale, deployments, figures, network, row};
 
 /// Boards that join at a time: as many as a person switches on with one plug.
 const JOINS_AT_ONCE: usize = 32;
@@ -95,6 +96,7 @@ struct Making {
     folder: PathBuf,
     images: ImageStore,
     cluster: String,
+    told: Arc<Told>,
 }
 
 /// Makes the namespace and enters it: threads that are made later are in it too.
@@ -118,6 +120,7 @@ pub(crate) fn run(runtime: &Runtime, mut master: Master, scale: Scale) {
         folder: folder.path().to_owned(),
         images: images(folder.path()),
         cluster: status["cluster"].as_str().expect("a cluster").to_owned(),
+        told: Arc::default(),
     });
     // Its own board has no image of the workload.
     let cordon = json!({"spec": {"unschedulable": true}});
@@ -151,6 +154,9 @@ pub(crate) fn run(runtime: &Runtime, mut master: Master, scale: Scale) {
         boards.iter().map(|board| board.agent.keeper.running_pods().len()).collect();
     row("  pods on a board", &format!("{per_board:?}"), "-");
     idle(pid, &boards);
+    if scale.services > 0 {
+        network::run(&master, pid, &making.told, scale.boards, scale.services);
+    }
     finish(&master, &boards, scale);
 }
 
@@ -232,7 +238,7 @@ impl Making {
         let (state, states) = watch::channel(BusState::default());
         let options = self.client_options(&name, &credentials, state);
         let (stop, stopped) = watch::channel(false);
-        let counted = counting(end, beats.clone());
+        let counted = counting(end, beats.clone(), self.told.clone());
         tokio::spawn(async move {
             let _stop = stop;
             client::run(options, counted, stopped).await
@@ -278,15 +284,16 @@ impl Making {
     }
 }
 
-/// Counts the beats that pass to the agent.
-fn counting(end: MasterEnd, beats: Arc<Beats>) -> MasterEnd {
+/// Counts the beats, and what is said of the network, that pass to the agent.
+fn counting(end: MasterEnd, beats: Arc<Beats>, told: Arc<Told>) -> MasterEnd {
     let MasterEnd { down, up, streams } = end;
     let (counted, mut passing) = mpsc::channel::<Bytes>(LINK_FRAMES_MAX);
     tokio::spawn(async move {
         while let Some(message) = passing.recv().await {
-            if Header::split(&message).is_ok_and(|(header, _)| header.kind == MessageKind::BeatDown)
-            {
-                beats.heard();
+            match Header::split(&message).map(|(header, _)| header.kind) {
+                Ok(MessageKind::BeatDown) => beats.heard(),
+                Ok(MessageKind::Net) => told.heard(message.len()),
+                _ => {}
             }
             if down.send(message).await.is_err() {
                 return;

@@ -1,6 +1,6 @@
 //! A thousand boards in one process: the real agents over fake keepers, against a real master.
 //!
-//! `cargo xtask sim [--boards N] [--pods N] [--link memory|bus]` builds and runs this. With `memory`
+//! `cargo xtask sim [--boards N] [--pods N] [--services N] [--link memory|bus]` builds and runs this. With `memory`
 //! the master's loops run in this process and boards hang on in-memory links: what one agent costs.
 //! Prints figures; a wait that takes too long fails with what is missing.
 
@@ -16,6 +16,7 @@ mod figures;
 #[path = "../../harness/loops.rs"]
 mod loops;
 mod memory;
+mod network;
 #[path = "../../harness/simulated.rs"]
 mod simulated;
 
@@ -30,6 +31,8 @@ struct Scale {
     boards: usize,
     /// On each board, on the average.
     pods: usize,
+    /// With ten endpoints each; none leaves the network alone.
+    services: usize,
 }
 
 fn main() {
@@ -41,7 +44,11 @@ fn main() {
     let number = |flag: &str, default: usize| {
         value(flag).map_or(default, |text| text.parse().expect("a number"))
     };
-    let scale = Scale { boards: number("--boards", 10), pods: number("--pods", 10) };
+    let scale = Scale {
+        boards: number("--boards", 10),
+        pods: number("--pods", 10),
+        services: number("--services", 0),
+    };
     raise_open_files();
     match value("--link").map_or("bus", String::as_str) {
         "memory" => runtime().block_on(memory::run(scale)),

@@ -137,6 +137,40 @@ fn amounts_round_as_upstream_does() {
 }
 
 #[test]
+fn a_policy_says_what_it_limits_and_nothing_more() {
+    let policy = |spec: serde_json::Value| {
+        let body = serde_json::json!({"metadata": {}, "spec": spec});
+        match view("networking.k8s.io/networkpolicies", body) {
+            Ok(View::NetworkPolicy(policy)) => policy,
+            other => panic!("not a policy: {other:?}"),
+        }
+    };
+    let nothing = policy(serde_json::json!({}));
+    assert!(nothing.pods.matches(&Labels::default()), "it is for all pods");
+    assert!(nothing.ingress.is_some_and(|rules| rules.is_empty()), "nothing may come in");
+    assert!(nothing.egress.is_none());
+    let both = policy(serde_json::json!({"egress": [{}]}));
+    assert!(both.ingress.is_some() && both.egress.is_some_and(|rules| rules.len() == 1));
+    let out = policy(serde_json::json!({"policyTypes": ["Egress"], "ingress": [{}]}));
+    assert!(out.ingress.is_none() && out.egress.is_some_and(|rules| rules.is_empty()));
+    // What cannot be understood must not open more than what was meant.
+    for ports in [
+        serde_json::json!([{"port": 0}]),
+        serde_json::json!([{"port": ""}]),
+        serde_json::json!([{"port": 80, "protocol": "ICMP"}]),
+    ] {
+        let policy = policy(serde_json::json!({"ingress": [{"ports": ports}]}));
+        assert!(policy.ingress.is_some_and(|rules| rules.is_empty()), "{ports}");
+    }
+    let peers = serde_json::json!([{"ipBlock": {"cidr": "2001:db8::/32"}}, {"podSelector": {}}]);
+    let policy = policy(serde_json::json!({"ingress": [{"from": peers}]}));
+    let rules = policy.ingress.expect("ingress is limited");
+    assert_eq!(rules[0].peers[0], PolicyPeer::Nobody);
+    let pods = Selector { present: true, ..Selector::default() };
+    assert_eq!(rules[0].peers[1], PolicyPeer::Pods { namespaces: None, pods });
+}
+
+#[test]
 fn a_wrong_shape_is_an_error() {
     for (kind, body) in [
         ("/pods", serde_json::json!({"metadata": {}, "spec": {"containers": 5}})),

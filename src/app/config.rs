@@ -2,7 +2,8 @@
 
 use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use model::limits::PEERS_MAX;
@@ -10,6 +11,8 @@ use model::network::Ipv4Block;
 use serde::{Deserialize, Serialize};
 
 use super::cli::{Role, UpArgs};
+use crate::io::bus::external::BrokerUrl;
+use crate::io::tls::{trusting_config, unverified_config};
 
 /// The file, every field optional. Unknown fields are refused: a typing error must not pass.
 #[derive(Debug, Default, Deserialize)]
@@ -26,6 +29,39 @@ struct File {
     peer_port: Option<u16>,
     #[serde(default)]
     peers: Vec<String>,
+    #[serde(default)]
+    bus: BusFile,
+}
+
+/// The section `[bus]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct BusFile {
+    broker: Option<String>,
+    ca: Option<PathBuf>,
+}
+
+/// Somebody else's broker, the same on every board of a cluster.
+#[derive(Clone, Debug)]
+pub(super) struct ExternalBroker {
+    /// Where it is.
+    pub url: BrokerUrl,
+    /// Who vouches for it; nobody has to, since it learns nothing.
+    pub ca: Option<PathBuf>,
+}
+
+impl ExternalBroker {
+    /// How it is spoken to over TLS; none for a broker without.
+    ///
+    /// # Errors
+    /// The authority's file cannot be read.
+    pub(super) fn tls(&self) -> Result<Option<Arc<rustls::ClientConfig>>> {
+        let Some(ca) = &self.ca else {
+            return Ok(self.url.tls.then(unverified_config));
+        };
+        let text = read(ca).with_context(|| format!("cannot read {}", ca.display()))?;
+        Ok(Some(trusting_config(&text).with_context(|| format!("{} is no use", ca.display()))?))
+    }
 }
 
 /// What a board runs with.
@@ -55,6 +91,8 @@ pub(super) struct Config {
     pub peers: Vec<Peer>,
     /// Stop pods with the process.
     pub stop_pods: bool,
+    /// Somebody else's broker in place of the master's own.
+    pub broker: Option<ExternalBroker>,
 }
 
 /// A board that the user names: a host name or address, and the port for other boards.
@@ -158,12 +196,27 @@ pub(super) fn load(flags: &UpArgs) -> Result<Config> {
         token: flags.token.clone(),
         peers: peers.iter().map(|text| parse_peer(text)).collect::<Result<_>>()?,
         stop_pods: flags.stop_pods,
+        broker: broker(file.bus)?,
     };
     let ports = [config.api_port, config.mqtt_port, config.peer_port];
     if ports[0] == ports[1] || ports[0] == ports[2] || ports[1] == ports[2] {
         bail!("--api-port, --mqtt-port and --peer-port must be three different ports");
     }
     Ok(config)
+}
+
+fn broker(file: BusFile) -> Result<Option<ExternalBroker>> {
+    let Some(text) = file.broker else {
+        if file.ca.is_some() {
+            bail!("[bus] ca is for a broker: name it as broker = \"mqtts://HOST:PORT\"");
+        }
+        return Ok(None);
+    };
+    let url: BrokerUrl = text.parse().context("[bus] broker cannot be used")?;
+    if file.ca.is_some() && !url.tls {
+        bail!("[bus] ca is for a broker over TLS: write mqtts://, not mqtt://");
+    }
+    Ok(Some(ExternalBroker { url, ca: file.ca }))
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -273,5 +326,21 @@ mod tests {
         assert!(toml::from_str::<File>("nmae = 'x'").is_err());
         let file: File = toml::from_str("name = 'x'\nrole = 'master'").expect("valid");
         assert_eq!(file.role, Some(Role::Master));
+    }
+
+    #[test]
+    fn an_external_broker_is_read_or_refused_with_a_reason() {
+        let check = |text: &str| {
+            let file: File = toml::from_str(text).expect("known fields");
+            broker(file.bus).map(|it| it.map(|it| it.url.to_string())).map_err(|e| format!("{e:#}"))
+        };
+        assert_eq!(check("name = 'x'"), Ok(None));
+        let url = "mqtts://broker:8884".to_owned();
+        assert_eq!(check("[bus]\nbroker = 'mqtts://broker:8884'\nca = '/x'"), Ok(Some(url)));
+        for bad in ["broker = 'broker:1883'", "ca = '/x'", "broker = 'mqtt://b'\nca = '/x'"] {
+            let refusal = check(&format!("[bus]\n{bad}")).expect_err(bad);
+            assert!(refusal.contains("mqtts://"), "{bad}: {refusal}");
+        }
+        assert!(toml::from_str::<File>("[bus]\nbrocker = 'x'").is_err());
     }
 }

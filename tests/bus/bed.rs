@@ -12,12 +12,15 @@ use std::time::{Duration, Instant};
 use broker::Broker;
 use bytes::Bytes;
 use kumquat::io::bus;
-use kumquat::io::bus::client::{self, BusState, ClientOptions, Fetch};
+use kumquat::io::bus::client::{self, BrokerOptions, BusState, ClientOptions, Fetch};
+use kumquat::io::bus::external::{BrokerUrl, ExternalOptions, Sessions};
 use kumquat::io::clock::Clock;
 use kumquat::io::image::ImageStore;
-use kumquat::io::link::{self, BoardEnd, MasterEnd};
-use kumquat::io::tls::{BoardKey, Clients, Credentials, Pki, board_peer};
-use kumquat::master::boards::{self, BoardsOptions, Messages};
+use kumquat::io::link;
+use kumquat::io::tls::{
+    BoardKey, Clients, Credentials, Pki, board_peer, unverified_config, verify,
+};
+use kumquat::master::boards::{self, BoardsOptions, BusOver, Messages};
 use kumquat::master::contacts::Contacts;
 use kumquat::master::dispatcher;
 use kumquat::master::keys::Keys;
@@ -55,6 +58,12 @@ impl Authority {
     pub fn new(folder: &std::path::Path) -> Self {
         let now = Clock::starting_at(Timestamp(0)).now();
         Self { pki: Pki::open(folder, now).expect("an authority") }
+    }
+
+    /// What judges signatures of its leader.
+    pub fn judge(&self) -> client::IsLeaders {
+        let authority = self.credentials("judge", false).authority().clone();
+        Arc::new(move |bytes, signature| verify(&authority, bytes, signature))
     }
 
     /// What a board of this name holds.
@@ -103,6 +112,24 @@ impl Bed {
     pub async fn master_at(&self, rank: (u64, u64), port: u16) -> Master {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
+        self.master_over(rank, port, BusOver::Own(listener))
+    }
+
+    /// A master of this rank whose bus goes over somebody else's broker, with these keys.
+    pub fn master_by(&self, rank: (u64, u64), url: &BrokerUrl, sessions: &Sessions) -> Master {
+        let authority = self.authority.clone();
+        let external = ExternalOptions {
+            cluster: CLUSTER.to_owned(),
+            name: "boss".to_owned(),
+            url: url.clone(),
+            tls: url.tls.then(unverified_config),
+            sessions: sessions.clone(),
+            sign: Arc::new(move |bytes| authority.pki.sign(bytes)),
+        };
+        self.master_over(rank, 8883, BusOver::External(external))
+    }
+
+    fn master_over(&self, rank: (u64, u64), port: u16, over: BusOver) -> Master {
         let signed = self.signed(rank, port);
         let (stop, stopped) = watch::channel(false);
         let (epoch, term) = rank;
@@ -110,7 +137,7 @@ impl Bed {
         let options = BoardsOptions {
             cluster: CLUSTER.to_owned(),
             own: "boss".to_owned(),
-            listener,
+            over,
             credentials: self.authority.credentials("boss", true),
             admitted: Arc::new(move |peer| peer.name != "evicted" && keys.is_admitted(peer)),
             views: self.loops.views.clone(),
@@ -156,22 +183,33 @@ impl Bed {
 
     /// The same, with a record that may lead elsewhere than to the master.
     pub async fn board_by(&self, name: &str, record: LeaderRecord) -> Board {
-        self.board_on(name, record, link::pair(), None).await
+        self.board_over(name, record, None).await
+    }
+
+    /// The same, over somebody else's broker.
+    pub async fn board_over(
+        &self,
+        name: &str,
+        record: LeaderRecord,
+        broker: Option<BrokerOptions>,
+    ) -> Board {
+        self.board_on(name, record, broker, None).await
     }
 
     /// A board whose agent is told nothing that does not go through `tap` as well.
     pub async fn board_tapped(&self, name: &str, master: &Master, tap: Tap) -> Board {
         let record = master.signed.record().clone();
-        self.board_on(name, record, link::pair(), Some(tap)).await
+        self.board_on(name, record, None, Some(tap)).await
     }
 
     async fn board_on(
         &self,
         name: &str,
         record: LeaderRecord,
-        (end, mut board_end): (MasterEnd, BoardEnd),
+        broker: Option<BrokerOptions>,
         tap: Option<Tap>,
     ) -> Board {
+        let (end, mut board_end) = link::pair();
         if let Some(mut tap) = tap {
             let (down, tapped) = mpsc::channel(LINK_FRAMES_MAX);
             let mut from = std::mem::replace(&mut board_end.down, tapped);
@@ -201,6 +239,7 @@ impl Bed {
             fetch: fetch.clone(),
             state,
             announced,
+            broker,
         };
         let (stop, stopped) = watch::channel(false);
         let client = tokio::spawn(client::run(options, end, stopped));
@@ -306,6 +345,11 @@ impl Board {
 
     pub fn fetched(&self) -> usize {
         self.fetch.count.load(Ordering::Relaxed)
+    }
+
+    /// The client vanishes in the middle of whatever it does.
+    pub fn vanish(&self) {
+        self.client.abort();
     }
 
     pub async fn end(self) {

@@ -4,11 +4,14 @@
 
 mod access;
 mod bed;
+mod external;
 #[path = "../harness/fake_keeper.rs"]
 mod fake_keeper;
 mod hostile;
 #[path = "../harness/loops.rs"]
 mod loops;
+#[path = "../harness/mosquitto.rs"]
+mod mosquitto;
 mod network;
 #[path = "../harness/simulated.rs"]
 mod simulated;

@@ -91,6 +91,7 @@ pub struct Board {
     folder: PathBuf,
     namespace: PathBuf,
     environment: Vec<(String, String)>,
+    config: PathBuf,
     up: Option<Child>,
 }
 
@@ -126,6 +127,7 @@ impl Board {
             folder,
             namespace,
             environment: Vec::new(),
+            config: "/dev/null".into(),
             up: None,
         };
         fs::create_dir_all(board.data_dir()).expect("folder for the board");
@@ -266,7 +268,9 @@ impl Board {
         let log = log.expect("log file");
         let mut command = self.binary();
         command
-            .args(["up", "--name", &self.node, "--cluster", &self.cluster, "--config", "/dev/null"])
+            .args(["up", "--name", &self.node, "--cluster", &self.cluster])
+            .arg("--config")
+            .arg(&self.config)
             .args(arguments)
             .arg("--data-dir")
             .arg(self.data_dir())
@@ -291,6 +295,12 @@ impl Board {
             }
         });
         self.up = Some(child.expect("kumquat up starts"));
+    }
+
+    /// Gives every later `kumquat up` this configuration file.
+    pub fn configure(&mut self, text: &str) {
+        self.config = self.folder.join("config.toml");
+        fs::write(&self.config, text).expect("configuration file");
     }
 
     /// Sets what every later `kumquat up` finds in its environment.

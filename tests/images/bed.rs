@@ -64,7 +64,7 @@ impl PeerHandler for Door {
         Box::pin(async move {
             match &caller.board {
                 Some(board) if Routes::takes(request.uri().path()) => {
-                    self.0.answer(&board.name, request).await
+                    self.0.answer(board, request).await
                 }
                 _ => peer::text(StatusCode::NOT_FOUND, "not here"),
             }

@@ -23,6 +23,7 @@ use super::identity::Identity;
 use super::loops::Loops;
 use super::status::ClusterStatus;
 use super::version;
+use crate::io::bus::external::{ExternalOptions, Sessions};
 use crate::io::clock::Clock;
 use crate::io::image::ImageStore;
 use crate::io::link::MasterEnd;
@@ -30,7 +31,7 @@ use crate::io::peer;
 use crate::io::store::{self, Leadership, Store};
 use crate::io::tls::{ApiTls, Clients, Credentials, Pki};
 use crate::master::api::{self, ApiOptions, Health};
-use crate::master::boards::{self, BoardsOptions, Messages};
+use crate::master::boards::{self, BoardsOptions, BusOver, Messages};
 use crate::master::contacts::{self, Contacts};
 use crate::master::controllers::{self, Views};
 use crate::master::dispatcher;
@@ -90,6 +91,8 @@ struct Core {
     tls: Arc<ApiTls>,
     streams: Streams,
     images: Images,
+    /// Keys of the bus, when it goes over somebody else's broker.
+    bus_keys: Option<Sessions>,
 }
 
 impl MasterRole {
@@ -106,7 +109,7 @@ impl MasterRole {
         let status = Arc::new(core.run_controllers(&options, &mut loops));
         let record = core.announce(&options, &mut loops)?;
         let messages = Messages::default();
-        core.serve_bus(&options, ports.bus, record.clone(), messages.clone(), &mut loops);
+        core.serve_bus(&options, ports.bus, record.clone(), messages.clone(), &mut loops)?;
         core.serve_peers(&options, ports.peers, record, messages, &status, &mut loops)?;
         core.serve_own_board(options, &mut loops);
         Ok(Self { loops, status, pki: core.pki, images: core.images, store: core.store })
@@ -147,7 +150,8 @@ impl Core {
         streams.register(&identity.name, link.streams.clone());
         let (images, seen) = (images.clone(), views.clone());
         let images = Images::new(&identity.name, images, seen, registry.clone(), streams.clone());
-        Ok(Self { store, views, registry, pki, credentials, tls, streams, images })
+        let bus_keys = config.broker.as_ref().map(|_| Sessions::new()).transpose()?;
+        Ok(Self { store, views, registry, pki, credentials, tls, streams, images, bus_keys })
     }
 
     async fn keep_reachable(&self, options: &MasterOptions<'_>, loops: &mut Loops) -> Result<()> {
@@ -224,16 +228,16 @@ impl Core {
     fn serve_bus(
         &self,
         options: &MasterOptions<'_>,
-        listener: TcpListener,
+        listener: Option<TcpListener>,
         record: watch::Receiver<SignedRecord>,
         messages: Messages,
         loops: &mut Loops,
-    ) {
+    ) -> Result<()> {
         let keys = Keys::new(self.registry.clone());
         let boards = BoardsOptions {
             cluster: options.identity.cluster.clone(),
             own: options.identity.name.clone(),
-            listener,
+            over: self.bus_over(options, listener)?,
             credentials: self.credentials.clone(),
             admitted: Arc::new(move |board| keys.is_admitted(board)),
             views: self.views.clone(),
@@ -244,6 +248,28 @@ impl Core {
             messages,
         };
         loops.spawn("bus", boards::run(boards, loops.stop_signal()));
+        Ok(())
+    }
+
+    /// The own broker on its port, or somebody else's.
+    fn bus_over(
+        &self,
+        options: &MasterOptions<'_>,
+        listener: Option<TcpListener>,
+    ) -> Result<BusOver> {
+        if let Some(listener) = listener {
+            return Ok(BusOver::Own(listener));
+        }
+        let broker = options.config.broker.as_ref().context("the bus has no broker")?;
+        let pki = Arc::clone(&self.pki);
+        Ok(BusOver::External(ExternalOptions {
+            cluster: options.identity.cluster.clone(),
+            name: options.identity.name.clone(),
+            url: broker.url.clone(),
+            tls: broker.tls()?,
+            sessions: self.bus_keys.clone().context("the bus has no keys")?,
+            sign: Arc::new(move |bytes| pki.sign(bytes)),
+        }))
     }
 
     /// Boards join here, and open their tunnels.
@@ -272,6 +298,7 @@ impl Core {
         });
         let keys = Keys::new(self.registry.clone());
         let routes = Routes::new(self.streams.clone(), self.images.clone(), messages);
+        let routes = routes.with_bus(self.bus_keys.clone());
         let peers = Arc::new(Peers { joining, keys, status: Arc::clone(status), record, routes });
         let tls = self.credentials.server_config(Clients::Optional, peer::ALPN)?;
         let serving = peer::serve(listener, tls, peers, loops.stop_signal());
@@ -305,7 +332,8 @@ fn reserved_ports(config: &Config) -> Vec<(Protocol, u16)> {
 /// The ports of a master, taken before anything else is done.
 struct Ports {
     api: TcpListener,
-    bus: TcpListener,
+    /// None when the bus goes over somebody else's broker.
+    bus: Option<TcpListener>,
     peers: TcpListener,
 }
 
@@ -313,7 +341,10 @@ impl Ports {
     fn listen(config: &Config) -> Result<Self> {
         Ok(Self {
             api: listen("--api-port", config.api_port)?,
-            bus: listen("--mqtt-port", config.mqtt_port)?,
+            bus: match &config.broker {
+                Some(_) => None,
+                None => Some(listen("--mqtt-port", config.mqtt_port)?),
+            },
             peers: listen("--peer-port", config.peer_port)?,
         })
     }

@@ -52,7 +52,7 @@ impl PeerHandler for Peers {
                     peer::text(StatusCode::OK, record)
                 }
                 (&Method::GET, STATUS) => self.status(),
-                _ if Routes::takes(&path) => self.routes.answer(&board.name, request).await,
+                _ if Routes::takes(&path) => self.routes.answer(board, request).await,
                 _ => peer::text(StatusCode::NOT_FOUND, "masters do not know that request"),
             }
         })

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use model::leader::LeaderRecord;
 use tokio::sync::watch;
 
-use super::config::Config;
+use super::config::{Config, ExternalBroker};
 use super::dirs::Dirs;
 use super::identity::Identity;
 use super::loops::Loops;
@@ -24,7 +24,7 @@ use crate::io::discovery::{Discovery, Options};
 use crate::io::image::Source;
 use crate::io::link::MasterEnd;
 use crate::io::peer;
-use crate::io::tls::Credentials;
+use crate::io::tls::{self, Credentials};
 use crate::node::tunnel::{Tunnel, TunnelOptions};
 use locate::Locator;
 pub(super) use view::LeaderView;
@@ -47,6 +47,21 @@ pub(super) struct MemberRole {
     pub(super) loops: Loops,
     tunnel: Tunnel,
     leader: watch::Receiver<Option<LeaderRecord>>,
+}
+
+/// The bus over somebody else's broker, with keys from the leader.
+fn over(
+    broker: &ExternalBroker,
+    tunnel: &Tunnel,
+    credentials: &Credentials,
+) -> Result<client::BrokerOptions> {
+    let authority = credentials.authority().clone();
+    Ok(client::BrokerOptions {
+        url: broker.url.clone(),
+        tls: broker.tls()?,
+        keys: Arc::new(tunnel.clone()),
+        is_leaders: Arc::new(move |bytes, signature| tls::verify(&authority, bytes, signature)),
+    })
 }
 
 impl MemberRole {
@@ -100,6 +115,7 @@ impl MemberRole {
             fetch: Arc::new(tunnel.clone()),
             state,
             announced,
+            broker: config.broker.as_ref().map(|it| over(it, &tunnel, &credentials)).transpose()?,
         };
         loops.spawn("bus", client::run(bus, link, loops.stop_signal()));
         Ok(Self { loops, tunnel, leader })

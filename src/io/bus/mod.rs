@@ -11,9 +11,12 @@
 //! TLS settings and names of peers come from outside: this adapter knows no certificates.
 
 pub mod client;
+pub mod external;
+mod master;
 mod server;
 mod topics;
 
+pub use master::{BusEvent, BusEvents, Embedded, EmbeddedEvents, MasterBus, Waiting};
 pub use server::{Identify, Server, limits};
 pub use topics::Topics;
 

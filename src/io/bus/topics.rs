@@ -82,6 +82,13 @@ impl Topics {
         UP.contains(&leaf).then_some((node, leaf == WILL))
     }
 
+    /// The board that something is sent to by this topic.
+    pub fn board_below<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        let (node, _) =
+            topic.strip_prefix(&self.root)?.strip_prefix("nodes/")?.split_once("/down/")?;
+        Some(node)
+    }
+
     /// Whether a board may publish there: to the topics under its own `up/` only.
     pub fn may_publish(&self, node: &str, topic: &str) -> bool {
         self.board_of(topic).is_some_and(|(of, _)| of == node)

@@ -14,6 +14,7 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::board::{self, BoardKey, BoardPeer, board_peer};
@@ -186,6 +187,29 @@ pub fn pinned_client_config(pin: [u8; 32], alpn: &[&[u8]]) -> Result<Arc<ClientC
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     Ok(finish(config, alpn))
+}
+
+/// For a server of somebody else's whose certificate one of these authorities (PEM) has signed; its
+/// name and dates are judged as usual.
+///
+/// # Errors
+/// There is no certificate in the text, or what the TLS library refuses.
+pub fn trusting_config(authorities: &str) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(authorities.as_bytes()) {
+        let certificate = certificate
+            .map_err(|_| TlsError::Mismatch { why: "the authority's certificate is unreadable" })?;
+        roots.add(certificate)?;
+    }
+    if roots.is_empty() {
+        return Err(TlsError::Mismatch { why: "the authority's file has no certificate" });
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
 }
 
 fn finish(mut config: ClientConfig, alpn: &[&[u8]]) -> Arc<ClientConfig> {

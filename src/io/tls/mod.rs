@@ -24,13 +24,13 @@ mod unverified;
 use std::path::PathBuf;
 
 pub use board::{BoardKey, BoardPeer, board_peer};
-pub use credentials::{Clients, Credentials, pinned_client_config};
+pub use credentials::{Clients, Credentials, pinned_client_config, trusting_config};
 pub use names::ServerNames;
 pub use peer::{BadCertificate, PeerIdentity};
 pub use pki::Pki;
 pub use server::ApiTls;
 pub use signed::{is_proof, proof, verify};
-pub use unverified::unverified;
+pub use unverified::{unverified, unverified_config};
 
 /// Why certificates could not be made, kept or used.
 #[derive(Debug, thiserror::Error)]

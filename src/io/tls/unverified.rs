@@ -1,4 +1,5 @@
-//! TLS towards servers that nobody vouches for: what probes and hooks of pods are asked over.
+//! TLS towards servers that nobody vouches for: what probes and hooks of pods are asked over, and
+//! what carries sealed messages to somebody else's broker.
 //!
 //! Nothing is verified, as kubelet does it: the server is a container of this board, asked whether it
 //! lives. Nothing secret may be sent over such a connection.
@@ -21,10 +22,12 @@ use tokio_rustls::client::TlsStream;
 /// The server does not speak TLS, or none that we speak.
 pub async fn unverified(host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    TlsConnector::from(config()).connect(name, stream).await
+    TlsConnector::from(unverified_config()).connect(name, stream).await
 }
 
-fn config() -> Arc<ClientConfig> {
+/// For servers that nobody vouches for, and that are told nothing that they must not know: containers
+/// that are probed, brokers that carry sealed messages.
+pub fn unverified_config() -> Arc<ClientConfig> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     let make = || {
         let provider = Arc::new(ring::default_provider());

@@ -1,5 +1,7 @@
 //! The boards on the bus: a session for each that is connected, as long as this board leads.
 //!
+//! Which broker carries it (our own, or somebody else's) is behind [`MasterBus`].
+//!
 //! ```text
 //!  presence (came, went) ──▶ sessions: one dispatcher each ──▶ nodes/<n>/down/...
 //!  nodes/+/up/# ──▶ routed to the board's session; whatever comes means that it is heard
@@ -18,18 +20,18 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::{Broker, Message, Presence};
 use bytes::Bytes;
 use model::ids::Version;
 use model::leader::SignedRecord;
-use model::limits::{BUS_ROUTED_MAX, BUS_UP_FRAMES_MAX};
+use model::limits::BUS_UP_FRAMES_MAX;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use crate::io::bus::{self, Topics};
+use crate::io::bus::external::{ExternalOptions, external};
+use crate::io::bus::{self, BusEvent, BusEvents, Embedded, MasterBus, Topics, Waiting};
 use crate::io::seldom::Seldom;
 use crate::io::tls::{BoardPeer, Clients, Credentials, TlsError, board_peer};
 use crate::master::contacts::Contacts;
@@ -52,8 +54,8 @@ pub struct BoardsOptions {
     pub cluster: String,
     /// Name of the master's own board, which may not come over the bus.
     pub own: String,
-    /// Bound to port 8883.
-    pub listener: TcpListener,
+    /// What the bus goes over.
+    pub over: BusOver,
     /// This board's certificate and the authority.
     pub credentials: Credentials,
     /// Whether a board with a valid certificate is still admitted: its name may belong to another
@@ -73,34 +75,54 @@ pub struct BoardsOptions {
     pub messages: Messages,
 }
 
+/// What the bus goes over.
+pub enum BusOver {
+    /// A broker of our own, on the listener bound to port 8883.
+    Own(TcpListener),
+    /// Somebody else's broker.
+    External(ExternalOptions),
+}
+
 /// Serves boards until `stop` turns true.
 ///
 /// # Errors
 /// When TLS cannot be set up with these credentials.
 pub async fn run(options: BoardsOptions, stop: watch::Receiver<bool>) -> Result<(), TlsError> {
-    let BoardsOptions { cluster, own, listener, credentials, admitted, record, .. } = options;
-    let tls = credentials.server_config(Clients::Required, &[bus::ALPN])?;
-    let judge = admitted.clone();
-    let identify = move |chain: &[CertificateDer<'_>]| {
-        let peer = board_peer(chain).map_err(|_| "its certificate is not a board's")?;
-        match judge(&peer) {
-            true => Ok((peer.name, peer.key)),
-            false => Err("its key is not admitted any more"),
-        }
-    };
-    let (server, broker) = bus::Server::new(&cluster, &own, tls, Arc::new(identify));
+    let BoardsOptions { cluster, own, over, credentials, admitted, record, .. } = options;
     let topics = Topics::new(&cluster);
+    let (bus, events, serving): (Arc<dyn MasterBus>, Box<dyn BusEvents>, Waiting<'_, ()>) =
+        match over {
+            BusOver::Own(listener) => {
+                let tls = credentials.server_config(Clients::Required, &[bus::ALPN])?;
+                let identify = identify(admitted.clone());
+                let (server, broker) = bus::Server::new(&cluster, &own, tls, identify);
+                let (bus, events) = Embedded::new(broker, server.clone(), &topics);
+                let serving = server.serve(listener, stop.clone());
+                (Arc::new(bus), Box::new(events), Box::pin(serving))
+            }
+            BusOver::External(options) => {
+                let (bus, events, running) = external(options);
+                let mut stop = stop.clone();
+                // Cancel safety: nothing of the connection is used after this.
+                let serving = async move {
+                    tokio::select! {
+                        () = running => {}
+                        () = stopped(&mut stop) => {}
+                    }
+                };
+                (bus, Box::new(events), Box::pin(serving))
+            }
+        };
     let shared = Arc::new(Shared {
         topics: topics.clone(),
-        broker: broker.clone(),
+        bus: bus.clone(),
         views: options.views,
         registry: options.registry,
         as_leader: options.as_leader,
         messages: options.messages,
     });
     let boards = Boards {
-        shared,
-        server: server.clone(),
+        shared: shared.clone(),
         admitted,
         evictions: None,
         contacts: options.contacts,
@@ -109,20 +131,30 @@ pub async fn run(options: BoardsOptions, stop: watch::Receiver<bool>) -> Result<
         sessions: JoinSet::new(),
         lines: Seldom::bursts(5, LINES_EVERY),
     };
-    let telling = net::tell_all(boards.shared.clone(), stop.clone());
     // Cancel safety: all of them end with `stop`.
     tokio::join!(
-        telling,
-        server.serve(listener, stop.clone()),
-        announce(&broker, &topics, record, stop.clone()),
-        boards.run(&broker, stop),
+        net::tell_all(shared, stop.clone()),
+        serving,
+        announce(&*bus, &topics, record, stop.clone()),
+        boards.run(events, stop),
     );
     Ok(())
 }
 
+/// Says whose a connection is by its certificate, or why it is not let in.
+fn identify(admitted: Arc<dyn Fn(&BoardPeer) -> bool + Send + Sync>) -> bus::Identify {
+    Arc::new(move |chain: &[CertificateDer<'_>]| {
+        let peer = board_peer(chain).map_err(|_| "its certificate is not a board's")?;
+        match admitted(&peer) {
+            true => Ok((peer.name, peer.key)),
+            false => Err("its key is not admitted any more"),
+        }
+    })
+}
+
 /// Keeps the leader record on the bus.
 async fn announce(
-    broker: &Broker,
+    bus: &dyn MasterBus,
     topics: &Topics,
     mut record: watch::Receiver<SignedRecord>,
     mut stop: watch::Receiver<bool>,
@@ -130,7 +162,7 @@ async fn announce(
     let topic = topics.leader();
     loop {
         let text = record.borrow_and_update().to_string();
-        broker.publish(&topic, text.into(), true).await;
+        bus.publish(&topic, text.into(), true).await;
         // Cancel safety: both only wait.
         tokio::select! {
             () = stopped(&mut stop) => return,
@@ -151,7 +183,6 @@ struct Connected {
 
 struct Boards {
     shared: Arc<Shared>,
-    server: Arc<bus::Server>,
     admitted: Arc<dyn Fn(&BoardPeer) -> bool + Send + Sync>,
     /// Version of the list of evicted keys that was looked at last.
     evictions: Option<Version>,
@@ -165,24 +196,20 @@ struct Boards {
 }
 
 impl Boards {
-    async fn run(mut self, broker: &Broker, mut stop: watch::Receiver<bool>) {
-        let mut local = broker.subscribe(&self.shared.topics.up_of_all(), BUS_ROUTED_MAX);
-        let mut presence = broker.presence();
+    async fn run(mut self, mut events: Box<dyn BusEvents>, mut stop: watch::Receiver<bool>) {
         let mut beat = tokio::time::interval(self.shared.as_leader.beat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // Cancel safety: all arms lose nothing when dropped. In this order: a board's session
-            // begins before its first message is routed.
+            // Cancel safety: all arms lose nothing when dropped.
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => break,
-                Some(change) = presence.recv() => self.change(change),
                 Some(ended) = self.sessions.join_next(), if !self.sessions.is_empty() => match ended {
                     Ok((board, connection, served)) => self.ended(&board, connection, served),
                     Err(error) => tracing::error!(%error, "session of a board crashed"),
                 },
                 _ = beat.tick() => self.turn_out(),
-                Some(message) = local.recv() => self.route(message),
+                Some(event) = events.next() => self.take(event),
                 else => break,
             }
         }
@@ -195,19 +222,22 @@ impl Boards {
         }
     }
 
-    fn change(&mut self, change: Presence) {
-        let Presence { client, connected, connection } = change;
-        let known = self.connected.get(&*client).map(|known| known.connection);
-        match connected {
-            true if known != Some(connection) => self.begin(&client, connection),
-            true => {}
-            false => {
-                if let Some(gone) = self.connected.remove(&*client) {
+    fn take(&mut self, event: BusEvent) {
+        match event {
+            BusEvent::Came { board, connection } => {
+                let known = self.connected.get(&*board).map(|known| known.connection);
+                if known != Some(connection) {
+                    self.begin(&board, connection);
+                }
+            }
+            BusEvent::Went { board } => {
+                if let Some(gone) = self.connected.remove(&*board) {
                     gone.stop.send_replace(true);
                 }
-                tracing::info!(node = &*client, "board left the bus");
-                self.contacts.gone(&client);
+                tracing::info!(node = &*board, "board left the bus");
+                self.contacts.gone(&board);
             }
+            BusEvent::Said { topic, payload } => self.route(&topic, payload),
         }
     }
 
@@ -215,7 +245,7 @@ impl Boards {
         let (up, messages) = mpsc::channel(BUS_UP_FRAMES_MAX);
         let (over, ended) = oneshot::channel::<Infallible>();
         let (stop, stopped) = watch::channel(false);
-        let key = self.server.key_of(board);
+        let key = self.shared.bus.key_of(board);
         let new = Connected { connection, key, up, stop };
         if let Some(old) = self.connected.insert(board.to_owned(), new) {
             old.stop.send_replace(true);
@@ -236,13 +266,16 @@ impl Boards {
         if self.evictions == newest {
             return;
         }
+        if self.evictions.is_some() || newest.is_some() {
+            self.shared.bus.renew_shared();
+        }
         self.evictions = newest;
         for (name, connected) in &self.connected {
             let Some(key) = connected.key else { continue };
             let peer = BoardPeer { name: name.clone(), key, is_master: false };
             if !(self.admitted)(&peer) {
                 tracing::warn!(node = name, "board was evicted: it is disconnected");
-                self.shared.broker.disconnect(name);
+                self.shared.bus.disconnect(name);
             }
         }
     }
@@ -256,21 +289,21 @@ impl Boards {
         tracing::error!(node = board, %error, cause, "session of a board failed");
         if self.connected.get(board).is_some_and(|known| known.connection == connection) {
             // It comes back and gets a new session.
-            self.shared.broker.disconnect(board);
+            self.shared.bus.disconnect(board);
         }
     }
 
     /// Gives a board's message to its session; one that finds no room is dropped, and the beats
     /// reveal that.
-    fn route(&mut self, message: Message) {
-        let Some((board, is_will)) = self.shared.topics.board_of(&message.topic) else { return };
+    fn route(&mut self, topic: &str, payload: Bytes) {
+        let Some((board, is_will)) = self.shared.topics.board_of(topic) else { return };
         if is_will {
             // Presence tells the same, in the right order.
             return;
         }
         let Some(connected) = self.connected.get(board) else { return };
         self.contacts.heard(board);
-        let sent = connected.up.try_send(message.payload);
+        let sent = connected.up.try_send(payload);
         if matches!(sent, Err(mpsc::error::TrySendError::Full(_)))
             && let Some(left_out) = self.lines.line()
         {

@@ -46,6 +46,6 @@ async fn tell(shared: &Shared, body: &[u8]) {
         parts = vec![wire::encode(header, &pointer).into()];
     }
     for part in parts {
-        shared.broker.publish(&shared.topics.net(), part, false).await;
+        shared.bus.publish(&shared.topics.net(), part, false).await;
     }
 }

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::Broker;
 use bytes::Bytes;
 use model::limits::{BUS_KEPT_SECONDS_MAX, LINK_FRAMES_MAX};
 use model::wire::{self, Header, MessageKind, Part};
@@ -12,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::Messages;
-use crate::io::bus::Topics;
+use crate::io::bus::{MasterBus, Topics};
 use crate::io::link::MasterEnd;
 use crate::master::controllers::Views;
 use crate::master::dispatcher::{self, DispatchError};
@@ -21,7 +20,7 @@ use crate::master::registry::Registry;
 /// What all sessions share.
 pub(super) struct Shared {
     pub(super) topics: Topics,
-    pub(super) broker: Broker,
+    pub(super) bus: Arc<dyn MasterBus>,
     pub(super) views: Views,
     pub(super) registry: Registry,
     pub(super) as_leader: dispatcher::Options,
@@ -112,7 +111,7 @@ async fn carry(shared: &Shared, board: &str, mut frames: mpsc::Receiver<Bytes>) 
 async fn publish(shared: &Shared, board: &str, kind: MessageKind, message: Bytes) {
     if let Some(topic) = shared.topics.down(board, kind) {
         // Whether it arrives shows in the beats.
-        shared.broker.publish(&topic, message, false).await;
+        shared.bus.publish(&topic, message, false).await;
     }
 }
 

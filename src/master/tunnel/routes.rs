@@ -4,6 +4,7 @@
 //! GET  /v1/tunnel/requests          frames of `model::wire`, for as long as the connection lasts
 //! POST /v1/tunnel/streams/<id>      the answer to one of them; other boards' ids are refused; what
 //!                                   comes back on a duplex stream is the master's part of it
+//! GET  /v1/bus/session, /v1/bus/shared   keys of a bus over somebody else's broker
 //! GET  /v1/messages/<sha256 hex>    a message of this board that is too large for the bus
 //! GET  /v1/images?name=             {"manifests": [digest, ...]} of an image that its pods name
 //! GET  /v1/blobs/<digest>?name=     a blob of such an image; Range: bytes=<from>-
@@ -17,8 +18,10 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use super::{Images, NotYours, Streams};
+use crate::io::bus::external::Sessions;
 use crate::io::image::{Digest, SourceError};
 use crate::io::peer::{self, Body};
+use crate::io::tls::BoardPeer;
 use crate::master::boards::Messages;
 
 /// Answers boards; the caller has judged the certificate.
@@ -27,12 +30,15 @@ pub struct Routes {
     streams: Streams,
     images: Images,
     messages: Messages,
+    bus: Option<Sessions>,
 }
 
 /// One request, by path and query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Ask {
     Requests,
+    BusSession,
+    BusShared,
     Stream(u64),
     Message([u8; 32]),
     Image { name: String },
@@ -42,17 +48,25 @@ enum Ask {
 impl Routes {
     /// Answers out of these.
     pub fn new(streams: Streams, images: Images, messages: Messages) -> Self {
-        Self { streams, images, messages }
+        Self { streams, images, messages, bus: None }
+    }
+
+    /// And gives keys of a bus over somebody else's broker.
+    pub fn with_bus(self, bus: Option<Sessions>) -> Self {
+        Self { bus, ..self }
     }
 
     /// Whether a path is answered here.
     pub fn takes(path: &str) -> bool {
         path == "/v1/images"
-            || ["/v1/tunnel/", "/v1/messages/", "/v1/blobs/"].iter().any(|it| path.starts_with(it))
+            || ["/v1/tunnel/", "/v1/messages/", "/v1/blobs/", "/v1/bus/"]
+                .iter()
+                .any(|it| path.starts_with(it))
     }
 
-    /// Answers a request of the board that showed this name in its certificate.
-    pub async fn answer(&self, board: &str, request: Request<Incoming>) -> Response<Body> {
+    /// Answers a request of the board that showed this certificate.
+    pub async fn answer(&self, caller: &BoardPeer, request: Request<Incoming>) -> Response<Body> {
+        let board = caller.name.as_str();
         let uri = request.uri();
         let Some(ask) = Ask::parse(uri.path(), uri.query().unwrap_or_default()) else {
             return peer::text(StatusCode::NOT_FOUND, "no such path");
@@ -66,6 +80,7 @@ impl Routes {
         }
         match ask {
             Ask::Requests => self.requests(board),
+            Ask::BusSession | Ask::BusShared => self.bus_keys(caller, &ask),
             Ask::Stream(id) => self.stream(board, id, request).await,
             Ask::Message(digest) => match self.messages.get(board, &digest) {
                 Some(bytes) => Response::new(peer::full(bytes)),
@@ -73,6 +88,23 @@ impl Routes {
             },
             Ask::Image { name } => self.image(board, &name),
             Ask::Blob { digest, name } => self.blob(board, &name, digest, request.headers()).await,
+        }
+    }
+
+    fn bus_keys(&self, board: &BoardPeer, ask: &Ask) -> Response<Body> {
+        let Some(bus) = &self.bus else {
+            return peer::text(StatusCode::NOT_FOUND, "the bus of this master is its own broker's");
+        };
+        let keys = match ask {
+            Ask::BusSession => match bus.grant(&board.name, board.key) {
+                Some(grant) => serde_json::to_vec(&grant),
+                None => return peer::text(StatusCode::SERVICE_UNAVAILABLE, "too many boards"),
+            },
+            _ => serde_json::to_vec(&bus.shared()),
+        };
+        match keys {
+            Ok(keys) => Response::new(peer::full(keys)),
+            Err(error) => peer::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }
 
@@ -187,6 +219,8 @@ impl Ask {
         }
         match path {
             "/v1/tunnel/requests" => Some(Self::Requests),
+            "/v1/bus/session" => Some(Self::BusSession),
+            "/v1/bus/shared" => Some(Self::BusShared),
             "/v1/images" => Some(Self::Image { name: name()? }),
             _ => None,
         }

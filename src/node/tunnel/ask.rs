@@ -14,12 +14,19 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Tunnel;
-use crate::io::bus::client::Fetch;
+use crate::io::bus::Waiting;
+use crate::io::bus::client::{Fetch, Keys};
+use crate::io::bus::external::{SessionGrant, SharedGrant};
 use crate::io::image::{Answer, Chunks, Digest, Source, SourceError};
 use crate::io::peer;
 
 /// How long the leader may take to begin an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A session's keys, and what all boards share, of a bus over somebody else's broker.
+const BUS_SESSION: &str = "/v1/bus/session";
+const BUS_SHARED: &str = "/v1/bus/shared";
+/// Largest answer with keys that is read.
+const BUS_KEYS_BYTES_MAX: usize = 4 * 1024;
 /// Largest list of images that is read.
 const OFFERS_BYTES_MAX: usize = 16 * 1024;
 
@@ -90,6 +97,35 @@ impl Tunnel {
         let read =
             read.map_err(|_| AskError::Away("its answer did not come in time".to_owned()))?;
         read.map_err(AskError::Away)
+    }
+}
+
+impl Keys for Tunnel {
+    fn session(&self) -> Waiting<'_, Result<(SessionGrant, Waiting<'static, ()>), String>> {
+        Box::pin(async move {
+            let mut connection = self.connection.subscribe();
+            let opened = timeout(ANSWER_WITHIN, connection.wait_for(Option::is_some)).await;
+            if !matches!(opened, Ok(Ok(_))) {
+                return Err("there is no tunnel to it".to_owned());
+            }
+            drop(opened);
+            let grant = self.keys(BUS_SESSION).await?;
+            let lost: Waiting<'static, ()> = Box::pin(async move {
+                let _ended = connection.changed().await;
+            });
+            Ok((grant, lost))
+        })
+    }
+
+    fn shared(&self) -> Waiting<'_, Result<SharedGrant, String>> {
+        Box::pin(async move { self.keys(BUS_SHARED).await })
+    }
+}
+
+impl Tunnel {
+    async fn keys<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, String> {
+        let bytes = self.read(path, BUS_KEYS_BYTES_MAX).await.map_err(|error| error.to_string())?;
+        serde_json::from_slice(&bytes).map_err(|error| format!("the leader's answer: {error}"))
     }
 }
 

@@ -280,6 +280,7 @@ impl Making {
             fetch: Arc::new(NoFetch),
             state,
             announced: watch::channel(None).0,
+            broker: None,
         }
     }
 }

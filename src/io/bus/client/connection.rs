@@ -18,6 +18,7 @@ use rumqttc::{
 };
 use tokio::time::sleep_until;
 
+use super::sealed::Seals;
 use super::{BusState, Client, Ended, stopped};
 
 /// How often the client pings: a path that is dead is noticed at the second ping.
@@ -38,14 +39,28 @@ struct Connection {
     heard: Instant,
     /// What found no room among the requests.
     waiting: Option<(String, Bytes)>,
+    /// Over somebody else's broker.
+    seals: Option<Seals>,
 }
 
 impl Client {
-    /// Connects and serves until something ends it.
+    /// Connects to the leader's own broker and serves until something ends it.
     pub(super) async fn connection(&mut self, record: &LeaderRecord, address: IpAddr) -> Ended {
         let address = SocketAddr::new(address, record.mqtt_port);
-        let (requests, mut event_loop) =
-            AsyncClient::new(self.mqtt_options(address), BUS_REQUESTS_MAX);
+        let mqtt = self.mqtt_options(address);
+        self.converse(record, address, mqtt, None, std::future::pending()).await
+    }
+
+    /// Connects and serves until something ends it, `over` among others.
+    pub(super) async fn converse(
+        &mut self,
+        record: &LeaderRecord,
+        address: SocketAddr,
+        mqtt: MqttOptions,
+        seals: Option<Seals>,
+        over: impl Future<Output = ()>,
+    ) -> Ended {
+        let (requests, mut event_loop) = AsyncClient::new(mqtt, BUS_REQUESTS_MAX);
         event_loop.network_options.set_tcp_nodelay(true);
         event_loop.network_options.set_connection_timeout(BUS_CONNECT_SECONDS_MAX);
         let mut connection = Connection {
@@ -55,8 +70,13 @@ impl Client {
             ready: None,
             heard: Instant::now(),
             waiting: None,
+            seals,
         };
-        let ended = self.serve(&mut connection, &mut event_loop).await;
+        // Cancel safety: the connection ends with either.
+        let ended = tokio::select! {
+            ended = self.serve(&mut connection, &mut event_loop) => ended,
+            () = over => connection.failed("the tunnel to the leader ended"),
+        };
         if connection.ready.is_some() && !matches!(ended, Ended::Failed { .. }) {
             farewell(&connection.requests, &mut event_loop).await;
             self.options.state.send_replace(BusState::default());
@@ -123,9 +143,11 @@ impl Client {
         match &*self.leader.borrow_and_update() {
             None => true,
             Some(leader) => {
-                leader.name == record.name
-                    && leader.rank() == record.rank()
-                    && leader.mqtt_port == record.mqtt_port
+                let same = leader.name == record.name && leader.rank() == record.rank();
+                if connection.seals.is_some() {
+                    return same;
+                }
+                same && leader.mqtt_port == record.mqtt_port
                     && leader.addresses.iter().any(|it| IpAddr::V4(*it) == address.ip())
             }
         }
@@ -138,6 +160,10 @@ impl Client {
         }
         let Ok((header, ..)) = Header::split_part(&message) else { return };
         let Some(topic) = self.topics.up(&self.options.name, header.kind) else { return };
+        let message = match &mut connection.seals {
+            Some(seals) => seals.seal(&topic, &message),
+            None => message,
+        };
         connection.waiting = Some((topic, message));
         connection.say_waiting();
     }
@@ -193,8 +219,13 @@ impl Client {
             }
             return;
         }
+        let payload = match &mut connection.seals {
+            Some(seals) => seals.open(&self.topics, &message.topic, &message.payload),
+            None => Some(message.payload),
+        };
+        let Some(payload) = payload else { return };
         connection.heard = Instant::now();
-        self.pass_on(message.payload);
+        self.pass_on(payload);
     }
 
     /// Never waits: an agent that takes nothing misses messages, which the beats repair.

@@ -10,12 +10,16 @@
 //! dropped: the link never fills, and the versions in the beats repair what was lost. Client and
 //! event loop are made anew for each connection: what rumqttc keeps of an old one is not wanted.
 //!
+//! Over somebody else's broker ([`BrokerOptions`]) everything is sealed; a session's keys come over the
+//! tunnel, before each connection, and the connection ends with the tunnel.
+//!
 //! rumqttc opens its sockets itself, so TCP_USER_TIMEOUT cannot be set: its own pings and the beats
 //! that have to come tell a dead path.
 
 mod backoff;
 mod connection;
 mod delivery;
+mod sealed;
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -27,9 +31,10 @@ use model::leader::{LeaderRecord, SignedRecord};
 use model::limits::LINK_FRAMES_MAX;
 use tokio::sync::{mpsc, watch};
 
-use super::Topics;
+use super::{Topics, Waiting};
 use crate::io::link::{Closed, MasterEnd};
 use backoff::Backoff;
+pub use sealed::{BrokerOptions, IsLeaders, Keys};
 
 /// A connection that was ready for this long was a good one: the next is tried soon.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
@@ -60,6 +65,8 @@ pub struct ClientOptions {
     pub state: watch::Sender<BusState>,
     /// The retained record that the leader has on the bus; its signature is not checked here.
     pub announced: watch::Sender<Option<SignedRecord>>,
+    /// Somebody else's broker that carries the bus; none for the leader's own.
+    pub broker: Option<BrokerOptions>,
 }
 
 /// How a board's end of the bus fares.
@@ -143,6 +150,13 @@ impl Client {
                     Ended::OtherLeader | Ended::Failed { .. } => continue,
                 }
             };
+            if let Some(broker) = self.options.broker.clone() {
+                match self.over_broker(&record, &broker, &mut backoff).await {
+                    Ended::Stopped => return Ok(()),
+                    Ended::LinkClosed => return Err(Closed),
+                    Ended::OtherLeader | Ended::Failed { .. } => continue,
+                }
+            }
             let mut addresses: Vec<IpAddr> =
                 record.addresses.iter().map(|address| IpAddr::V4(*address)).collect();
             addresses.sort_by_key(|address| Some(*address) != good);
@@ -154,7 +168,7 @@ impl Client {
                     Ended::LinkClosed => return Err(Closed),
                     Ended::OtherLeader => again = Some(Duration::ZERO),
                     Ended::Failed { why, ready_for } => {
-                        self.note_trouble(&record, address, why);
+                        self.note_trouble(&record, &address, why);
                         let Some(ready_for) = ready_for else { continue };
                         good = Some(address);
                         if ready_for >= GOOD_AFTER {
@@ -181,21 +195,29 @@ impl Client {
                 None => std::future::pending().await,
             }
         };
-        tokio::pin!(over);
+        match self.meanwhile(over).await {
+            Ok(()) => Ended::OtherLeader,
+            Err(ended) => ended,
+        }
+    }
+
+    /// Drops what the agent says until `work` is done or the leader changes.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Ended> {
+        tokio::pin!(work);
         loop {
-            // Cancel safety: channels lose nothing; the pause goes on.
+            // Cancel safety: channels lose nothing; the work goes on.
             tokio::select! {
-                () = stopped(&mut self.stop) => return Ended::Stopped,
-                () = &mut over => return Ended::OtherLeader,
-                Ok(()) = self.leader.changed() => return Ended::OtherLeader,
+                () = stopped(&mut self.stop) => return Err(Ended::Stopped),
+                done = &mut work => return Ok(done),
+                Ok(()) = self.leader.changed() => return Err(Ended::OtherLeader),
                 message = self.up.recv() => if message.is_none() {
-                    return Ended::LinkClosed;
+                    return Err(Ended::LinkClosed);
                 },
             }
         }
     }
 
-    fn note_trouble(&self, record: &LeaderRecord, address: IpAddr, why: String) {
+    fn note_trouble(&self, record: &LeaderRecord, address: &dyn std::fmt::Display, why: String) {
         self.options.state.send_if_modified(|state| {
             let news = state.connected_to.is_some() || state.trouble.as_ref() != Some(&why);
             if news {

@@ -31,6 +31,8 @@ struct File {
     peers: Vec<String>,
     #[serde(default)]
     bus: BusFile,
+    #[serde(default)]
+    watchdog: bool,
 }
 
 /// The section `[bus]`.
@@ -93,6 +95,8 @@ pub(super) struct Config {
     pub stop_pods: bool,
     /// Somebody else's broker in place of the master's own.
     pub broker: Option<ExternalBroker>,
+    /// Feed the hardware watchdog.
+    pub watchdog: bool,
 }
 
 /// A board that the user names: a host name or address, and the port for other boards.
@@ -197,6 +201,7 @@ pub(super) fn load(flags: &UpArgs) -> Result<Config> {
         peers: peers.iter().map(|text| parse_peer(text)).collect::<Result<_>>()?,
         stop_pods: flags.stop_pods,
         broker: broker(file.bus)?,
+        watchdog: file.watchdog,
     };
     let ports = [config.api_port, config.mqtt_port, config.peer_port];
     if ports[0] == ports[1] || ports[0] == ports[2] || ports[1] == ports[2] {

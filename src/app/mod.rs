@@ -29,6 +29,7 @@ mod status;
 mod token;
 mod up;
 pub mod version;
+mod watchdog;
 
 use std::process::ExitCode;
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use kumquat::io::bus::Waiting;
 use kumquat::io::bus::client::{BrokerOptions, Keys};
 use kumquat::io::bus::external::{BrokerUrl, SessionGrant, Sessions, SharedGrant};
+use kumquat::io::tls::{trusting_config, unverified_config};
 use kumquat::master::contacts;
 use logic::contact::Contact;
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
@@ -54,18 +55,33 @@ struct Site {
 
 impl Site {
     async fn new(name: &str) -> Option<(Self, Master)> {
-        let bed = Bed::new(name).await;
-        let broker = Mosquitto::local(bed.folder.path())?;
+        Self::with(Bed::new(name).await, Mosquitto::local)
+    }
+
+    fn with(
+        bed: Bed,
+        start: impl FnOnce(&std::path::Path) -> Option<Mosquitto>,
+    ) -> Option<(Self, Master)> {
+        let broker = start(bed.folder.path())?;
         let sessions = Sessions::new().expect("randomness");
         let master = bed.master_by((1, 1), &url(&broker), &sessions);
         Some((Self { bed, broker, sessions: watch::Sender::new(sessions) }, master))
     }
 
     async fn board(&self, name: &str, master: &Master) -> Board {
+        self.board_with(name, master, None).await
+    }
+
+    async fn board_with(
+        &self,
+        name: &str,
+        master: &Master,
+        tls: Option<Arc<rustls::ClientConfig>>,
+    ) -> Board {
         let keys = Given { board: name.to_owned(), sessions: self.sessions.subscribe() };
         let broker = BrokerOptions {
             url: url(&self.broker),
-            tls: None,
+            tls,
             keys: Arc::new(keys),
             is_leaders: self.bed.authority.judge(),
         };
@@ -216,4 +232,30 @@ async fn boards_come_back_when_the_broker_or_the_master_was_away() {
         board.end().await;
     }
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_over_tls_is_checked_when_somebody_vouches_for_it() {
+    let names = || vec!["127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names()).expect("a certificate");
+    let other = rcgen::generate_simple_self_signed(names()).expect("a certificate").cert.pem();
+    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let bed = Bed::new("external-tls").await;
+    let start =
+        |folder: &std::path::Path| Mosquitto::local_tls(folder, certificate.clone(), key.clone());
+    let Some((site, master)) = Site::with(bed, start) else { return };
+    let vouched = trusting_config(&certificate).expect("an authority");
+    let anybody = site.board_with("pi-1", &master, Some(unverified_config())).await;
+    let checked = site.board_with("pi-2", &master, Some(vouched)).await;
+    let wary = site.board_with("pi-3", &master, Some(trusting_config(&other).expect("pem"))).await;
+    for (name, board) in [("pi-1", &anybody), ("pi-2", &checked)] {
+        until("it is on the bus", || board.state.borrow().connected_to.is_some()).await;
+        until("its Node", || site.bed.loops.views.world().node(name).is_some()).await;
+    }
+    until("it does not believe the broker", || wary.state.borrow().trouble.is_some()).await;
+    assert!(wary.state.borrow().connected_to.is_none());
+    for board in [anybody, checked, wary] {
+        board.end().await;
+    }
+    master.stop().await;
 }

@@ -23,21 +23,32 @@ struct Place {
     folder: PathBuf,
     address: SocketAddr,
     namespace: Option<PathBuf>,
+    /// Over TLS, with this certificate and its key (PEM).
+    tls: Option<(String, String)>,
 }
 
 impl Mosquitto {
     /// On a free port of loopback; `None` where it is not installed.
     pub fn local(folder: &Path) -> Option<Self> {
+        Self::local_with(folder, None)
+    }
+
+    /// The same over TLS, with a certificate and its key (PEM).
+    pub fn local_tls(folder: &Path, certificate: String, key: String) -> Option<Self> {
+        Self::local_with(folder, Some((certificate, key)))
+    }
+
+    fn local_with(folder: &Path, tls: Option<(String, String)>) -> Option<Self> {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = free.local_addr().expect("bound");
         drop(free);
-        Self::start(Place { folder: folder.to_owned(), address, namespace: None })
+        Self::start(Place { folder: folder.to_owned(), address, namespace: None, tls })
     }
 
     /// On this address, in a network namespace.
     pub fn inside(folder: &Path, address: SocketAddr, namespace: &Path) -> Option<Self> {
         let namespace = Some(namespace.to_owned());
-        Self::start(Place { folder: folder.to_owned(), address, namespace })
+        Self::start(Place { folder: folder.to_owned(), address, namespace, tls: None })
     }
 
     fn start(place: Place) -> Option<Self> {
@@ -55,7 +66,8 @@ impl Mosquitto {
 
     /// What boards are told of it.
     pub fn url(&self) -> String {
-        format!("mqtt://{}", self.place.address)
+        let scheme = if self.place.tls.is_some() { "mqtts" } else { "mqtt" };
+        format!("{scheme}://{}", self.place.address)
     }
 
     /// Killed, and started again on the same port.
@@ -75,10 +87,17 @@ impl Place {
     fn spawn(&self) -> Child {
         let file = self.folder.join("mosquitto.conf");
         let (address, port) = (self.address.ip(), self.address.port());
-        let text = format!(
+        let mut text = format!(
             "listener {port} {address}\nallow_anonymous true\npersistence false\n\
              set_tcp_nodelay true\nuser root\n"
         );
+        if let Some((certificate, key)) = &self.tls {
+            for (option, text_of) in [("certfile", certificate), ("keyfile", key)] {
+                let path = self.folder.join(option);
+                fs::write(&path, text_of).expect("its certificate");
+                text += &format!("{option} {}\n", path.display());
+            }
+        }
         fs::write(&file, text).expect("its configuration");
         let mut command = Command::new(MOSQUITTO);
         command.arg("-c").arg(&file).stdin(Stdio::null());

@@ -16,6 +16,7 @@ use crate::app::identity::{Identity, Role};
 use crate::app::loops::Loops;
 use crate::app::master::{MasterOptions, MasterRole};
 use crate::app::member::{MemberOptions, MemberRole};
+use crate::app::watchdog;
 use crate::io::clock::Clock;
 use crate::io::control;
 use crate::io::image::{ImageStore, Source};
@@ -74,6 +75,9 @@ impl Running {
         let following =
             addresses::follow(config.interface.clone(), changes, sender, loops.stop_signal());
         loops.spawn("addresses", following);
+        if config.watchdog {
+            loops.spawn("watchdog", watchdog::run(loops.stop_signal()));
+        }
         let keeper = KeeperPaths {
             run_dir: dirs.run.clone(),
             data_dir: dirs.data.clone(),

@@ -16,6 +16,7 @@ mod profile;
 #[cfg(test)]
 mod testing;
 mod vitals;
+mod watchdog;
 
 use std::fs;
 use std::io;
@@ -28,6 +29,7 @@ pub use files::allow_open_files;
 pub use inquiry::Inquiry;
 pub use profile::{kernel_file, profile};
 pub use vitals::{VitalSigns, Vitals};
+pub use watchdog::Watchdog;
 
 /// What does not change until the next boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -157,3 +157,30 @@ fn a_pod_whose_work_is_done_ends_its_sidecars_and_has_succeeded() {
     assert_eq!(logs(&board, "work", "container=helper"), "helped\n");
     assert_eq!(logs(&board, "work", "container=main"), "done\n");
 }
+
+#[test]
+fn containers_that_share_their_processes_see_and_signal_each_other() {
+    let Some(board) = new_board("shared") else { return };
+    let mut both = pod("both", "");
+    both["spec"]["shareProcessNamespace"] = true.into();
+    both["spec"]["volumes"] = json!([{"name": "shared", "emptyDir": {}}]);
+    let worker = "trap 'echo reloaded' HUP; echo $$$$ > /shared/pid; while true; do sleep 0.05; done";
+    // An orphan that ends is reaped by the pod's first process.
+    let other = "until test -s /shared/pid; do sleep 0.05; done; kill -HUP $(cat /shared/pid); \
+        (sleep 0.1 & ); sleep 0.5; echo first: $(cat /proc/1/comm) zombies: \
+        $(/bin/busybox grep -l '(zombie)' /proc/[0-9]*/status 2>/dev/null | /bin/busybox wc -l); \
+        exec sleep 1000";
+    both["spec"]["containers"] = json!([container("worker", worker), container("other", other)]);
+    board.create(PODS, &both);
+    wait_ready(&board, "both");
+    let said = |container: &str| logs(&board, "both", &format!("container={container}"));
+    wait_until("the signal", Duration::from_secs(10), || said("worker") == "reloaded\n");
+    wait_until("the count", Duration::from_secs(10), || said("other").contains("zombies: 0"));
+    assert!(!said("other").contains("first: sh"), "the first process is the pod's own");
+    let path = format!("{PODS}/both");
+    delete(&board, &path);
+    wait_until("both gone", Duration::from_secs(15), || board.api("GET", &path, None).is_err());
+    let name = board.name().to_owned();
+    drop(board);
+    assert_eq!(crate::traces::Traces::of(&name), crate::traces::Traces::default());
+}

@@ -41,7 +41,7 @@ pub use build::build_id;
 pub use cleanup::cleanup;
 pub use client::{Events, Keeper, KeeperError, KeeperEvent, KeeperInfo, Start};
 pub use launch::dispatch;
-pub use paths::{KeeperPaths, STDIN_ANNOTATION};
+pub use paths::{KeeperPaths, SHARED_PROCESSES_ANNOTATION, STDIN_ANNOTATION};
 pub use session::{Pipe, Session, SessionEnd};
 pub use wire::{
     ContainerStateV1, ExecResultV1, ExecV1, ExitV1, Refusal, RunStateV1, SandboxV1, SessionV1,

@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 
 use model::limits::CONTAINER_ID_BYTES_MAX;
 
+/// Annotation of a spec whose container shares the processes of its pod, when it is `true`.
+pub const SHARED_PROCESSES_ANNOTATION: &str = "dev.kumquat.shared-processes";
+
 /// Annotation of a spec whose container's input is held open: `once` or `open`.
 pub const STDIN_ANNOTATION: &str = "dev.kumquat.stdin";
 /// Where clients attach to a container's input, in its bundle.

@@ -7,7 +7,7 @@ use model::quantity::Quantity;
 use serde_json::{Value, json};
 
 use super::user::User;
-use crate::io::keeper::STDIN_ANNOTATION;
+use crate::io::keeper::{SHARED_PROCESSES_ANNOTATION, STDIN_ANNOTATION};
 
 /// Capabilities of a container that asks for nothing: containerd's.
 const CAPABILITIES: [&str; 14] = [
@@ -157,6 +157,7 @@ pub(crate) fn build(input: &SpecInput<'_>) -> Value {
             "io.kubernetes.pod.namespace": input.pod.metadata.namespace,
             "io.kubernetes.container.name": input.container.name,
             STDIN_ANNOTATION: held_input(input.container),
+            SHARED_PROCESSES_ANNOTATION: input.pod.spec.share_process_namespace.to_string(),
         },
     })
 }

@@ -17,7 +17,6 @@ pub(crate) fn refuse(pod: &Pod, container: &Container) -> Result<(), String> {
     let app_armor = own.app_armor_profile.as_ref().or(of_pod.app_armor_profile.as_ref());
     let table = [
         ("hostPID", spec.host_pid),
-        ("shareProcessNamespace", spec.share_process_namespace),
         ("hostUsers: false", spec.host_users == Some(false)),
         ("runtimeClassName", spec.runtime_class_name.as_ref().is_some_and(|name| !name.is_empty())),
         ("seLinuxOptions", own.se_linux_options.is_some() || of_pod.se_linux_options.is_some()),
@@ -99,7 +98,7 @@ mod tests {
         check(json!({"hostPID": true}), plain(), Some("hostPID"));
         check(json!({"hostUsers": true}), plain(), None);
         check(json!({"hostUsers": false}), plain(), Some("hostUsers"));
-        check(json!({"shareProcessNamespace": true}), plain(), Some("shareProcessNamespace"));
+        check(json!({"shareProcessNamespace": true}), plain(), None);
         check(json!({"runtimeClassName": "kata"}), plain(), Some("runtimeClassName"));
         check(plain(), secure(json!({"procMount": "Unmasked"})), Some("procMount"));
         check(plain(), secure(json!({"procMount": "Default"})), None);

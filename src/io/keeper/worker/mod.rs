@@ -6,6 +6,7 @@
 mod console;
 pub(super) mod exec;
 mod overlay;
+mod pause;
 pub(super) mod remove;
 pub(super) mod sandbox;
 pub(super) mod session;

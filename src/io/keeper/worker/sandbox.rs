@@ -15,7 +15,7 @@ use crate::io::keeper::cgroup::Hierarchies;
 use crate::io::keeper::wire::{Refusal, ResponseV1, SandboxV1};
 
 /// Files of a sandbox that may be mount points.
-pub(in crate::io::keeper) const PINS: [&str; 3] = ["net", "ipc", "uts"];
+pub(in crate::io::keeper) const PINS: [&str; 4] = ["net", "ipc", "uts", "pid"];
 
 /// Runs in a fork of the holder.
 pub(in crate::io::keeper) fn run_create(

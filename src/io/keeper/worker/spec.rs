@@ -58,7 +58,10 @@ pub(super) fn fit(spec: &mut Value, surroundings: &Surroundings<'_>) -> Result<R
 }
 
 fn fit_linux(linux: &mut Map<String, Value>, around: &Surroundings<'_>, relaxed: &mut Relaxed) {
-    let mut namespaces = vec![json!({"type": "pid"}), json!({"type": "mount"})];
+    let mut namespaces = vec![json!({"type": "mount"})];
+    if around.join.iter().all(|(kind, _)| *kind != "pid") {
+        namespaces.insert(0, json!({"type": "pid"}));
+    }
     if around.unified {
         namespaces.push(json!({"type": "cgroup"}));
     }

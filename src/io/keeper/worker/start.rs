@@ -27,6 +27,7 @@ use super::console::{self, Console};
 use super::spec::{Relaxed, Surroundings};
 use super::{Failure, Site, answer, overlay, remove};
 use crate::io::keeper::cgroup::Hierarchies;
+use crate::io::keeper::paths::SHARED_PROCESSES_ANNOTATION;
 use crate::io::keeper::process::{PidFd, ignore_sigpipe, now_micros, start_ticks_of};
 use crate::io::keeper::pump::Output;
 use crate::io::keeper::record::RecordV1;
@@ -134,6 +135,10 @@ fn fit(site: &Site, header: &StartHeaderV1, spec: &mut Value) -> Result<Relaxed,
         if path.exists() {
             join.push((kind, path.to_string_lossy().into_owned()));
         }
+    }
+    if spec["annotations"][SHARED_PROCESSES_ANNOTATION] == "true" {
+        let pin = super::pause::process_namespace(site, &header.pod_uid)?;
+        join.push(("pid", pin.to_string_lossy().into_owned()));
     }
     let hierarchies = Hierarchies::detect()?;
     let cgroup = site.container_cgroup(&header.pod_uid, &header.id);

@@ -164,7 +164,8 @@ fn containers_that_share_their_processes_see_and_signal_each_other() {
     let mut both = pod("both", "");
     both["spec"]["shareProcessNamespace"] = true.into();
     both["spec"]["volumes"] = json!([{"name": "shared", "emptyDir": {}}]);
-    let worker = "trap 'echo reloaded' HUP; echo $$$$ > /shared/pid; while true; do sleep 0.05; done";
+    let worker =
+        "trap 'echo reloaded' HUP; echo $$$$ > /shared/pid; while true; do sleep 0.05; done";
     // An orphan that ends is reaped by the pod's first process.
     let other = "until test -s /shared/pid; do sleep 0.05; done; kill -HUP $(cat /shared/pid); \
         (sleep 0.1 & ); sleep 0.5; echo first: $(cat /proc/1/comm) zombies: \

@@ -130,6 +130,73 @@ fn a_leader_is_found_updated_and_takes_leave() {
 }
 
 #[test]
+fn names_of_the_site_are_answered_until_they_are_withdrawn() {
+    if !possible("names on the site") {
+        return;
+    }
+    let switch = Switch::new("mdnsname");
+    let (leader, board) = (Participant::new(&switch, 1), Participant::new(&switch, 2));
+    let announcer = leader.discovery(Options::default());
+    let names = |last: &[u8]| -> discovery::Names {
+        let addresses = last.iter().map(|last| Ipv4Addr::new(198, 19, 0, *last));
+        [("web".to_owned(), addresses.collect())].into()
+    };
+    announcer.name(names(&[1, 2]));
+    wait_resolved(&board, "web.local", &[1, 2]);
+    announcer.name(names(&[2]));
+    wait_resolved(&board, "web.local", &[2]);
+    announcer.name(discovery::Names::new());
+    wait_resolved(&board, "web.local", &[]);
+    leader.runtime.block_on(announcer.stop());
+}
+
+/// Asks the link until a name stands for exactly these addresses.
+fn wait_resolved(participant: &Participant, name: &str, expected: &[u8]) {
+    let began = Instant::now();
+    loop {
+        let found = participant.inside(|| resolve(name));
+        if found == expected {
+            println!("{name} is {found:?} after {:?}", began.elapsed());
+            return;
+        }
+        assert!(began.elapsed() < WITHIN, "{name} is {found:?} instead of {expected:?}");
+    }
+}
+
+/// One question to the link; the last bytes of the addresses in the answer, sorted.
+fn resolve(name: &str) -> Vec<u8> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("socket");
+    socket.set_read_timeout(Some(Duration::from_millis(300))).expect("timeout");
+    send_multicast_from(&socket, own_address()).expect("interface");
+    let question = [&[0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], &dns_name(name)[..], &[0, 1, 0, 1]];
+    socket.send_to(&question.concat(), GROUP).expect("asked");
+    let mut found = std::collections::BTreeSet::new();
+    let mut packet = [0; 9_000];
+    while let Ok((length, _)) = socket.recv_from(&mut packet) {
+        // TYPE A, some class, a TTL, four bytes of data: 198.19.0.x.
+        for record in packet[..length].windows(14).filter(|it| it[..2] == [0, 1]) {
+            if record[8..13] == [0, 4, 198, 19, 0] {
+                found.insert(record[13]);
+            }
+        }
+        if !found.is_empty() {
+            break;
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// The address of the interface of the namespace in which this runs.
+fn own_address() -> Ipv4Addr {
+    let mut all = nix::ifaddrs::getifaddrs().expect("interfaces");
+    let own = all.find_map(|it| {
+        let address = it.address?.as_sockaddr_in()?.ip();
+        (!address.is_loopback()).then_some(address)
+    });
+    own.expect("an interface with an address")
+}
+
+#[test]
 fn a_leader_that_is_cut_off_stays_until_another_takes_over() {
     if !possible("discovery of a dead leader") {
         return;

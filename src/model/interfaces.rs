@@ -2,9 +2,9 @@
 
 /// Starts of names of interfaces that containers, virtual machines and this program make for
 /// themselves: nobody else reaches a board through them.
-const VIRTUAL: [&str; 17] = [
+const VIRTUAL: [&str; 16] = [
     "docker", "veth", "br-", "virbr", "vnet", "cni", "flannel", "cali", "weave", "lxc", "lxd",
-    "podman", "vxlan", "kumquat", "kqd", "kqt", "dummy",
+    "podman", "vxlan", "kumquat", "kq", "dummy",
 ];
 
 /// Whether an interface is worth announcing; one that a person names always is.
@@ -32,8 +32,18 @@ mod tests {
         for name in ["eth0", "end0", "enp3s0", "wlan0", "br0", "bond0", "usb0"] {
             check(name, None, true);
         }
-        for name in ["lo", "docker0", "veth12", "br-1f2e", "cni0", "flannel.1", "kumquat1", "kqd3"]
-        {
+        for name in [
+            "lo",
+            "docker0",
+            "veth12",
+            "br-1f2e",
+            "cni0",
+            "flannel.1",
+            "kumquat1",
+            "kqd3",
+            "kq-vxlan",
+            "kq0c5a1b2c3d4",
+        ] {
             check(name, None, false);
         }
         check("docker0", Some("docker0"), true);

@@ -412,6 +412,11 @@ pub const HEARD_RECORDS_MAX: usize = 64;
 /// Records in the mDNS library's cache at which it is emptied; an honest link has a few per responder.
 pub const MDNS_CACHE_RECORDS_MAX: i64 = 2_048;
 
+/// Names of load balancers that are announced on the site.
+pub const SITE_NAMES_MAX: usize = 64;
+/// Addresses that one of them stands for: all fit one packet.
+pub const SITE_NAME_ADDRESSES_MAX: usize = 8;
+
 /// Names and addresses for which the API's certificate is kept; more come in only when they are needed.
 pub const SERVER_NAMES_MAX: usize = 32;
 /// Boards that `--peers` may name.

@@ -1,14 +1,19 @@
-//! The signed leader record: who leads and where, for mDNS, the bus and whoever asks.
+//! What a leader says of itself on the site: the signed leader record (who leads and where, for mDNS,
+//! the bus and whoever asks), and the names of the load balancers.
 //!
-//! It is signed anew when this board's addresses change, and withdrawn when the role stops.
+//! The record is signed anew when this board's addresses change; names follow the network, gathered
+//! for a second. All is withdrawn when the role stops.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use logic::network::site_names;
 use model::leader::{LeaderRecord, SignedRecord};
 use model::limits::LEADER_ADDRESSES_MAX;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 use crate::app::addresses::Addresses;
 use crate::app::config::Config;
@@ -16,6 +21,7 @@ use crate::app::identity::Identity;
 use crate::io::discovery::{Discovery, Options};
 use crate::io::store::Leadership;
 use crate::io::tls::Pki;
+use crate::master::net::Net;
 
 /// Signs and announces.
 pub(super) struct Announcer {
@@ -25,7 +31,11 @@ pub(super) struct Announcer {
     addresses: watch::Receiver<Addresses>,
     record: watch::Sender<SignedRecord>,
     discovery: Discovery,
+    net: Net,
 }
+
+/// Changes of the network that come this close together are announced at once.
+const GATHER: Duration = Duration::from_secs(1);
 
 impl Announcer {
     /// Signs the first record and announces it.
@@ -38,6 +48,7 @@ impl Announcer {
         leader: Leadership,
         pki: Arc<Pki>,
         mut addresses: watch::Receiver<Addresses>,
+        net: Net,
     ) -> Result<Self> {
         let pin = pki.pin();
         let template = LeaderRecord {
@@ -59,7 +70,7 @@ impl Announcer {
         });
         discovery.announce(first.clone());
         let record = watch::Sender::new(first);
-        Ok(Self { template, pki, addresses, record, discovery })
+        Ok(Self { template, pki, addresses, record, discovery, net })
     }
 
     /// The newest record.
@@ -72,9 +83,23 @@ impl Announcer {
     /// # Errors
     /// A record cannot be signed.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<()> {
+        let mut published = self.net.published();
+        published.mark_changed();
+        let mut due: Option<Instant> = None;
         loop {
-            // Cancel safety: both lose nothing when dropped.
+            // Cancel safety: none loses anything when dropped; what is due stays so.
             tokio::select! {
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    due = None;
+                    self.discovery.name(site_names(&self.net.state()));
+                    continue;
+                }
+                // The sender is as old as `self.net`.
+                changed = published.changed() => {
+                    let now = changed.map(|()| Instant::now());
+                    due = due.or(now.ok().map(|now| now + GATHER));
+                    continue;
+                }
                 // The board itself ends when nobody tells addresses any more.
                 changed = self.addresses.changed() => if changed.is_err() {
                     break;

@@ -218,6 +218,7 @@ impl Core {
             self.store.leadership(),
             Arc::clone(&self.pki),
             options.addresses.clone(),
+            self.views.net().clone(),
         )?;
         let record = announcer.record();
         loops.spawn("leader record", announcer.run(loops.stop_signal()));

@@ -25,6 +25,7 @@ use tokio::time::{MissedTickBehavior, sleep, timeout};
 use super::Judge;
 use super::heard::Heard;
 use super::judging::Allowance;
+use super::names::{Announced, Names};
 
 /// The service type of leader records.
 const SERVICE: &str = "_kumquat._tcp.local.";
@@ -69,6 +70,7 @@ enum End {
 pub(super) struct Driver {
     interface: Option<String>,
     announced: watch::Receiver<Option<SignedRecord>>,
+    names: watch::Receiver<Names>,
     judge: watch::Receiver<Judge>,
     publish: watch::Sender<Vec<SignedRecord>>,
     asked: Arc<Notify>,
@@ -84,17 +86,19 @@ struct Life {
     allowance: Allowance,
     /// Name of the instance that this daemon announces.
     own: Option<String>,
+    /// Names of the site that it announces.
+    names: Announced,
 }
 
 impl Driver {
     pub(super) fn new(
         interface: Option<String>,
-        announced: watch::Receiver<Option<SignedRecord>>,
+        (announced, names): (watch::Receiver<Option<SignedRecord>>, watch::Receiver<Names>),
         judge: watch::Receiver<Judge>,
         publish: watch::Sender<Vec<SignedRecord>>,
         asked: Arc<Notify>,
     ) -> Self {
-        Self { interface, announced, judge, publish, asked, heard: Heard::default() }
+        Self { interface, announced, names, judge, publish, asked, heard: Heard::default() }
     }
 
     /// Runs until the other side is gone.
@@ -132,6 +136,7 @@ impl Driver {
 
     async fn live(&mut self, life: &mut Life) -> End {
         self.announced.mark_changed();
+        self.names.mark_changed();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -144,6 +149,13 @@ impl Driver {
                 },
                 changed = self.announced.changed() => match changed {
                     Ok(()) => self.announce(life),
+                    Err(_) => Err(End::Stopped),
+                },
+                changed = self.names.changed() => match changed {
+                    Ok(()) => {
+                        let wanted = self.names.borrow_and_update();
+                        life.names.change(&life.daemon, &wanted).map_err(End::from)
+                    }
                     Err(_) => Err(End::Stopped),
                 },
                 changed = self.judge.changed() => match changed {
@@ -249,7 +261,15 @@ impl Life {
         let events = daemon.browse(SERVICE)?;
         let now = Instant::now();
         let allowance = Allowance::new(now);
-        Ok(Self { daemon, events, began: now, asked: now, allowance, own: None })
+        Ok(Self {
+            daemon,
+            events,
+            began: now,
+            asked: now,
+            allowance,
+            own: None,
+            names: Announced::default(),
+        })
     }
 
     /// Asks the link, unless that was done just before.

@@ -1,6 +1,6 @@
 //! Discovery: who leads a cluster on this link, by mDNS (`_kumquat._tcp`, RFC 6762 and 6763).
 //!
-//! In: leader records to announce, and a judge of what is heard. Out: the records heard, newest last
+//! In: leader records and names to announce, and a judge of what is heard. Out: the records heard, newest last
 //! known per cluster and board, on a watch channel. A record is a hint: mDNS can be forged by everybody
 //! on the link, so a caller that knows its cluster's authority passes a judge that checks signatures,
 //! and nothing else takes up room. It is no failure detector: a board that is killed stays up to 90 s.
@@ -12,6 +12,7 @@
 mod driver;
 mod heard;
 mod judging;
+mod names;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use driver::Driver;
+
+pub use names::Names;
 
 /// How long the goodbye may take.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
@@ -56,6 +59,7 @@ impl fmt::Debug for Options {
 /// A responder and listener that runs until it is stopped or dropped.
 pub struct Discovery {
     announced: watch::Sender<Option<SignedRecord>>,
+    names: watch::Sender<Names>,
     judge: watch::Sender<Judge>,
     heard: watch::Receiver<Vec<SignedRecord>>,
     asked: Arc<Notify>,
@@ -77,13 +81,19 @@ impl Discovery {
     /// Outside of a tokio runtime.
     pub fn start(options: Options) -> Self {
         let (announced, to_announce) = watch::channel(None);
+        let (names, to_name) = watch::channel(Names::new());
         let (judge, judged_by) = watch::channel(options.judge);
         let (publish, heard) = watch::channel(Vec::new());
         let asked = Arc::new(Notify::new());
-        let driver =
-            Driver::new(options.interface, to_announce, judged_by, publish, Arc::clone(&asked));
+        let driver = Driver::new(
+            options.interface,
+            (to_announce, to_name),
+            judged_by,
+            publish,
+            Arc::clone(&asked),
+        );
         let task = tokio::spawn(driver.run());
-        Self { announced, judge, heard, asked, task }
+        Self { announced, names, judge, heard, asked, task }
     }
 
     /// The records heard from others that count, the greatest rank first.
@@ -101,6 +111,16 @@ impl Discovery {
         self.announced.send_replace(None);
     }
 
+    /// Announces these names of the site, in place of those before. The link must be one on which
+    /// their addresses lie.
+    pub fn name(&self, names: Names) {
+        self.names.send_if_modified(|before| {
+            let is_new = *before != names;
+            *before = names;
+            is_new
+        });
+    }
+
     /// Judges anew what was heard, and everything from here on: for a board that has learned its
     /// cluster's authority.
     pub fn judge_by(&self, judge: Judge) {
@@ -114,8 +134,8 @@ impl Discovery {
 
     /// Says goodbye and ends.
     pub async fn stop(self) {
-        let Self { announced, judge, heard, asked, mut task } = self;
-        drop((announced, judge, heard, asked));
+        let Self { announced, names, judge, heard, asked, mut task } = self;
+        drop((announced, names, judge, heard, asked));
         if tokio::time::timeout(STOP_WITHIN, &mut task).await.is_err() {
             task.abort();
         }

@@ -13,6 +13,9 @@ mod policy;
 pub mod reach;
 pub mod rules;
 mod service;
+mod site_names;
+
+pub use site_names::{SiteNames, site_names};
 
 #[cfg(test)]
 mod tests;

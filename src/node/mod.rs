@@ -3,7 +3,7 @@
 //! In: the master's messages over [`BoardEnd`], the keeper, the image store. Out: containers that run
 //! as the desired set says, statuses, events, logs. A board needs no master to keep its pods: it
 //! restarts what crashes, and brings everything back after a reboot. It meets the master only
-//! through `model::wire`. Deliberately absent: service traffic, DNS, exec and port-forward streams.
+//! through `model::wire`. Deliberately absent: service traffic, exec and port-forward streams.
 
 mod agent;
 mod board;

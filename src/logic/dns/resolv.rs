@@ -113,8 +113,8 @@ pub struct PodResolv {
     pub warnings: Vec<String>,
 }
 
-/// Writes a pod's resolv.conf; `cluster` is the address of the DNS service.
-pub fn for_pod(pod: &PodDns<'_>, cluster: Ipv4Addr, host: &Resolv) -> PodResolv {
+/// Writes a pod's resolv.conf; `cluster` is the address of the DNS service, where there is one.
+pub fn for_pod(pod: &PodDns<'_>, cluster: Option<Ipv4Addr>, host: &Resolv) -> PodResolv {
     let of_host = match pod.policy {
         "None" => None,
         "Default" => Some(true),
@@ -130,7 +130,8 @@ pub fn for_pod(pod: &PodDns<'_>, cluster: Ipv4Addr, host: &Resolv) -> PodResolv 
             searches.extend(own);
             searches.extend(host.searches.iter().cloned());
             let options = vec![NDOTS.to_owned()];
-            Resolv { nameservers: vec![cluster.to_string()], searches, options }
+            let nameservers = cluster.iter().map(Ipv4Addr::to_string).collect();
+            Resolv { nameservers, searches, options }
         }
     };
     resolv.nameservers.extend(pod.nameservers.iter().cloned());
@@ -157,11 +158,9 @@ pub fn for_pod(pod: &PodDns<'_>, cluster: Ipv4Addr, host: &Resolv) -> PodResolv 
 
 /// The host's own configuration. Inside a pod a loopback server is the pod itself: the board's DNS,
 /// which asks that server, stands in for it.
-fn of_board(host: &Resolv, cluster: Ipv4Addr, host_network: bool) -> Resolv {
+fn of_board(host: &Resolv, cluster: Option<Ipv4Addr>, host_network: bool) -> Resolv {
     let mut resolv = host.clone();
-    if host_network {
-        return resolv;
-    }
+    let Some(cluster) = cluster.filter(|_| !host_network) else { return resolv };
     for server in &mut resolv.nameservers {
         if server.parse().is_ok_and(|address: IpAddr| address.is_loopback()) {
             *server = cluster.to_string();
@@ -240,7 +239,7 @@ mod tests {
         let own = "search lan\nnameserver 192.168.1.1\noptions rotate\n";
         let check = |policy, host_network, host: &Resolv, expected: &str| {
             let pod = PodDns { policy, host_network, namespace: "a", ..PodDns::default() };
-            let found = for_pod(&pod, CLUSTER, host);
+            let found = for_pod(&pod, Some(CLUSTER), host);
             assert_eq!(found.text, expected, "{policy} {host_network}");
             assert!(found.warnings.is_empty());
         };
@@ -269,11 +268,11 @@ mod tests {
         let host = Resolv::parse("search lan\n");
         let expected = "search a.svc.cluster.local svc.cluster.local cluster.local lan corp\n\
                         nameserver 10.43.0.10\nnameserver 1.1.1.1\noptions ndots:2 edns0\n";
-        assert_eq!(for_pod(&pod, CLUSTER, &host).text, expected);
+        assert_eq!(for_pod(&pod, Some(CLUSTER), &host).text, expected);
         let none = PodDns { policy: "None", ..pod };
         let expected = "search corp lan\nnameserver 1.1.1.1\nnameserver 10.43.0.10\n\
                         options ndots:2 edns0\n";
-        assert_eq!(for_pod(&none, CLUSTER, &host).text, expected);
+        assert_eq!(for_pod(&none, Some(CLUSTER), &host).text, expected);
     }
 
     #[test]
@@ -286,7 +285,7 @@ mod tests {
             searches: &searches,
             ..PodDns::default()
         };
-        let found = for_pod(&pod, CLUSTER, &Resolv::default());
+        let found = for_pod(&pod, Some(CLUSTER), &Resolv::default());
         assert_eq!(found.text.matches("nameserver").count(), 3);
         assert!(!found.text.contains("3.3.3.3"));
         let line = found.text.lines().next().expect("a line");
@@ -296,7 +295,7 @@ mod tests {
         let long: Vec<String> =
             (0..20).map(|index| format!("{index}{}", "x".repeat(200))).collect();
         let pod = PodDns { searches: &long, nameservers: &[], ..pod };
-        let found = for_pod(&pod, CLUSTER, &Resolv::default());
+        let found = for_pod(&pod, Some(CLUSTER), &Resolv::default());
         let line = found.text.lines().next().expect("a line");
         assert!(line.len() - "search ".len() <= DNS_SEARCHES_BYTES_MAX, "{}", line.len());
         assert_eq!(found.warnings.len(), 1);

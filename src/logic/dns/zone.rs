@@ -119,6 +119,11 @@ impl Zone {
         &self.ranges
     }
 
+    /// Whether a board has this address.
+    pub fn is_board(&self, address: Ipv4Addr) -> bool {
+        self.state.boards.values().any(|board| board.address == Some(address))
+    }
+
     /// Whether a name is answered here or nowhere.
     pub fn is_ours(&self, name: &Name) -> bool {
         !matches!(self.find(name), Found::Outside)
@@ -175,8 +180,7 @@ impl Zone {
     }
 
     fn is_pod(&self, address: Ipv4Addr) -> bool {
-        let boards = || self.state.boards.values();
-        self.ranges.pods.contains(address) || boards().any(|b| b.address == Some(address))
+        self.ranges.pods.contains(address) || self.is_board(address)
     }
 
     fn find_reverse(&self, name: &Name) -> Found<'_> {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use model::limits::{DNS_CONNECTIONS_MAX, DNS_IDLE_SECONDS_MAX};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Sleep;
 
 use super::resolver::Resolver;
 use super::{DnsOptions, stopped};
@@ -20,6 +22,8 @@ use crate::io::dns::{Held, read_message, write_message};
 const BATCH: usize = 64;
 /// Larger than any query.
 const QUERY_BYTES_MAX: usize = 4_096;
+/// After a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection may be silent.
 const IDLE: Duration = Duration::from_secs(DNS_IDLE_SECONDS_MAX);
 
@@ -68,10 +72,10 @@ pub async fn serve(
     let mut state = options.state;
     let (ask, mut asked) = mpsc::channel::<Asked>(DNS_CONNECTIONS_MAX);
     let mut connections = Connections::default();
+    let mut full = None;
     loop {
         // Cancel safety: every arm loses nothing when dropped.
         tokio::select! {
-            biased;
             () = stopped(&mut stop) => return Ok(()),
             changed = state.changed() => match changed {
                 Ok(()) => resolver.set_state(Arc::clone(&state.borrow_and_update())),
@@ -80,11 +84,12 @@ pub async fn serve(
             },
             landed = resolver.landed() => landed?,
             Some((message, answer)) = asked.recv() => resolver.take(&message, Client::Tcp(answer)),
-            accepted = tcp.accept() => match accepted {
+            accepted = tcp.accept(), if full.is_none() => match accepted {
                 Ok((stream, _)) => connections.add(stream, ask.clone()),
                 // Too many open files, or a client that gave up: the next may be luckier.
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                Err(_) => full = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE))),
             },
+            () = over(&mut full) => full = None,
             readable = udp.readable() => {
                 readable?;
                 if take_datagrams(&udp, &mut resolver) {
@@ -93,6 +98,14 @@ pub async fn serve(
                 }
             }
         }
+    }
+}
+
+/// The end of a pause; never while there is none.
+async fn over(pause: &mut Option<Pin<Box<Sleep>>>) {
+    match pause {
+        Some(pause) => pause.await,
+        None => std::future::pending().await,
     }
 }
 

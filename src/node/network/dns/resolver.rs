@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use logic::dns::{
     Answer, Cache, Judged, Kept, Name, Outcome, Query, Question, Ranges, Reply, Servers, Zone,
-    judge, rcode, types,
+    judge, rcode,
 };
 use model::limits::{DNS_QUESTIONS_MAX, DNS_WAITERS_MAX};
 use model::network::NetState;
@@ -282,7 +282,12 @@ impl Resolver {
         tracing::info!(?servers, "upstream DNS servers");
         self.servers.replace(&servers);
         self.cache.clear();
-        for server in servers.into_iter().filter(|server| server.ip().is_loopback()) {
+        let on_board = |server: &SocketAddr| match server.ip() {
+            IpAddr::V4(address) => address.is_loopback() || self.zone.is_board(address),
+            IpAddr::V6(address) => address.is_loopback(),
+        };
+        let near: Vec<SocketAddr> = servers.into_iter().filter(on_board).collect();
+        for server in near {
             self.probe(server);
         }
     }
@@ -299,7 +304,6 @@ impl Resolver {
         let Some(name) = Name::parse(&format!("{high}.{low}")) else { return };
         let question =
             Question { name: name.clone(), kind: HINFO, dnssec: false, checking_disabled: false };
-        debug_assert!(question.kind != types::ANY);
         self.probes.insert(name.clone(), server);
         self.tasks.spawn(async move {
             // What the server says to it does not matter.

@@ -31,8 +31,10 @@ const ASKS_MAX: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct NetHeld {
     state: watch::Sender<Arc<NetState>>,
-    /// The leader that told the last whole state; that of a file is not known.
+    /// The leader that was heard last; that of a file is not known.
     reign: Reign,
+    /// The state is none of its words.
+    is_of_earlier_leader: bool,
     /// Differences to later states, by their base.
     ahead: BTreeMap<u64, NetV1>,
     /// A difference to exactly this state could not be applied: only a whole one helps.
@@ -49,6 +51,7 @@ impl NetHeld {
         Self {
             state: watch::Sender::new(Arc::new(newest.unwrap_or_default())),
             reign: (0, 0),
+            is_of_earlier_leader: false,
             ahead: BTreeMap::new(),
             needs_whole: false,
             ask_ticks: None,
@@ -77,11 +80,14 @@ impl NetHeld {
 
     /// Takes what the leader of this reign says.
     pub(crate) fn take(&mut self, reign: Reign, message: NetV1, now_ticks: u64) {
+        if reign > self.reign {
+            (self.reign, self.is_of_earlier_leader) = (reign, true);
+            self.ahead.clear();
+        }
         if message.base == 0 {
-            // One that is not newer came late. A later leader's counts whatever it says.
-            let late = (reign, message.revision) <= (self.reign, self.held());
-            if !late || self.needs_whole {
-                self.reign = self.reign.max(reign);
+            // One that is not newer came late, unless it is the first word of another leader.
+            let is_newer = message.revision > self.held();
+            if is_newer || self.is_of_earlier_leader || self.needs_whole {
                 self.apply(message);
             }
         } else if message.base == self.held() {
@@ -109,7 +115,7 @@ impl NetHeld {
         match applied {
             Ok(state) => {
                 tracing::debug!(revision = state.revision, "network state applied");
-                self.needs_whole = false;
+                (self.needs_whole, self.is_of_earlier_leader) = (false, false);
                 self.state.send_replace(Arc::new(state));
             }
             Err(error) => {
@@ -207,6 +213,9 @@ mod tests {
         assert_eq!(held.revision(), 5);
         held.take((1, 2), state(4).whole(), 0);
         assert_eq!(held.revision(), 5);
+        held.take((1, 3), change(5, 6), 0);
+        held.take((1, 3), state(5).whole(), 0);
+        assert_eq!(held.revision(), 6, "its difference was newer");
     }
 
     #[test]

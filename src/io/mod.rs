@@ -15,3 +15,4 @@ pub mod peer;
 pub mod seldom;
 pub mod store;
 pub mod tls;
+pub mod upgrade;

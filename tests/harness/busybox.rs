@@ -28,12 +28,17 @@ pub fn archive(folder: &Path) -> PathBuf {
 
 /// The same image under another name.
 pub fn archive_as(folder: &Path, name: &str) -> PathBuf {
+    archive_with(folder, name, &["bin/sh", "bin/sleep", "bin/echo", "bin/usleep", "bin/cat", "bin/true"])
+}
+
+/// An image whose busybox answers to these names, which begin with `bin/`.
+pub fn archive_with(folder: &Path, name: &str, links: &[&str]) -> PathBuf {
     let path = folder.join("busybox.tar");
     let file = SingleFile {
         name,
         program: Path::new(PROGRAM),
         path: "bin/busybox",
-        links: &["bin/sh", "bin/sleep", "bin/echo", "bin/usleep", "bin/cat", "bin/true"],
+        links,
         entrypoint: &["/bin/sh"],
     };
     let mut writer = File::create(&path).expect("archive file");

@@ -109,6 +109,14 @@ impl Kubectl {
         text
     }
 
+    /// Starts a command with these streams.
+    pub fn start(&self, arguments: &[&str], streams: [Stdio; 3]) -> Child {
+        let mut command = self.command(arguments);
+        let [stdin, stdout, stderr] = streams;
+        command.stdin(stdin).stdout(stdout).stderr(stderr);
+        self.spawn(command)
+    }
+
     /// Starts a command that goes on (`get -w`, `logs -f`).
     pub fn follow(&self, arguments: &[&str]) -> Followed {
         let mut command = self.command(arguments);

@@ -1,6 +1,5 @@
 //! GET pods/NAME/log: finds the container, asks the board, and passes its bytes on.
 //!
-//! Also refuses exec, attach and port-forward in plain words: they are not served yet.
 //! Texts are those of `k8s.io/kubernetes/pkg/registry/core/pod` and of the kubelet.
 
 use std::io;
@@ -20,7 +19,7 @@ use tokio::time::timeout;
 
 use super::answer::{Answer, AnswerBody, Unfolded, with_body};
 use super::query::{self, OptionProblem};
-use super::route::{Call, Place, method_not_allowed};
+use super::route::{Call, Place};
 use crate::master::registry::Target;
 
 /// How long a board may take before the first byte or the end of a log.
@@ -155,7 +154,7 @@ fn options(call: &Call) -> Result<LogsRequestV1, ApiError> {
 }
 
 /// The container that is meant; only a pod with one may leave it open.
-fn container(pod: &Value, name: &str, asked: Option<&str>) -> Result<String, ApiError> {
+pub(super) fn container(pod: &Value, name: &str, asked: Option<&str>) -> Result<String, ApiError> {
     let names = |field: &str| -> Vec<&str> {
         let list = pod["spec"][field].as_array().map(Vec::as_slice).unwrap_or_default();
         list.iter().filter_map(|container| container["name"].as_str()).collect()
@@ -218,33 +217,6 @@ fn check_started(pod: &Value, name: &str, request: &LogsRequestV1) -> Result<(),
         Some(reason) => format!("{waiting}: {reason}"),
         None => format!("{waiting} - no logs yet"),
     })
-}
-
-/// Whether the path is pods/NAME/{exec,attach,portforward}.
-pub(super) fn is_interactive(place: &Place, subresource: &str) -> bool {
-    place.resource.plural == "pods"
-        && place.resource.group.is_empty()
-        && matches!(subresource, "exec" | "attach" | "portforward")
-}
-
-/// The answer to exec, attach and port-forward until they are served.
-pub(super) fn refuse_interactive(
-    call: &Call,
-    place: &Place,
-    subresource: &str,
-) -> Result<Answer, ApiError> {
-    use http::Method;
-    if !matches!(call.method, Method::GET | Method::POST) {
-        return Err(method_not_allowed());
-    }
-    let target = Target::new(place.resource, &*place.namespace, &*place.name);
-    let pod: Value = serde_json::from_slice(&call.api.registry.get(&target)?).unwrap_or_default();
-    if pod["spec"]["nodeName"].as_str().is_none_or(str::is_empty) {
-        let text = format!("pod {} does not have a host assigned", place.name);
-        return Err(ApiError::bad_request(text));
-    }
-    let text = format!("pods/{subresource} is not served by this version of kumquat yet");
-    Err(ApiError::new(501, "NotImplemented", text))
 }
 
 /// A source that knows no board: for a master without its own.

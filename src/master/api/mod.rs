@@ -1,15 +1,14 @@
 //! The API server: the registry's semantics over HTTPS, for kubectl, client-go, kube-rs and Helm.
 //!
 //! ```text
-//! serve (TLS, HTTP/1.1, h2) -> route -> auth -> path -> read | watching | write | logs
+//! serve (TLS, HTTP/1.1, h2) -> route -> auth -> path -> read | watching | write | logs | streams
 //!                                  \-> discovery, openapi, health, version
 //! ```
 //! Everything is driven by the one resource table. In: listeners and a registry. Out: answers equal
 //! to those of kube-apiserver 1.36 for the kinds served. Invariants: whatever a peer sends ends at
 //! most its own connection; no answer is built whole in memory when it can be streamed; an idle
 //! watch costs no work.
-//! Deliberately absent until their time: exec, attach and port-forward, server-side apply, bearer
-//! tokens and RBAC, protobuf answers.
+//! Deliberately absent until their time: server-side apply, bearer tokens and RBAC, protobuf answers.
 
 mod answer;
 mod auth;
@@ -26,6 +25,7 @@ mod read;
 mod render;
 mod route;
 mod serve;
+mod streams;
 mod table;
 mod version;
 mod watching;

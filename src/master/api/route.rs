@@ -8,9 +8,11 @@ use http::header::{
 };
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use model::ids::Uid;
 use model::limits::{
     API_BODIES_BYTES_MAX, API_LISTS_BYTES_MAX, API_REQUEST_SECONDS_MAX, API_REQUESTS_MAX,
+    API_UPGRADES_MAX,
 };
 use model::resource::{self, Resource, Subresource, Verb};
 use model::status::ApiError;
@@ -26,7 +28,7 @@ use super::negotiate::{self, Form, Media};
 use super::path::{self, RequestPath, ResourcePath};
 use super::query::Query;
 use super::serve::Working;
-use super::{discovery, health, logs, openapi, read, render, version, watching, write};
+use super::{discovery, health, logs, openapi, read, render, streams, version, watching, write};
 use crate::io::clock::Clock;
 use crate::master::registry::{Registry, UserInfo};
 
@@ -50,6 +52,8 @@ pub(super) struct Api {
     pub(super) lists: Arc<Semaphore>,
     /// Bytes of request bodies that may still be held.
     pub(super) bodies: Arc<Semaphore>,
+    /// Connections that may still be upgraded.
+    pub(super) upgrades: Arc<Semaphore>,
 }
 
 impl Api {
@@ -72,6 +76,7 @@ impl Api {
             requests: Semaphore::new(API_REQUESTS_MAX),
             lists: Arc::new(Semaphore::new(API_LISTS_BYTES_MAX / read::LIST_UNIT_BYTES)),
             bodies: Arc::new(Semaphore::new(API_BODIES_BYTES_MAX)),
+            upgrades: Arc::new(Semaphore::new(API_UPGRADES_MAX)),
         }
     }
 }
@@ -85,6 +90,8 @@ pub(super) struct Call {
     pub(super) query: Query,
     /// Where the server was reached, as the client names it.
     pub(super) host: String,
+    /// The connection, when this request may take it over.
+    pub(super) upgrade: Option<OnUpgrade>,
 }
 
 impl Call {
@@ -112,7 +119,7 @@ pub(super) async fn answer(
     request: Request<Incoming>,
     working: Working,
 ) -> Answer {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let query = Query::parse(head.uri.query().unwrap_or_default());
     let form = negotiate::error_form(&head.headers, &query);
     let audit_id = head.headers.get(AUDIT_ID).cloned().unwrap_or_else(new_audit_id);
@@ -128,6 +135,7 @@ pub(super) async fn answer(
         headers: head.headers,
         query,
         host: host.unwrap_or_default(),
+        upgrade: head.extensions.remove(),
     };
     let answered = match api.requests.try_acquire() {
         Ok(_slot) => {
@@ -200,13 +208,13 @@ async fn on_resource(
         return Ok(page_not_found());
     }
     let place = place(&path)?;
-    if logs::is_interactive(&place, &path.subresource) {
-        return logs::refuse_interactive(&call, &place, &path.subresource);
-    }
     if place.subresource.is_none() && !path.subresource.is_empty() {
         return Err(resource_not_found());
     }
     check_verb(&place, verb)?;
+    if place.subresource.is_some_and(streams::serves) {
+        return streams::answer(&call, &place).await;
+    }
     let mut answer = match verb {
         "get" if place.subresource.is_some_and(|sub| sub.name == "log") => {
             logs::answer(&call, &place).await
@@ -333,7 +341,7 @@ fn too_slow() -> ApiError {
     generic(504, "Timeout", "Timeout: request did not complete within the allotted timeout")
 }
 
-fn too_many() -> Answer {
+pub(super) fn too_many() -> Answer {
     let mut answer =
         plain(StatusCode::TOO_MANY_REQUESTS, "Too many requests, please try again later.\n");
     answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));

@@ -7,8 +7,9 @@
 //! [`API_STOP_SECONDS_MAX`] to finish.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,7 +20,6 @@ use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulConnection;
 use model::limits::{
     API_CONNECTIONS_MAX, API_HANDSHAKE_SECONDS_MAX, API_HEAD_BYTES_MAX, API_HEAD_SECONDS_MAX,
     API_IDLE_SECONDS_MAX, API_STOP_SECONDS_MAX, API_STRANGER_IDLE_SECONDS_MAX,
@@ -155,10 +155,12 @@ impl Door {
         });
         if http2 {
             let connection = http2_builder().serve_connection(stream, service);
-            run(connection, &busy, idle, self.shutdown.clone()).await
+            let wind_down = http2::Connection::graceful_shutdown;
+            run(connection, wind_down, &busy, idle, self.shutdown.clone()).await
         } else {
-            let connection = http1_builder().serve_connection(stream, service);
-            run(connection, &busy, idle, self.shutdown.clone()).await
+            let connection = http1_builder().serve_connection(stream, service).with_upgrades();
+            let wind_down = http1::UpgradeableConnection::graceful_shutdown;
+            run(connection, wind_down, &busy, idle, self.shutdown.clone()).await
         }
     }
 }
@@ -187,12 +189,13 @@ fn http2_builder() -> http2::Builder<TokioExecutor> {
 /// Drives one connection; asks it to end when it is idle for too long or the API stops.
 async fn run<C>(
     connection: C,
+    wind_down: impl FnOnce(Pin<&mut C>),
     busy: &Busy,
     idle: Duration,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), hyper::Error>
 where
-    C: GracefulConnection<Error = hyper::Error>,
+    C: Future<Output = Result<(), hyper::Error>>,
 {
     let mut connection = pin!(connection);
     let mut seen = busy.begun();
@@ -210,7 +213,7 @@ where
             }
         }
     }
-    connection.as_mut().graceful_shutdown();
+    wind_down(connection.as_mut());
     let grace = Duration::from_secs(API_STOP_SECONDS_MAX);
     timeout(grace, connection).await.unwrap_or(Ok(()))
 }

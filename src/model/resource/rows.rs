@@ -200,9 +200,12 @@ pub static RESOURCES: &[Resource] = &[
         namespaced: true,
         verbs: &[Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch],
         subresources: &[
+            sub("attach", "", "", "PodAttachOptions", &[Create, Get]),
             sub("binding", "", "", "Binding", &[Create]),
             sub("eviction", "policy", "v1", "Eviction", &[Create]),
+            sub("exec", "", "", "PodExecOptions", &[Create, Get]),
             sub("log", "", "", "Pod", &[Get]),
+            sub("portforward", "", "", "PodPortForwardOptions", &[Create, Get]),
             sub("status", "", "", "Pod", &[Get, Patch, Update]),
         ],
         columns: &[

@@ -44,6 +44,8 @@ impl Kind {
     }
 }
 
+const PODS: &[&str] =
+    &["attach", "binding", "eviction", "exec", "log", "portforward", "status"];
 const STATUS: &[&str] = &["status"];
 const SCALED: &[&str] = &["scale", "status"];
 
@@ -67,7 +69,7 @@ pub(super) const KINDS: &[Kind] = &[
     ]),
     kind("", "namespaces").with(&["finalize", "status"]).selected_by(&["status.phase"]),
     kind("", "nodes").with(STATUS).selected_by(&["spec.unschedulable"]),
-    kind("", "pods").with(&["binding", "eviction", "log", "status"]).counted().selected_by(&[
+    kind("", "pods").with(PODS).counted().selected_by(&[
         "spec.nodeName",
         "spec.restartPolicy",
         "spec.schedulerName",
@@ -89,6 +91,10 @@ pub(super) const KINDS: &[Kind] = &[
     kind("networking.k8s.io", "networkpolicies").counted(),
     kind("policy", "poddisruptionbudgets").with(STATUS).counted(),
 ];
+
+/// Kinds that are only a query: they have no schema.
+pub(super) const CONNECT_KINDS: &[&str] =
+    &["PodAttachOptions", "PodExecOptions", "PodPortForwardOptions"];
 
 /// Schemas wanted besides those of the kinds and their subresources.
 pub(super) const EXTRA_SCHEMAS: &[&str] = &[

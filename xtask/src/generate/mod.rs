@@ -57,6 +57,9 @@ fn make(root: &Path, kinds: &[Kind]) -> Result<[(PathBuf, Vec<u8>); 2]> {
         roots.push(source.schema_of(group, &row.version, row.kind_name())?.to_owned());
         for sub in row.subresources() {
             let kind = &sub["responseKind"];
+            if kinds::CONNECT_KINDS.iter().any(|connect| kind["kind"] == *connect) {
+                continue;
+            }
             let word = |name: &str| kind[name].as_str().unwrap_or("");
             let own = word("version").is_empty();
             let (group, version) =

@@ -134,13 +134,27 @@ async fn errors_are_those_of_a_real_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exec_is_refused_in_words() {
+async fn streams_are_refused_in_the_words_of_a_real_server() {
     let (server, _) = server_with_board().await;
     pod(&server, "p", true).await;
-    for path in ["exec?command=ls", "attach", "portforward"] {
-        let reply =
-            server.request(As::Admin, Method::POST, &format!("{PODS}/p/{path}"), &[], "").await;
-        assert_eq!(reply.code, 501, "{}", reply.text());
-        assert!(reply.json()["message"].as_str().unwrap().contains("is not served"));
+    pod(&server, "unbound", false).await;
+    let choose = "a container name must be specified for pod p, choose one of: [a b broken]";
+    let none = "you must specify at least 1 of stdin, stdout, stderr";
+    for method in [Method::GET, Method::POST] {
+        for (path, code, text) in [
+            ("p/exec?command=ls&stdout=true", 400, choose),
+            ("p/exec?command=ls&container=x", 400, "container x is not valid for pod p"),
+            ("p/exec?command=ls&container=a", 400, none),
+            ("p/attach?container=a&stdout=true", 400, "Upgrade request required"),
+            ("p/portforward", 400, "Upgrade request required"),
+            ("unbound/portforward", 400, "pod unbound does not have a host assigned"),
+            ("none/exec?command=ls", 404, "pods \"none\" not found"),
+        ] {
+            let path = format!("{PODS}/{path}");
+            let reply = server.request(As::Admin, method.clone(), &path, &[], "").await;
+            assert_eq!((reply.code, reply.json()["message"].as_str()), (code, Some(text)), "{path}");
+        }
     }
+    let reply = server.request(As::Admin, Method::PUT, &format!("{PODS}/p/exec"), &[], "").await;
+    assert_eq!(reply.code, 405);
 }

@@ -152,7 +152,11 @@ async fn streams_are_refused_in_the_words_of_a_real_server() {
         ] {
             let path = format!("{PODS}/{path}");
             let reply = server.request(As::Admin, method.clone(), &path, &[], "").await;
-            assert_eq!((reply.code, reply.json()["message"].as_str()), (code, Some(text)), "{path}");
+            assert_eq!(
+                (reply.code, reply.json()["message"].as_str()),
+                (code, Some(text)),
+                "{path}"
+            );
         }
     }
     let reply = server.request(As::Admin, Method::PUT, &format!("{PODS}/p/exec"), &[], "").await;

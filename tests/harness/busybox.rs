@@ -28,7 +28,11 @@ pub fn archive(folder: &Path) -> PathBuf {
 
 /// The same image under another name.
 pub fn archive_as(folder: &Path, name: &str) -> PathBuf {
-    archive_with(folder, name, &["bin/sh", "bin/sleep", "bin/echo", "bin/usleep", "bin/cat", "bin/true"])
+    archive_with(
+        folder,
+        name,
+        &["bin/sh", "bin/sleep", "bin/echo", "bin/usleep", "bin/cat", "bin/true"],
+    )
 }
 
 /// An image whose busybox answers to these names, which begin with `bin/`.

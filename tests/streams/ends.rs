@@ -33,15 +33,19 @@ pub(super) fn running(arguments: &[&str]) -> usize {
     let wanted = arguments.join("\0") + "\0";
     let entries = std::fs::read_dir("/proc").expect("proc").flatten();
     entries
-        .filter(|entry| std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == wanted.as_bytes()))
+        .filter(|entry| {
+            std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == wanted.as_bytes())
+        })
         .count()
 }
 
 fn client_that_goes(kubectl: &Kubectl, pod: &str, mark: &str) {
     let seconds = format!("{mark}.25");
     let process = ["sleep", seconds.as_str()];
-    let mut child = kubectl
-        .start(&[&["exec", pod, "--"], &process[..]].concat(), [Stdio::null(), Stdio::null(), Stdio::null()]);
+    let mut child = kubectl.start(
+        &[&["exec", pod, "--"], &process[..]].concat(),
+        [Stdio::null(), Stdio::null(), Stdio::null()],
+    );
     until("the process runs", || running(&process) > 0);
     child.kill().expect("alive");
     child.wait().expect("killed");
@@ -84,8 +88,10 @@ fn client_that_does_not_read(bed: &Bed, kubectl: &Kubectl, pod: &str) {
 fn pod_that_goes(bed: &Bed, kubectl: &Kubectl) {
     let name = format!("gone-{}", kubectl.minor);
     bed.pod(&name, 1, "exec httpd -f -p 127.0.0.1:8080 -h /", &json!({}));
-    let mut child = kubectl
-        .start(&["exec", &name, "--", "sleep", "10000"], [Stdio::null(), Stdio::piped(), Stdio::piped()]);
+    let mut child = kubectl.start(
+        &["exec", &name, "--", "sleep", "10000"],
+        [Stdio::null(), Stdio::piped(), Stdio::piped()],
+    );
     until("the process runs", || running(&["sleep", "10000"]) > 0);
     let began = Instant::now();
     bed.cluster.master().api("DELETE", &format!("{PODS}/{name}"), None).expect("deleted");

@@ -59,7 +59,8 @@ fn ports_of_every_kubectl_on_both_boards() {
     for (index, name) in ["own", "far"].into_iter().enumerate() {
         let script = "cat > /dev/null < /dev/null; exec httpd -f -p 127.0.0.1:8080 -h /";
         bed.pod(name, index, script, &json!({}));
-        let put = ["exec", "-i", name, "--", "sh", "-c", "cat > /large; head -c 100000 /large > /small"];
+        let put =
+            ["exec", "-i", name, "--", "sh", "-c", "cat > /large; head -c 100000 /large > /small"];
         assert_eq!(run(&bed.kubectls[0], &put, Some(content.clone())).0, 0);
     }
     let namespace = bed.cluster.master().namespace().to_owned();

@@ -25,8 +25,20 @@ use switch::Cluster;
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const IMAGE: &str = "kumquat.test/tools:v1";
 const TOOLS: [&str; 14] = [
-    "bin/sh", "bin/sleep", "bin/echo", "bin/cat", "bin/true", "bin/tar", "bin/head", "bin/wc",
-    "bin/sha256sum", "bin/stty", "bin/httpd", "bin/dd", "bin/ls", "bin/usleep",
+    "bin/sh",
+    "bin/sleep",
+    "bin/echo",
+    "bin/cat",
+    "bin/true",
+    "bin/tar",
+    "bin/head",
+    "bin/wc",
+    "bin/sha256sum",
+    "bin/stty",
+    "bin/httpd",
+    "bin/dd",
+    "bin/ls",
+    "bin/usleep",
 ];
 /// Bytes that are sent both ways.
 const LARGE: usize = 20 * 1024 * 1024;
@@ -73,7 +85,8 @@ impl Bed {
 
     /// Creates a pod on the board with that index and waits until it runs.
     fn pod(&self, name: &str, index: usize, script: &str, more: &Value) {
-        let mut container = json!({"name": "main", "image": IMAGE, "command": ["/bin/sh", "-c", script]});
+        let mut container =
+            json!({"name": "main", "image": IMAGE, "command": ["/bin/sh", "-c", script]});
         for (key, value) in more.as_object().into_iter().flatten() {
             container[key] = value.clone();
         }
@@ -177,21 +190,33 @@ fn output_and_codes(kubectl: &Kubectl, pod: &str) {
 
 fn small_input(kubectl: &Kubectl, pod: &str) {
     let input = b"one\ntwo\n".to_vec();
-    let (code, output, errors) = run(kubectl, &["exec", "-i", pod, "--", "cat"], Some(input.clone()));
+    let (code, output, errors) =
+        run(kubectl, &["exec", "-i", pod, "--", "cat"], Some(input.clone()));
     assert_eq!((code, &output), (0, &input), "1.{} {pod}: {errors}", kubectl.minor);
     // A process that leaves without reading its input.
     let much = noise(1024 * 1024);
-    let (code, output, _) = run(kubectl, &["exec", "-i", pod, "--", "head", "-c", "5"], Some(much.clone()));
+    let (code, output, _) =
+        run(kubectl, &["exec", "-i", pod, "--", "head", "-c", "5"], Some(much.clone()));
     assert_eq!((code, &output[..]), (0, &much[..5]), "1.{} {pod}", kubectl.minor);
 }
 
 fn large_both_ways(kubectl: &Kubectl, pod: &str) {
     let began = Instant::now();
     let input = noise(LARGE);
-    let (code, output, errors) = run(kubectl, &["exec", "-i", pod, "--", "cat"], Some(input.clone()));
+    let (code, output, errors) =
+        run(kubectl, &["exec", "-i", pod, "--", "cat"], Some(input.clone()));
     assert_eq!(code, 0, "{errors}");
-    assert!(output == input, "1.{} {pod}: {} of {LARGE} bytes came back the same", kubectl.minor, output.len());
-    println!("kubectl 1.{} {pod}: {LARGE} bytes there and back in {:?}", kubectl.minor, began.elapsed());
+    assert!(
+        output == input,
+        "1.{} {pod}: {} of {LARGE} bytes came back the same",
+        kubectl.minor,
+        output.len()
+    );
+    println!(
+        "kubectl 1.{} {pod}: {LARGE} bytes there and back in {:?}",
+        kubectl.minor,
+        began.elapsed()
+    );
 }
 
 fn copies(kubectl: &Kubectl, pod: &str, bed: &Bed) {

@@ -159,7 +159,8 @@ fn attach_once(bed: &Bed, kubectl: &Kubectl, index: usize) {
 
 fn attach_to_output(bed: &Bed, kubectl: &Kubectl, index: usize) {
     let name = format!("ticker-{}", kubectl.minor);
-    let script = "i=0; while [ $i -lt 1000 ]; do i=$((i+1)); echo tick; echo tock >&2; usleep 50000; done";
+    let script =
+        "i=0; while [ $i -lt 1000 ]; do i=$((i+1)); echo tick; echo tock >&2; usleep 50000; done";
     bed.pod(&name, index, script, &json!({}));
     let followed = kubectl.follow(&["attach", &name]);
     assert_eq!(followed.line(), "tick");
@@ -171,7 +172,8 @@ fn attach_to_output(bed: &Bed, kubectl: &Kubectl, index: usize) {
 /// What people type most: a pod for one command, with its input.
 fn run_and_attach(kubectl: &Kubectl) {
     let image = format!("--image={}", super::IMAGE);
-    let arguments = ["run", "piped", &image, "-i", "--rm", "--restart=Never", "-q", "--command", "--", "cat"];
+    let arguments =
+        ["run", "piped", &image, "-i", "--rm", "--restart=Never", "-q", "--command", "--", "cat"];
     let input = b"piped\n".to_vec();
     let (code, output, errors) = run(kubectl, &arguments, Some(input.clone()));
     assert_eq!(code, 0, "1.{}: {errors}", kubectl.minor);

@@ -44,8 +44,7 @@ impl Kind {
     }
 }
 
-const PODS: &[&str] =
-    &["attach", "binding", "eviction", "exec", "log", "portforward", "status"];
+const PODS: &[&str] = &["attach", "binding", "eviction", "exec", "log", "portforward", "status"];
 const STATUS: &[&str] = &["status"];
 const SCALED: &[&str] = &["scale", "status"];
 

@@ -62,9 +62,9 @@ impl Reader {
         let mut filled = 0;
         loop {
             let (taken, given) = (self.0.total_in(), self.0.total_out());
-            let stepped =
-                self.0.decompress(block, &mut plain[filled..], FlushDecompress::Sync);
-            let taken = usize::try_from(self.0.total_in() - taken).map_err(|_| SpdyError::BadHeaders)?;
+            let stepped = self.0.decompress(block, &mut plain[filled..], FlushDecompress::Sync);
+            let taken =
+                usize::try_from(self.0.total_in() - taken).map_err(|_| SpdyError::BadHeaders)?;
             let given =
                 usize::try_from(self.0.total_out() - given).map_err(|_| SpdyError::BadHeaders)?;
             block = block.get(taken..).ok_or(SpdyError::BadHeaders)?;
@@ -167,7 +167,8 @@ mod tests {
         let (mut writer, mut reader) = (Writer::new(), Reader::new());
         let headers = |text: &str| vec![("streamtype".to_owned(), text.to_owned())];
         let long = "x".repeat(5_000);
-        for headers in [headers("error"), vec![], headers("data"), headers(&long), headers("data")] {
+        for headers in [headers("error"), vec![], headers("data"), headers(&long), headers("data")]
+        {
             let block = writer.write(&headers).expect("fits");
             assert_eq!(reader.read(&block), Ok(headers));
         }
@@ -180,7 +181,12 @@ mod tests {
         assert!(block.len() < 1_000);
         assert_eq!(Reader::new().read(&block), Err(SpdyError::BadHeaders));
         assert_eq!(Reader::new().read(b"nonsense"), Err(SpdyError::BadHeaders));
-        for plain in [&b"\0\0\0\x41"[..], b"\0\0\0\x01\0\0\0\x05abc", b"\0\0", b"\0\0\0\x01\0\0\0\x01\xff\0\0\0\0"] {
+        for plain in [
+            &b"\0\0\0\x41"[..],
+            b"\0\0\0\x01\0\0\0\x05abc",
+            b"\0\0",
+            b"\0\0\0\x01\0\0\0\x01\xff\0\0\0\0",
+        ] {
             assert_eq!(parse(plain), Err(SpdyError::BadHeaders), "{plain:?}");
         }
     }

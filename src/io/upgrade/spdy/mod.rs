@@ -198,7 +198,10 @@ mod tests {
         theirs.shutdown().await.expect("open");
         let error = incoming.accept().await.expect("a stream");
         let mut stream = incoming.accept().await.expect("another");
-        assert_eq!((error.header("streamtype"), stream.header("StreamType")), (Some("error"), Some("data")));
+        assert_eq!(
+            (error.header("streamtype"), stream.header("StreamType")),
+            (Some("error"), Some("data"))
+        );
         assert!(incoming.accept().await.is_none(), "the client has gone");
         assert_eq!(stream.incoming.recv().await.as_deref(), Some(&b"hello"[..]));
         assert_eq!(stream.incoming.recv().await.as_deref(), Some(&b"!"[..]));

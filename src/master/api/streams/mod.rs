@@ -117,7 +117,10 @@ fn dialing(text: &str) -> ApiError {
 }
 
 fn no_protocol() -> Answer {
-    plain(StatusCode::FORBIDDEN, "no stream protocol in common: v5.channel.k8s.io, v4.channel.k8s.io")
+    plain(
+        StatusCode::FORBIDDEN,
+        "no stream protocol in common: v5.channel.k8s.io, v4.channel.k8s.io",
+    )
 }
 
 /// Begins the session of exec or attach.

@@ -2,7 +2,8 @@
 
 use http::HeaderMap;
 use http::header::{
-    AsHeaderName, CONNECTION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    AsHeaderName, CONNECTION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
 };
 use model::limits::FORWARD_PORTS_MAX;
 use model::status::ApiError;
@@ -136,7 +137,10 @@ mod tests {
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let value = |value| http::HeaderValue::from_static(value);
-        pairs.iter().map(|(name, text)| (http::HeaderName::from_static(name), value(text))).collect()
+        pairs
+            .iter()
+            .map(|(name, text)| (http::HeaderName::from_static(name), value(text)))
+            .collect()
     }
 
     #[test]

@@ -57,10 +57,7 @@ pub(super) async fn process(stream: Upgraded, stdio: StdioV1, exchange: Exchange
 }
 
 /// Waits for the streams that the request announces.
-async fn open<R: AsyncRead + Unpin>(
-    incoming: &mut Incoming<R>,
-    stdio: StdioV1,
-) -> Option<Streams> {
+async fn open<R: AsyncRead + Unpin>(incoming: &mut Incoming<R>, stdio: StdioV1) -> Option<Streams> {
     let wanted = [true, stdio.stdin, stdio.stdout, stdio.stderr, stdio.tty];
     let mut missing = wanted.into_iter().filter(|wanted| *wanted).count();
     let mut streams = Streams::default();

@@ -12,10 +12,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::PodPlace;
 use super::exchange::{self, Exchange, FromBoard, Refused, ToBoard};
 use super::forward::{self, failed};
 use super::terminal::Sizes;
-use super::PodPlace;
 use crate::io::upgrade::websocket::{self, CLOSE_NORMAL, Incoming, binary, close};
 use crate::io::upgrade::{Flushing, Frames};
 

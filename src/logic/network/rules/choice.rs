@@ -1,19 +1,9 @@
-//! How one of several targets is chosen, packed into a number.
-//!
-//! Services that choose alike share one chain. The number of that chain stands in the map of services:
-//! were it a verdict, the kernel would look at all services again whenever one is added.
+//! How one of several targets is chosen. Services that choose alike share one chain, named by this.
 
 use std::fmt;
+use std::sync::Arc;
 
-/// Bits of [`Choice::count`].
-const COUNT_BITS: u32 = 12;
-/// Bits of [`Choice::sticky_seconds`].
-const STICKY_BITS: u32 = 17;
-const LOCAL: u32 = 1 << 30;
-const ANY: u32 = 1 << 29;
-const _: () = assert!(COUNT_BITS + STICKY_BITS == 29);
-const _: () = assert!(model::limits::SERVICE_ENDPOINTS_MAX < 1 << COUNT_BITS);
-const _: () = assert!(model::limits::SERVICE_AFFINITY_SECONDS_MAX < 1 << STICKY_BITS);
+use super::program::{Verdict, names};
 
 /// How a target is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,20 +19,18 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// The number that stands for it.
-    pub fn number(self) -> u32 {
-        let flags = if self.local { LOCAL } else { 0 } | if self.any { ANY } else { 0 };
-        flags | self.sticky_seconds << COUNT_BITS | self.count
+    /// Where it leads: to its chain, or nowhere.
+    pub fn verdict(self) -> Verdict {
+        match self.count {
+            0 => Verdict::Drop,
+            _ => Verdict::Goto(self.to_string().into()),
+        }
     }
 
-    /// The choice that a number stands for.
-    pub fn from_number(number: u32) -> Self {
-        Self {
-            count: number & ((1 << COUNT_BITS) - 1),
-            sticky_seconds: (number >> COUNT_BITS) & ((1 << STICKY_BITS) - 1),
-            local: number & LOCAL != 0,
-            any: number & ANY != 0,
-        }
+    /// The set of frontends that remember their clients for as long.
+    pub fn sticky_set(self) -> Option<Arc<str>> {
+        let sticky = self.sticky_seconds > 0 && self.count > 0;
+        sticky.then(|| format!("{}{}", names::STICKY, self.sticky_seconds).into())
     }
 }
 
@@ -60,22 +48,5 @@ impl fmt::Display for Choice {
             write!(f, "-sticky-{}", self.sticky_seconds)?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_number_says_everything() {
-        for count in [0, 1, 1000] {
-            for sticky_seconds in [0, 1, 10_800, 86_400] {
-                for (local, any) in [(false, false), (true, false), (false, true), (true, true)] {
-                    let choice = Choice { count, sticky_seconds, local, any };
-                    assert_eq!(Choice::from_number(choice.number()), choice);
-                }
-            }
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Which connections that the kernel remembers lead to a target that is gone.
+//! Which connections and clients that the kernel remembers lead to a target that is gone.
 //!
 //! UDP has no end: whoever goes on sending to a service is led to the same target for ever, unless the
 //! kernel forgets it.
@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use model::network::Protocol;
 
-use super::{Changes, Frontend, Planner, Target};
+use super::{Backends, Change, Changes, Frontend, Planner, Target};
 
 /// What the kernel remembers of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,20 +21,30 @@ pub struct Flow {
     pub answered_by: Target,
 }
 
+impl Backends {
+    fn has(&self, target: &Target) -> bool {
+        self.endpoints.contains(target) || self.local.contains(target)
+    }
+}
+
 impl Changes {
+    /// The frontends with affinity that lost a target.
+    pub fn unkept(&self) -> BTreeSet<Frontend> {
+        let lost = |change: &&Change| {
+            let Some(before) = &change.before else { return false };
+            let sticky = before.inside.is_some_and(|choice| choice.sticky_seconds > 0);
+            sticky && !stay(before, change.after.as_deref())
+        };
+        self.services.iter().filter(lost).map(|change| change.frontend).collect()
+    }
+
     /// The frontends of UDP that lost a target, or that connections may have passed by before.
     pub fn doubtful(&self) -> BTreeSet<Frontend> {
         let udp = self.services.iter().filter(|change| change.frontend.protocol == Protocol::Udp);
         let doubtful = udp.filter(|change| {
             let Some(before) = &change.before else { return true };
-            let after = change.after.as_ref();
-            let stays = |target: &Target| {
-                after.is_some_and(|after| {
-                    after.endpoints.contains(target) || after.local.contains(target)
-                })
-            };
-            !before.endpoints.iter().chain(&before.local).all(stays)
-                || (before.endpoints.is_empty() && after.is_some())
+            let after = change.after.as_deref();
+            !stay(before, after) || (before.endpoints.is_empty() && after.is_some())
         });
         doubtful.map(|change| change.frontend).collect()
     }
@@ -54,9 +64,17 @@ impl Planner {
         } else {
             return false;
         };
-        !self.backends(&frontend).is_some_and(|backends| {
-            let targets = &mut backends.endpoints.iter().chain(&backends.local);
-            targets.any(|target| *target == flow.answered_by)
-        })
+        !self.leads_to(&frontend, &flow.answered_by)
     }
+
+    /// Whether a frontend has a target.
+    pub fn leads_to(&self, frontend: &Frontend, target: &Target) -> bool {
+        self.backends(frontend).is_some_and(|backends| backends.has(target))
+    }
+}
+
+/// Whether all targets are there afterwards too.
+fn stay(before: &Backends, after: Option<&Backends>) -> bool {
+    let mut targets = before.endpoints.iter().chain(&before.local);
+    targets.all(|target| after.is_some_and(|after| after.has(target)))
 }

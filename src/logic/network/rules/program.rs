@@ -1,9 +1,10 @@
 //! Chains and sets: what there is besides services, and the chains that all services share.
 //!
 //! ```text
-//! prerouting ─▶ guarded? ─▶ outside | services ─▶ choices ─▶ pick-N ─▶ endpoints: new destination
-//! output     ─▶             services ─────────────────┘
+//! prerouting ─▶ guarded? ─▶ outside | services ─▶ pick-N ─▶ affinity | endpoints: new destination
+//! output     ─▶             services ─────────────┘
 //! forward, input, output-filter: established ▸ hairpin ▸ refused ▸ egress-P ▸ ingress-P
+//! input, remember: a new connection to a frontend with affinity ─▶ affinity
 //! postrouting: hairpin, from outside to another board, from pods to outside: new source
 //! ```
 
@@ -20,18 +21,16 @@ use super::{Choice, Site, own_address};
 
 /// Names that adapters and tests look for.
 pub mod names {
-    /// Frontend to choice, for all sources.
+    /// Frontend to the chain of its choice, for all sources.
     pub const SERVICES: &str = "services";
-    /// Frontend to choice, for sources outside of the pod network, where that differs.
+    /// The same for sources outside of the pod network, where that differs.
     pub const OUTSIDE: &str = "outside";
     /// Frontend and slot to target.
     pub const ENDPOINTS: &str = "endpoints";
-    /// Choice to chain.
-    pub const CHOICES: &str = "choices";
     /// Client and frontend to target.
     pub const AFFINITY: &str = "affinity";
-    /// Frontend and target, of services with affinity.
-    pub const KEPT: &str = "kept";
+    /// What sets of frontends with affinity begin with; the seconds follow.
+    pub const STICKY: &str = "sticky-";
     /// Frontends that refuse.
     pub const REFUSED: &str = "refused";
     /// Frontend to the chain that guards it.
@@ -59,6 +58,8 @@ pub enum Hook {
     FilterForward,
     /// What this board sends.
     FilterOutput,
+    /// What leaves, before its source changes.
+    FilterPostrouting,
 }
 
 /// What happens to a packet.
@@ -134,12 +135,17 @@ pub enum Action {
     Ingress,
     /// Leads to a target by chance.
     Pick(Choice),
-    /// Leads to the target that the client had, when that is still there.
+    /// Leads to the target that the client had.
     Stay(Choice),
-    /// Chooses a target by chance and remembers it for the client.
-    Remember(Choice),
-    /// Leads to the target that was remembered.
-    Recall(Choice),
+    /// Remembers the target of a new connection to a frontend of the set for its client.
+    Remember {
+        /// The set of frontends.
+        set: Arc<str>,
+        /// As a port of all addresses.
+        any: bool,
+        /// How long.
+        seconds: u32,
+    },
 }
 
 /// Conditions, all of which must be true, and what is done then.
@@ -163,8 +169,6 @@ pub struct Chain {
 /// What a set holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetKind {
-    /// [`Key::Number`] to verdict.
-    Choices,
     /// [`Key::Address`] to verdict.
     Pods,
     /// [`Key::Address`], paired with itself.
@@ -173,13 +177,13 @@ pub enum SetKind {
     Addresses,
     /// [`Key::Range`].
     Ranges,
+    /// Frontends; the elements come with the services.
+    Frontends,
 }
 
 /// An element of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
-    /// A choice.
-    Number(u32),
     /// An address.
     Address(Ipv4Addr),
     /// First and last address.
@@ -331,26 +335,28 @@ impl Program {
     }
 
     fn choices(&mut self, choices: impl Iterator<Item = Choice>) {
-        let mut verdicts = BTreeMap::new();
-        for choice in choices {
-            let number = Key::Number(choice.number());
-            if choice.count == 0 {
-                verdicts.insert(number, Some(Verdict::Drop));
-                continue;
-            }
-            let name = choice.to_string();
-            let rule = |action| Rule::new([], action);
+        let mut lasting = BTreeMap::new();
+        for choice in choices.filter(|choice| choice.count > 0) {
             let mut rules = Vec::new();
-            if choice.sticky_seconds > 0 {
-                rules.push(rule(Action::Stay(choice)));
-                rules.push(rule(Action::Remember(choice)));
-                rules.push(rule(Action::Recall(choice)));
+            if let Some(set) = choice.sticky_set() {
+                rules.push(Rule::new([], Action::Stay(choice)));
+                lasting.insert(choice.sticky_seconds, set);
             }
-            // Also for clients that the map of affinity has no place for.
-            rules.push(rule(Action::Pick(choice)));
-            self.chain(&name, rules);
-            verdicts.insert(number, Some(Verdict::Goto(name.into())));
+            rules.push(Rule::new([], Action::Pick(choice)));
+            self.chain(&choice.to_string(), rules);
         }
-        self.set(names::CHOICES, SetKind::Choices, verdicts);
+        let mut remember = Vec::new();
+        for (seconds, set) in lasting {
+            self.set(&set, SetKind::Frontends, []);
+            for any in [false, true] {
+                let set = Arc::clone(&set);
+                remember.push(Rule::new([], Action::Remember { set, any, seconds }));
+            }
+        }
+        if let Some(input) = self.chains.get_mut("input") {
+            // What is for this board leaves by no link. Others' rules of the chain come behind.
+            input.rules.splice(1..1, remember.iter().cloned());
+        }
+        self.hooked("remember", Hook::FilterPostrouting, remember);
     }
 }

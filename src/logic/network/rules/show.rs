@@ -61,8 +61,10 @@ impl fmt::Display for Action {
             Self::Ingress => f.write_str("@ingress"),
             Self::Pick(_) => f.write_str("pick"),
             Self::Stay(_) => f.write_str("stay"),
-            Self::Remember(_) => f.write_str("remember"),
-            Self::Recall(_) => f.write_str("recall"),
+            Self::Remember { set, any, seconds } => {
+                let any = if *any { "any " } else { "" };
+                write!(f, "{any}@{set} remember for {seconds} s")
+            }
         }
     }
 }
@@ -79,7 +81,6 @@ impl fmt::Display for Rule {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Number(number) => write!(f, "{number:#x}"),
             Self::Address(address) => write!(f, "{address}"),
             Self::Range(first, last) => write!(f, "{first}-{last}"),
         }

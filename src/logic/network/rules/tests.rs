@@ -1,1 +1,210 @@
+//! What a board plans, as text; and that updates one after another end where a fresh plan does.
 
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use model::ids::Uid;
+use model::network::{
+    NetBoard, NetEndpoint, NetPeers, NetPolicy, NetPolicyPort, NetPort, NetRule, NetService,
+    NetState, Protocol,
+};
+
+use super::super::local::{LocalPod, LocalPods};
+use super::*;
+
+fn site() -> Site {
+    Site {
+        board: "here".to_owned(),
+        block: Some("10.42.0.0/29".parse().expect("a block")),
+        pod_range: "10.42.0.0/16".parse().expect("a block"),
+        service_range: "10.43.0.0/16".parse().expect("a block"),
+        dns: Some((Ipv4Addr::new(10, 43, 0, 10), 1053)),
+        own_ports: vec![6443],
+    }
+}
+
+fn endpoint(last: u8, board: &str) -> NetEndpoint {
+    NetEndpoint {
+        address: Ipv4Addr::new(10, 42, u8::from(board != "here"), last),
+        board: board.to_owned(),
+        ready: true,
+        serving: true,
+        ports: vec![8080, 8443],
+        ..NetEndpoint::default()
+    }
+}
+
+fn service(name: &str, endpoints: Vec<NetEndpoint>) -> NetService {
+    NetService {
+        namespace: "ns".to_owned(),
+        name: name.to_owned(),
+        cluster_ip: Some(Ipv4Addr::new(10, 43, 0, 7)),
+        ports: vec![NetPort { port: 80, ..NetPort::default() }],
+        endpoints,
+        ..NetService::default()
+    }
+}
+
+fn state(services: Vec<NetService>) -> NetState {
+    let services = services.into_iter().map(|s| (s.key().into(), Arc::new(s))).collect();
+    NetState { services, ..NetState::default() }
+}
+
+/// The services' part of a plan, without the name service.
+fn services_of(state: NetState) -> Vec<String> {
+    let rules = plan(&Arc::new(state), &Arc::default(), &Site { dns: None, ..site() });
+    let shown = rules.services.iter();
+    shown.map(|(frontend, backends)| format!("{frontend}: {backends}")).collect()
+}
+
+#[test]
+fn endpoints_that_are_ready_come_before_those_that_end() {
+    let check = |endpoints: Vec<NetEndpoint>, expected: &str| {
+        assert_eq!(services_of(state(vec![service("web", endpoints)])), [expected]);
+    };
+    let ready = endpoint(2, "here");
+    let ending = NetEndpoint { ready: false, terminating: true, ..endpoint(3, "here") };
+    let starting = NetEndpoint { ready: false, serving: false, ..endpoint(4, "here") };
+    check(
+        vec![ready.clone(), ending.clone(), starting.clone()],
+        "10.43.0.7:80/TCP: pick-1 [10.42.0.2:8080]",
+    );
+    check(vec![ending, starting.clone()], "10.43.0.7:80/TCP: pick-1 [10.42.0.3:8080]");
+    check(vec![starting.clone()], "10.43.0.7:80/TCP: ");
+    check(vec![ready.clone(), ready], "10.43.0.7:80/TCP: pick-1 [10.42.0.2:8080]");
+    let mut anyway = service("web", vec![starting]);
+    anyway.publish_not_ready = true;
+    assert_eq!(services_of(state(vec![anyway])), ["10.43.0.7:80/TCP: pick-1 [10.42.0.4:8080]"]);
+}
+
+#[test]
+fn every_port_is_found_at_every_address() {
+    let mut all = service("web", vec![endpoint(2, "here"), endpoint(2, "there")]);
+    all.ports.push(NetPort {
+        port: 443,
+        node_port: 30_443,
+        protocol: Protocol::Udp,
+        ..NetPort::default()
+    });
+    // The second endpoint does not have the first port.
+    all.endpoints[1].ports[0] = 0;
+    all.external_ips = vec![Ipv4Addr::new(203, 0, 113, 5)];
+    all.load_balancer = vec![Ipv4Addr::new(192, 0, 2, 1)];
+    all.source_ranges = vec!["198.51.100.0/24".parse().expect("a block")];
+    all.external_local = true;
+    all.affinity_seconds = 60;
+    let two = "pick-2-sticky-60 [10.42.0.2:8443 10.42.1.2:8443]";
+    let local = "pick-1-local-sticky-60 [10.42.0.2:8443]";
+    let first = "pick-1-sticky-60 [10.42.0.2:8080] pick-1-local-sticky-60 [10.42.0.2:8080]";
+    assert_eq!(
+        services_of(state(vec![all])),
+        [
+            "0.0.0.0:30443/UDP: pick-2-any-sticky-60 [10.42.0.2:8443 10.42.1.2:8443] \
+             pick-1-local-any-sticky-60 [10.42.0.2:8443]"
+                .to_owned(),
+            "10.43.0.7:80/TCP: pick-1-sticky-60 [10.42.0.2:8080]".to_owned(),
+            format!("10.43.0.7:443/UDP: {two}"),
+            format!("192.0.2.1:80/TCP: (guard-ns/web) {first}"),
+            format!("192.0.2.1:443/UDP: (guard-ns/web) {two} {local}"),
+            format!("203.0.113.5:80/TCP: {first}"),
+            format!("203.0.113.5:443/UDP: {two} {local}"),
+        ]
+    );
+}
+
+#[test]
+fn no_load_balancer_takes_a_boards_own_ports() {
+    let mut greedy = service("greedy", vec![endpoint(2, "here")]);
+    greedy.ports[0].port = 6443;
+    greedy.load_balancer = vec![Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 99)];
+    let mut state = state(vec![greedy]);
+    let board = NetBoard { address: Some(Ipv4Addr::new(192, 0, 2, 1)), ..NetBoard::default() };
+    state.boards.insert("here".into(), Arc::new(board));
+    let found = services_of(state);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(!found.iter().any(|line| line.starts_with("192.0.2.1:")), "{found:?}");
+}
+
+#[test]
+fn who_comes_first_keeps_an_address_that_two_want() {
+    let mut planner = Planner::new(site());
+    let shared =
+        Frontend { address: Ipv4Addr::new(10, 43, 0, 7), protocol: Protocol::Tcp, port: 80 };
+    let first = |planner: &Planner| planner.backends(&shared).map(|b| b.endpoints[0].0);
+    let (one, two) =
+        (service("a", vec![endpoint(2, "here")]), service("b", vec![endpoint(3, "here")]));
+    planner.update(Arc::new(state(vec![two.clone()])), Arc::default());
+    assert_eq!(first(&planner), Some(Ipv4Addr::new(10, 42, 0, 3)));
+    planner.update(Arc::new(state(vec![two.clone(), one.clone()])), Arc::default());
+    assert_eq!(first(&planner), Some(Ipv4Addr::new(10, 42, 0, 2)));
+    let changes = planner.update(Arc::new(state(vec![two])), Arc::default());
+    assert_eq!(changes.services.len(), 1);
+    assert_eq!(first(&planner), Some(Ipv4Addr::new(10, 42, 0, 3)));
+    planner.update(Arc::default(), Arc::default());
+    assert_eq!(first(&planner), None);
+}
+
+#[test]
+fn a_changed_endpoint_changes_nothing_else() {
+    let mut planner = Planner::new(site());
+    let many = |last| {
+        let services = (0..50).map(|number| {
+            let mut made = service(&format!("s{number}"), vec![endpoint(2, "here")]);
+            made.cluster_ip = Some(Ipv4Addr::new(10, 43, 1, number));
+            made
+        });
+        let mut services: Vec<_> = services.collect();
+        services[7].endpoints = vec![endpoint(last, "here")];
+        state(services)
+    };
+    planner.update(Arc::new(many(2)), Arc::default());
+    assert!(planner.update(Arc::new(many(2)), Arc::default()).is_empty());
+    let changes = planner.update(Arc::new(many(3)), Arc::default());
+    assert_eq!(changes.services.len(), 1);
+    assert!(changes.program.is_none());
+    assert_eq!(planner.rules(), plan(&Arc::new(many(3)), &Arc::default(), &site()));
+}
+
+#[test]
+fn the_whole_plan_of_a_small_board() {
+    let mut web = service("web", vec![endpoint(2, "here"), endpoint(2, "there")]);
+    web.affinity_seconds = 10_800;
+    let peers = NetPeers {
+        addresses: vec![Ipv4Addr::new(10, 42, 0, 3)],
+        blocks: vec![(
+            "0.0.0.0/0".parse().expect("a block"),
+            vec!["10.0.0.0/8".parse().expect("a block")],
+        )],
+    };
+    let ports = vec![
+        NetPolicyPort { port: 8080, end: 8080, ..NetPolicyPort::default() },
+        NetPolicyPort {
+            protocol: Protocol::Udp,
+            port: 1000,
+            end: 2000,
+            only: vec![Ipv4Addr::new(10, 42, 9, 9)],
+        },
+    ];
+    let policy = NetPolicy {
+        namespace: "ns".to_owned(),
+        name: "only".to_owned(),
+        // The second pod is another board's.
+        pods: vec![Ipv4Addr::new(10, 42, 0, 2), Ipv4Addr::new(10, 42, 1, 2)],
+        ingress: Some(vec![NetRule { peers: Some(peers), ports: ports.clone() }]),
+        egress: Some(vec![NetRule { peers: None, ports }]),
+    };
+    let mut state = state(vec![web]);
+    state.policies.insert(policy.key().into(), Arc::new(policy));
+    let pod = LocalPod {
+        uid: Uid::from_random([1; 16]),
+        host_ports: vec![(Protocol::Tcp, 8081, 80, None)],
+        veth: "kq1".to_owned(),
+    };
+    let local = LocalPods { pods: [(Ipv4Addr::new(10, 42, 0, 2), pod)].into() };
+    let planned = plan(&Arc::new(state), &Arc::new(local), &site()).to_string();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/network/rules/tests/board.txt");
+    if std::env::var_os("KUMQUAT_UPDATE").is_some() {
+        std::fs::write(path, &planned).expect("written");
+    }
+    assert_eq!(planned, include_str!("tests/board.txt"), "KUMQUAT_UPDATE=1 writes it anew");
+}

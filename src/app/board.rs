@@ -3,7 +3,7 @@
 //! It needs no master: its link may lead to the dispatcher of this process, to the bus, or for a
 //! while to nobody.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -58,6 +58,7 @@ impl BoardRole {
         renew(&keeper, &options.keeper.exe).await;
         let agent = node::NodeOptions {
             name: options.identity.name.clone(),
+            root: PathBuf::from("/"),
             data_dir: options.dirs.data.clone(),
             run_dir: options.dirs.run.clone(),
             keeper,

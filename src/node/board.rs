@@ -39,9 +39,14 @@ pub(super) struct Condition {
 }
 
 impl Board {
-    /// Looks at the machine.
-    pub(crate) fn look(name: &str, address: watch::Receiver<String>, data_dir: &Path) -> Self {
-        let (root, host) = (Path::new("/"), HostFacts::read());
+    /// Looks at the machine whose root this is.
+    pub(crate) fn look(
+        name: &str,
+        address: watch::Receiver<String>,
+        root: &Path,
+        data_dir: &Path,
+    ) -> Self {
+        let host = HostFacts::read_from(root);
         let profile = host::profile(&host.compatible);
         Self {
             name: name.to_owned(),
@@ -222,11 +227,15 @@ impl Board {
 mod tests {
     use super::*;
 
+    fn look(name: &str, address: watch::Receiver<String>) -> Board {
+        Board::look(name, address, Path::new("/"), Path::new("/"))
+    }
+
     const ALL_SHORT: Pressure = Pressure { memory: true, disk: true, pids: true };
 
     #[test]
     fn what_is_wrong_says_what_to_do() {
-        let board = Board::look("pi-1", watch::channel(String::new()).1, Path::new("/"));
+        let board = look("pi-1", watch::channel(String::new()).1);
         let mut condition = Condition { pressure: ALL_SHORT, ..Condition::default() };
         condition.health.look_again(&Vitals::default(), 0);
         let bad = board.conditions(&condition, Timestamp::from_seconds(1_790_000_000));
@@ -249,7 +258,7 @@ mod tests {
     #[test]
     fn the_node_has_what_clients_read() {
         let (moves, address) = watch::channel("10.0.0.1".to_owned());
-        let board = Board::look("pi-1", address, Path::new("/"));
+        let board = look("pi-1", address);
         let now = Timestamp::from_seconds(1_790_000_000);
         let fine = Condition::default();
         let node = board.node("v1.36.2+kumquat.1", &fine, now);
@@ -269,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_board_of_a_known_kind_says_so_and_keeps_its_share_back() {
-        let mut board = Board::look("pi-1", watch::channel(String::new()).1, Path::new("/"));
+        let mut board = look("pi-1", watch::channel(String::new()).1);
         board.host.model = Some("Raspberry Pi 4 Model B Rev 1.5".to_owned());
         board.host.memory_bytes = 2_048 << 20;
         board.host.cpus = 4;

@@ -46,6 +46,8 @@ pub struct NodeOptions {
     pub is_master: bool,
     /// `kubeletVersion`: `v1.36.2+kumquat.X`.
     pub version: String,
+    /// Where the board's /proc, /sys and /etc are looked at: `/`, or what a test made.
+    pub root: PathBuf,
     /// What survives a reboot.
     pub data_dir: PathBuf,
     /// What does not.

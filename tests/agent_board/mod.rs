@@ -81,6 +81,7 @@ impl Board {
                 address: tokio::sync::watch::Sender::new("10.1.2.3".to_owned()).subscribe(),
                 is_master: false,
                 version: "v1.36.2+kumquat.test".to_owned(),
+                root: "/".into(),
                 data_dir: self.paths.data_dir.clone(),
                 run_dir: self.paths.run_dir.clone(),
                 keeper: keeper.clone(),

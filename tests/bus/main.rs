@@ -7,6 +7,7 @@ mod bed;
 mod external;
 #[path = "../harness/fake_keeper.rs"]
 mod fake_keeper;
+mod health;
 mod hostile;
 #[path = "../harness/loops.rs"]
 mod loops;

@@ -75,7 +75,8 @@ impl Drop for Folder {
 pub struct Site {
     /// Node name.
     pub name: String,
-    /// Folder of this board alone.
+    /// Folder of this board alone. A folder `host` in it, when there is one, is what the board sees of
+    /// its machine.
     pub folder: PathBuf,
     /// What it says its address is.
     pub address: String,
@@ -115,6 +116,7 @@ impl SimulatedBoard {
             address: watch::Sender::new(site.address).subscribe(),
             is_master: false,
             version: "v1.36.2+kumquat.simulated".to_owned(),
+            root: Some(site.folder.join("host")).filter(|it| it.exists()).unwrap_or("/".into()),
             data_dir: paths.data_dir,
             run_dir: paths.run_dir,
             keeper: client,

@@ -83,8 +83,8 @@ pub(super) async fn run(
 ) -> Result<(), NodeError> {
     let places = Places { data_dir: options.data_dir.clone(), run_dir: options.run_dir.clone() };
     let mut address = options.address;
-    let board =
-        Board::look(&options.name, address.clone(), &options.data_dir).with_role(options.is_master);
+    let board = Board::look(&options.name, address.clone(), &options.root, &options.data_dir)
+        .with_role(options.is_master);
     let (answers, mut answered) = mpsc::channel(NODE_ANSWERS_MAX);
     let puller = options.source.map(|source| Puller::new(options.images.clone(), source));
     let driver = Arc::new(Driver {

@@ -37,6 +37,7 @@ pub(super) async fn run(dirs: &Dirs, arguments: &OutputArgs) -> Result<Ending> {
     let facts = tokio::task::spawn_blocking(move || {
         let mut facts = inquiry.facts();
         try_links(&mut facts);
+        try_rules(&mut facts);
         facts
     });
     let mut facts = facts.await?;
@@ -102,6 +103,23 @@ fn try_links(facts: &mut Facts) {
             (Err(_), FeatureState::Missing | FeatureState::Unknown) => FeatureState::Missing,
             (Err(_), _) => FeatureState::Refused,
         };
+    }
+}
+
+/// Rules that were taken tell that all their modules work; rules that were not, that one does not.
+fn try_rules(facts: &mut Facts) {
+    let Ok(tried) = trial::rules() else { return };
+    let of_rules = |name: &str| name.starts_with("nf_") || name.starts_with("nft_");
+    let known_missing =
+        facts.features.iter().any(|it| of_rules(it.name) && it.state == FeatureState::Missing);
+    for feature in facts.features.iter_mut().filter(|it| of_rules(it.name)) {
+        match tried {
+            Ok(()) => feature.state = FeatureState::Works,
+            Err(_) if feature.name == "nf_tables" && !known_missing => {
+                feature.state = FeatureState::Refused;
+            }
+            Err(_) => {}
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::read;
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 
 /// What is needed: module, the option that builds it, purpose, whether a board works without it.
-const NEEDED: [(&str, &str, &str, bool); 14] = [
+const NEEDED: [(&str, &str, &str, bool); 12] = [
     ("overlay", "OVERLAY_FS", "the file systems of containers", true),
     ("veth", "VETH", "the network of pods", true),
     ("vxlan", "VXLAN", "pods on boards of other subnets", false),
@@ -24,10 +24,8 @@ const NEEDED: [(&str, &str, &str, bool); 14] = [
     ("nft_ct", "NFT_CT", "network policies", true),
     ("nft_masq", "NFT_MASQ", "pods that call the outside", true),
     ("nft_numgen", "NFT_NUMGEN", "spreading calls over the pods of a service", true),
-    ("nft_hash", "NFT_HASH", "session affinity", false),
-    ("nft_fib", "NFT_FIB", "node ports", false),
-    ("nft_reject_inet", "NFT_REJECT_INET", "refusing calls to services without pods", false),
-    ("nft_redir", "NFT_REDIR", "DNS of pods", false),
+    ("nft_fib_inet", "NFT_FIB_INET", "node ports", true),
+    ("nft_reject_inet", "NFT_REJECT_INET", "refusing calls to services without pods", true),
 ];
 
 pub(super) fn features(root: &Path, version: &str) -> Vec<Feature> {

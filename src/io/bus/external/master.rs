@@ -20,6 +20,9 @@ use crate::io::bus::master::{BusEvent, BusEvents, MasterBus, Waiting};
 /// Pause between attempts to reach the broker.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Signs as the leader.
+pub type Sign = Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
+
 /// What the master's end works with.
 pub struct ExternalOptions {
     /// Name of the cluster.
@@ -33,7 +36,7 @@ pub struct ExternalOptions {
     /// The keys, which boards ask for over the tunnel.
     pub sessions: Sessions,
     /// Signs as the leader.
-    pub sign: Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>,
+    pub sign: Sign,
 }
 
 /// What waits to be published.
@@ -47,7 +50,7 @@ struct Outgoing {
 pub struct External {
     topics: Topics,
     sessions: Sessions,
-    sign: Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>,
+    sign: Sign,
     out: mpsc::Sender<Outgoing>,
     events: mpsc::Sender<BusEvent>,
     /// The newest message that the broker shall retain.

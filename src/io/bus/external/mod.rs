@@ -14,7 +14,7 @@ mod seal;
 mod sessions;
 mod url;
 
-pub use master::{External, ExternalEvents, ExternalOptions, external};
+pub use master::{External, ExternalEvents, ExternalOptions, Sign, external};
 pub use seal::{Direction, Opener, SEAL_BYTES, Sealer};
 pub use sessions::{NoRandomness, SessionGrant, Sessions, SharedGrant, SharedOpener};
 pub use url::{BadUrl, BrokerUrl};

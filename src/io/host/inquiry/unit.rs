@@ -22,9 +22,9 @@ pub(super) fn unit(root: &Path) -> Option<Unit> {
     }
     // The last one counts.
     let value = |key: &str| {
-        let values =
+        let mut values =
             text.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
-        values.last().unwrap_or_default().trim().to_owned()
+        values.next_back().unwrap_or_default().trim().to_owned()
     };
     let delegate = value("Delegate").to_lowercase();
     Some(Unit {

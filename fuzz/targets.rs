@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use kumquat::io::image::{ImageStore, Platform};
 use kumquat::io::store::{Options, Store};
+use kumquat::io::upgrade::{spdy, websocket};
 use logic::dns::{Judged, Name, Outcome, Packet, Question, Ranges, Reply, Zone, judge, types};
 use model::leader::SignedRecord;
 use model::network::{Ipv4Block, NetEndpoint, NetPort, NetService, NetState};
@@ -24,7 +25,7 @@ use serde_json::Value;
 pub type Target = fn(&[u8]) -> bool;
 
 /// All of them, by the name of their corpus folder.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("broker_codec", broker_codec),
     ("dns_answer", dns_answer),
     ("dns_query", dns_query),
@@ -34,6 +35,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("log", log),
     ("patch", patches),
     ("protobuf", kubernetes_protobuf),
+    ("upgrade", upgraded),
     ("wire", messages),
 ];
 
@@ -100,6 +102,60 @@ fn net(body: &[u8]) -> bool {
         assert_eq!(state.apply(state.change_to(&new)), Ok(new), "what is sent as a difference");
     }
     true
+}
+
+/// What a client says on an upgraded connection, and a board on a duplex stream: the first byte says
+/// which. However it is cut, it is read the same.
+pub fn upgraded(bytes: &[u8]) -> bool {
+    let Some((kind, bytes)) = bytes.split_first() else { return false };
+    let read = |cut: usize| -> Option<Vec<u8>> {
+        let parts = bytes.chunks(cut.max(1));
+        match kind {
+            b's' => read_spdy(parts),
+            b'w' => read_websocket(parts),
+            b'c' => read_channel(parts),
+            _ => None,
+        }
+    };
+    let (whole, cut) = (read(bytes.len()), read(7));
+    assert_eq!(whole, cut, "read the same however it is cut");
+    whole.is_some_and(|said| !said.is_empty())
+}
+
+fn read_spdy<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
+    let (mut decoder, mut said) = (spdy::Decoder::default(), Vec::new());
+    for part in parts {
+        decoder.feed(part);
+        while let Some(frame) = decoder.take().ok()? {
+            match frame {
+                // Its pieces are as they were cut.
+                spdy::Frame::Data { bytes, .. } => said.extend_from_slice(&bytes),
+                frame => said.extend_from_slice(format!("{frame:?}").as_bytes()),
+            }
+        }
+    }
+    Some(said)
+}
+
+fn read_websocket<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
+    let (mut decoder, mut said) = (websocket::Decoder::default(), Vec::new());
+    for part in parts {
+        decoder.feed(part);
+        while let Some(message) = decoder.take().ok()? {
+            said.extend_from_slice(format!("{message:?}").as_bytes());
+        }
+    }
+    Some(said)
+}
+
+fn read_channel<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
+    let (mut frames, mut said) = (wire::channel::ChannelFrames::default(), Vec::new());
+    for part in parts {
+        said.extend_from_slice(format!("{:?}", frames.take(part).ok()?).as_bytes());
+    }
+    // Which frames came together is as it was cut.
+    said.retain(|byte| !b"[], ".contains(byte));
+    Some(said)
 }
 
 /// A signed leader record; what is accepted is written again as the same text.

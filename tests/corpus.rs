@@ -14,8 +14,10 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use kumquat::io::image::build::{SingleFile, write_archive};
 use kumquat::io::store::{Applied, Base, Change, Op, Options, Store};
+use kumquat::io::upgrade::{spdy, websocket};
 use model::ids::{ObjectKey, Uid};
 use model::network::{NetBoard, NetEndpoint, NetPeers, NetPolicy, NetPort, NetRule, NetService};
+use model::wire::channel::{self, channel_frame};
 use model::wire::{self, Header, MessageKind};
 use serde::Serialize;
 use targets::{TARGETS, Target};
@@ -54,7 +56,7 @@ fn every_file_of_the_corpus_is_judged_as_its_name_says() {
 
 #[test]
 fn mutated_requests_and_messages_break_nothing() {
-    for name in ["json", "leader_record", "patch", "protobuf", "wire"] {
+    for name in ["json", "leader_record", "patch", "protobuf", "upgrade", "wire"] {
         mutate_corpus(name, 1_500);
     }
 }
@@ -136,6 +138,9 @@ fn the_corpus_holds_what_this_build_writes() {
     if std::env::consts::ARCH == targets::ARCHIVE_MACHINE {
         files.push((folder.join("image/good-archive"), archive()));
     }
+    for (name, bytes) in conversations() {
+        files.push((folder.join("upgrade").join(name), bytes));
+    }
     for (name, bytes) in wire_messages() {
         files.push((folder.join("wire").join(format!("good-{name}")), bytes));
     }
@@ -171,6 +176,35 @@ fn archive() -> Vec<u8> {
     write_archive(&file, &mut bytes).expect("archive");
     fs::remove_dir_all(folder).expect("own folder");
     bytes
+}
+
+/// What clients say on upgraded connections, and a board on a duplex stream.
+fn conversations() -> Vec<(&'static str, Vec<u8>)> {
+    let mut client = spdy::Encoder::default();
+    let mut open = |id, kind: &str| {
+        let headers = [("streamtype", kind), ("port", "80"), ("requestid", "0")];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        client.open(id, &headers.into()).expect("small")
+    };
+    let streams = [
+        open(1, "error"),
+        spdy::data(1, b"", true),
+        open(3, "data"),
+        spdy::data(3, b"GET / HTTP/1.0\r\n\r\n", false),
+        spdy::ping(5),
+        spdy::reset(3, spdy::CANCEL),
+    ];
+    // Masked with zeros: a client's frame is a server's with four bytes more.
+    let message = [&[0x82, 0x85, 0, 0, 0, 0, 0][..], b"ls\r\n", &[0x89, 0x80, 0, 0, 0, 0]].concat();
+    let frames =
+        [channel_frame(channel::STDIN, b"ls\n"), channel_frame(channel::CLOSE, b"")].concat();
+    vec![
+        ("good-spdy", [b"s".to_vec(), streams.concat()].concat()),
+        ("good-websocket", [b"w".to_vec(), message].concat()),
+        ("good-channel", [b"c".to_vec(), frames].concat()),
+        ("bad-not-masked", [b"w".to_vec(), websocket::binary(&[b"x"])].concat()),
+        ("bad-length", [&b"c"[..], &[0, 255, 255, 255, 255]].concat()),
+    ]
 }
 
 fn wire_messages() -> Vec<(&'static str, Vec<u8>)> {

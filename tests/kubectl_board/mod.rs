@@ -262,9 +262,7 @@ fn refuse(kubectl: &Kubectl, transcript: &mut Transcript) {
     let mut run = |command: &str| transcript.run(kubectl, command);
     run("top nodes");
     run("top pods");
-    run("exec deployment/web -- ls");
-    run("attach deployment/web");
-    run("port-forward deployment/web 8080");
+    run("exec deployment/web -- sh -c 'echo inside; exit 3'");
     run("auth can-i create deployments");
     run("auth can-i '*' '*' --all-namespaces");
     run("auth can-i --list");

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
+use model::network::Ipv4Block;
 use tokio::sync::watch;
 
 use super::addresses::Addresses;
+use super::config::{Config, Range};
 use super::dirs::Dirs;
 use super::identity::Identity;
 use super::loops::Loops;
@@ -24,6 +26,8 @@ use crate::node;
 pub(super) struct BoardOptions<'a> {
     /// Folders.
     pub(super) dirs: &'a Dirs,
+    /// Configuration.
+    pub(super) config: &'a Config,
     /// This board.
     pub(super) identity: &'a Identity,
     /// Where its keeper works.
@@ -65,6 +69,7 @@ impl BoardRole {
             images: options.images,
             source: options.source,
             link: options.link,
+            network: Some(network(options.identity, options.config)),
             clock: options.clock,
             version: version::git_version(),
             address: node_address(options.addresses),
@@ -78,6 +83,16 @@ impl BoardRole {
     /// Ends the agent; containers go on.
     pub(super) async fn stop(self) {
         self.loops.stop().await;
+    }
+}
+
+/// Where the cluster's addresses lie, and what of this board is kumquat's own.
+fn network(identity: &Identity, config: &Config) -> node::NetworkOptions {
+    let block = |range: Range| Ipv4Block::new(range.base, range.prefix);
+    node::NetworkOptions {
+        pod_range: block(identity.pod_range),
+        service_range: block(identity.service_range),
+        own_ports: vec![config.api_port, config.mqtt_port, config.peer_port],
     }
 }
 

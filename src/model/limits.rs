@@ -486,3 +486,11 @@ pub const KEPT_SETS_MAX: usize = 8;
 pub const KEPT_DESCRIPTORS_MAX: usize = 3;
 /// Bytes of the name of one of them.
 pub const KEPT_NAME_BYTES_MAX: usize = 32;
+// Pod network.
+
+/// Network namespaces that are made before a pod needs them; each costs the kernel some memory.
+pub const PREPARED_NAMESPACES_MAX: usize = 3;
+/// Boards that are asked for an echo in one round; with more of them it is not every board's turn.
+pub const ECHO_BOARDS_MAX: usize = 64;
+/// Names of boards that a condition lists.
+pub const CONDITION_BOARDS_MAX: usize = 10;

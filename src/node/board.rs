@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use model::limits::CONDITION_BOARDS_MAX;
 use model::profile::{BOARD_LABEL, MODEL_LABEL, label_value};
 use model::timestamp::Timestamp;
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use tokio::sync::watch;
 
 use super::container::field::BoardFacts;
 use super::health::{About, Change, Health};
+use super::network::NetworkHealth;
 use super::pressure::{DISK_FREE_PERCENT_MIN, INODES_FREE_PERCENT_MIN, Pressure};
 use crate::io::host::{self, DiskSpace, HostFacts, VitalSigns, Vitals};
 
@@ -22,6 +24,8 @@ pub(crate) struct Board {
     /// Its address, which may change; empty for none.
     address: watch::Receiver<String>,
     is_master: bool,
+    /// How its pod network fares, where it has one.
+    network: Option<watch::Receiver<NetworkHealth>>,
     host: HostFacts,
     disk_bytes: u64,
     /// Its kind of board.
@@ -52,6 +56,7 @@ impl Board {
             name: name.to_owned(),
             address,
             is_master: false,
+            network: None,
             disk_bytes: DiskSpace::of(data_dir).map_or(0, |space| space.total_bytes),
             signs: VitalSigns::find(root, &profile, data_dir),
             about: About { kernel_file: host::kernel_file(root, &profile), profile },
@@ -62,6 +67,43 @@ impl Board {
     /// Says whether it is a master too.
     pub(crate) fn with_role(self, is_master: bool) -> Self {
         Self { is_master, ..self }
+    }
+
+    /// Says how its pod network fares.
+    pub(super) fn with_network(self, health: watch::Receiver<NetworkHealth>) -> Self {
+        Self { network: Some(health), ..self }
+    }
+
+    /// What is wrong with the pod network: conditions that are true, with what to do about them.
+    fn network_conditions(&self) -> Vec<(&'static str, &'static str, String)> {
+        let Some(health) = self.network.as_ref().map(|health| health.borrow().clone()) else {
+            return Vec::new();
+        };
+        let mut conditions = Vec::new();
+        if let Some(text) = health.unavailable {
+            conditions.push(("NetworkUnavailable", "NoPodNetwork", text));
+        }
+        let NetworkHealth { unreachable, problems, .. } = health;
+        if unreachable.is_empty() && problems.is_empty() {
+            return conditions;
+        }
+        let mut text = problems;
+        if !unreachable.is_empty() {
+            let names: Vec<&str> =
+                unreachable.iter().map(String::as_str).take(CONDITION_BOARDS_MAX).collect();
+            let more = match unreachable.len() - names.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            text.push(format!(
+                "pods of board {} do not reach those of {}{more}: look for a firewall between them \
+                 (pod addresses and ICMP; UDP port 8472 where a router is between)",
+                self.name,
+                names.join(", ")
+            ));
+        }
+        conditions.push(("PodNetworkUnreachable", "NoAnswer", text.join("; ")));
+        conditions
     }
 
     /// What runs short, given what ran short before. Blocking.
@@ -95,6 +137,7 @@ impl Board {
         BoardFacts {
             name: self.name.clone(),
             address: self.address(),
+            pod_address: String::new(),
             cpu_millis: i64::from(self.host.cpus) * 1_000 - i64::from(reserve.cpu_millis),
             memory_bytes: self.memory_bytes() - reserved.min(self.memory_bytes() / 4),
         }
@@ -203,6 +246,9 @@ impl Board {
             condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
         ];
         conditions.extend(now_so.health.conditions(&self.name, &self.about, now));
+        for (kind, reason, text) in self.network_conditions() {
+            conditions.push(condition(kind, true, reason, &text));
+        }
         conditions.into()
     }
 
@@ -253,6 +299,27 @@ mod tests {
         condition.health.look_again(&Vitals { memory_limits: true, ..Vitals::default() }, 0);
         let good = board.conditions(&condition, Timestamp::from_seconds(1_790_000_000));
         assert_eq!(good.as_array().expect("list").len(), 4);
+    }
+
+    #[test]
+    fn boards_that_are_not_reached_are_named() {
+        let board = Board::look("pi-1", watch::channel(String::new()).1, Path::new("/"));
+        assert!(board.network_conditions().is_empty());
+        let health = watch::Sender::new(NetworkHealth::default());
+        let board = board.with_network(health.subscribe());
+        assert!(board.network_conditions().is_empty());
+        health.send_modify(|health| {
+            health.unreachable = (1..=12).map(|number| format!("pi-{number:02}")).collect();
+            health.unavailable = Some("no veth".to_owned());
+        });
+        let all = board.conditions(&Condition::default(), Timestamp::from_seconds(1_790_000_000));
+        let message = |kind: &str| {
+            let found = all.as_array().expect("list").iter().find(|c| c["type"] == kind);
+            found.expect("there")["message"].as_str().expect("text").to_owned()
+        };
+        assert_eq!(message("NetworkUnavailable"), "no veth");
+        let text = message("PodNetworkUnreachable");
+        assert!(text.contains("pi-01, pi-02") && text.contains("pi-10 and 2 more"), "{text}");
     }
 
     #[test]

@@ -24,6 +24,8 @@ mod streams;
 pub mod tunnel;
 mod volume;
 
+pub use network::NetworkOptions;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -60,6 +62,9 @@ pub struct NodeOptions {
     pub source: Option<Arc<dyn Source>>,
     /// Cluster time.
     pub clock: Clock,
+    /// Where the cluster's addresses lie; `None` leaves pods with nothing but their loopback, for
+    /// trials without a network.
+    pub network: Option<NetworkOptions>,
     /// The way to the master.
     pub link: BoardEnd,
 }
@@ -76,6 +81,15 @@ pub enum NodeError {
     /// What runs on this board cannot be learnt.
     #[error("the keeper does not say which containers run")]
     Keeper(#[source] KeeperError),
+    /// A part of the network ended.
+    #[error("{part} of the pod network ended")]
+    Network {
+        /// Which part.
+        part: &'static str,
+        /// Why.
+        #[source]
+        cause: std::io::Error,
+    },
     /// The master's end of the link is gone.
     #[error("the link to the master is closed")]
     LinkClosed,
@@ -98,6 +112,14 @@ pub fn forget_boot(run_dir: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// After everything that ran was removed: takes away what the pod network made in the kernel. Blocking.
+///
+/// # Errors
+/// The first thing that would not go.
+pub fn remove_network(data_dir: &Path) -> std::io::Result<()> {
+    network::remove(data_dir)
 }
 
 /// Runs the board's role until `shutdown` is true. Containers go on running.

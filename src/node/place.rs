@@ -133,6 +133,14 @@ pub(crate) fn remove_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes a file; not being there is fine.
+pub(crate) fn forget(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Replaces a file as a whole, without making it durable.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(parent) = path.parent() {

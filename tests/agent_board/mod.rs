@@ -88,6 +88,7 @@ impl Board {
                 images: images.clone(),
                 clock: Clock::starting_at(Timestamp(0)),
                 source: None,
+                network: None,
                 link,
             },
             stopped,

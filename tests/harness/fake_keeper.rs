@@ -139,7 +139,7 @@ impl State {
             RequestV1::Hello => {
                 ResponseV1::Hello { pid: std::process::id(), pump: None, version: "fake".into() }
             }
-            RequestV1::SandboxCreate(sandbox) => {
+            RequestV1::SandboxCreate(sandbox) | RequestV1::SandboxAdopt { sandbox, .. } => {
                 self.sandboxes.insert(sandbox.uid);
                 ResponseV1::Done
             }

@@ -123,6 +123,7 @@ impl SimulatedBoard {
             images: site.images,
             clock: Clock::starting_at(Timestamp(0)),
             source: site.source,
+            network: None,
             link,
         };
         let agent = tokio::spawn(node::run(options, stopped));

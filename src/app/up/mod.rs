@@ -167,7 +167,8 @@ async fn stop_pods(paths: KeeperPaths) -> Result<()> {
     }
     tokio::task::spawn_blocking(move || {
         keeper::cleanup(&paths)?;
-        node::forget_boot(&paths.run_dir)
+        node::forget_boot(&paths.run_dir)?;
+        node::remove_network(&paths.data_dir)
     })
     .await??;
     Ok(())

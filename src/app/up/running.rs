@@ -94,6 +94,7 @@ impl Running {
         base.serve_control(seat, &mut loops)?;
         let board = BoardRole::start(BoardOptions {
             dirs,
+            config,
             identity,
             keeper: &keeper,
             clock: base.clock,

@@ -63,7 +63,8 @@ fn is_reachable(interface: &str, address: IpAddr, named: Option<&str>) -> bool {
             v6.is_loopback() || v6.is_unspecified() || v6.segments()[0] & 0xffc0 == 0xfe80
         }
     };
-    !local && (!interfaces::is_virtual(interface) || named == Some(interface))
+    // Addresses on `lo` are for this board alone, whatever they look like: its own pod address is.
+    !local && interface != "lo" && (!interfaces::is_virtual(interface) || named == Some(interface))
 }
 
 #[cfg(test)]
@@ -74,6 +75,7 @@ mod tests {
     fn reachable_addresses_come_first_by_route() {
         let found = [
             ("lo", "127.0.0.1"),
+            ("lo", "10.42.0.1"),
             ("docker0", "172.17.0.1"),
             ("wlan0", "192.168.1.9"),
             ("veth1a", "10.0.0.1"),

@@ -152,6 +152,12 @@ impl Keeper {
         self.done(RequestV1::SandboxCreate(sandbox), SLOW).await
     }
 
+    /// Makes a pod's namespaces around the network namespace at `net`. Idempotent: a sandbox that is
+    /// there keeps the network namespace that it has.
+    pub async fn sandbox_adopt(&self, sandbox: SandboxV1, net: PathBuf) -> Result<(), KeeperError> {
+        self.done(RequestV1::SandboxAdopt { sandbox, net }, SLOW).await
+    }
+
     /// Removes a pod's namespaces and cgroup. Idempotent; its containers must be gone.
     pub async fn sandbox_remove(&self, uid: &str) -> Result<(), KeeperError> {
         self.done(RequestV1::SandboxRemove { uid: uid.to_owned() }, SLOW).await

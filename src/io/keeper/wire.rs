@@ -71,6 +71,13 @@ pub enum RequestV1 {
         /// What it is called.
         name: String,
     },
+    /// Make a pod's namespaces around a network namespace that exists.
+    SandboxAdopt {
+        /// The sandbox; not one of the board's own network.
+        sandbox: SandboxV1,
+        /// File whose opening gives the network namespace; read before the answer, not after.
+        net: PathBuf,
+    },
 }
 
 impl RequestV1 {
@@ -443,6 +450,9 @@ mod tests {
         check(RequestV1::Session(session), &[b"\x0b\x01c\x01\x01x\x01\x01\x00\x01"]);
         check(RequestV1::Keep { name: "n".into() }, &[b"\x0c\x01n"]);
         check(RequestV1::Kept { name: "n".into() }, &[b"\x0d\x01n"]);
+        let sandbox = SandboxV1 { uid: "u".into(), hostname: "h".into(), ..SandboxV1::default() };
+        let adopt = RequestV1::SandboxAdopt { sandbox, net: "/n".into() };
+        check(adopt, &[b"\x0e\x01u\x01h\x00\x00\x02/n"]);
     }
 
     #[test]

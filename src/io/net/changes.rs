@@ -1,4 +1,4 @@
-//! Tells when addresses or IPv4 routes of this network namespace change (rtnetlink(7) groups).
+//! Tells when links, addresses or IPv4 routes of this network namespace change (rtnetlink(7) groups).
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -8,6 +8,8 @@ use nix::sys::socket::{
 };
 use tokio::io::unix::AsyncFd;
 
+/// The kernel does not tell of the routes that go with a link.
+const RTMGRP_LINK: u32 = 0x1;
 const RTMGRP_IPV4_IFADDR: u32 = 0x10;
 /// An interface that comes up shows its addresses as connected routes.
 const RTMGRP_IPV4_ROUTE: u32 = 0x40;
@@ -28,7 +30,7 @@ impl AddressChanges {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let protocol = SockProtocol::NetlinkRoute;
         let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
-        let groups = RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR;
+        let groups = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         // SAFETY: the descriptor must stay open as long as the AsyncFd: an OwnedFd inside of it always
         // names the same one and is closed with it.

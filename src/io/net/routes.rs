@@ -17,6 +17,7 @@ const RTM_DELNEIGH: u16 = 29;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTNH_F_ONLINK: u32 = 4;
 const RTN_UNICAST: u8 = 1;
@@ -31,6 +32,8 @@ const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NUD_PERMANENT: u8 = 0x80;
 const NTF_SELF: u8 = 2;
+/// A metric after those of all network managers.
+const METRIC_LAST: u32 = 0xff00_0000;
 /// Bytes of `struct rtmsg`.
 const ROUTE_STRUCT_BYTES: usize = 12;
 /// Who made a route (rtm_protocol): a number that nobody in rt_protos uses.
@@ -208,7 +211,8 @@ pub(super) fn new_route(route: &Route) -> Message {
         NextHop::Gateway { via, link } => {
             message = message.attribute(RTA_GATEWAY, &via.octets()).number(RTA_OIF, link);
         }
-        NextHop::Unreachable => {}
+        // Behind every route that somebody else has to the same addresses, and never in its place.
+        NextHop::Unreachable => message = message.number(RTA_PRIORITY, METRIC_LAST),
     }
     match route.source {
         Some(source) => message.attribute(RTA_PREFSRC, &source.octets()),

@@ -1,5 +1,6 @@
 //! What can happen to a pod, and what can be asked for in answer.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use model::timestamp::Timestamp;
@@ -80,7 +81,10 @@ pub enum Event {
     /// stops the pod, and after it when it changes.
     Served(bool),
     /// Network, IPC and host name are there.
-    SandboxReady,
+    SandboxReady {
+        /// The pod's own address; `None` in the host network, and where there is no pod network.
+        address: Option<Ipv4Addr>,
+    },
     /// They could not be made.
     SandboxFailed {
         /// Why.

@@ -1,5 +1,6 @@
 //! The lifecycle machine of one pod.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use model::timestamp::Timestamp;
@@ -70,6 +71,9 @@ pub struct PodState {
     pub containers: Vec<ContainerState>,
     /// Network, IPC, host name.
     pub sandbox: Step,
+    /// Its own address in the pod network; kept when the sandbox of a finished pod goes.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
     /// Volumes.
     pub volumes: Step,
     /// Removal of every trace, after a stop.
@@ -115,6 +119,7 @@ impl PodMachine {
         let state = PodState {
             containers: init.chain(main).collect(),
             sandbox: Step::Todo,
+            address: None,
             volumes: Step::Todo,
             teardown: Step::Todo,
             stop: None,
@@ -239,7 +244,10 @@ impl PodMachine {
             Event::Desired(pod) => self.take_pod(pod, now, out),
             Event::Gone => self.stop_pod(0, true, now),
             Event::Served(served) => self.take_served(served, now),
-            Event::SandboxReady => self.state.sandbox = Step::Done,
+            Event::SandboxReady { address } => {
+                self.state.sandbox = Step::Done;
+                self.state.address = address;
+            }
             Event::SandboxRemoved => {}
             Event::SandboxFailed { message } => {
                 let message = format!("Failed to create pod sandbox: {message}");

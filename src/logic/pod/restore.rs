@@ -82,6 +82,10 @@ impl PodMachine {
         if remains.rebooted && !machine.is_terminal() {
             machine.run_init_again();
         }
+        if machine.state.sandbox == Step::Todo && !machine.is_terminal() {
+            // The next sandbox brings another one.
+            machine.state.address = None;
+        }
         machine
     }
 

@@ -135,6 +135,7 @@ api_type! {
         containers: Vec<Container>, init_containers: Vec<Container>, volumes: Vec<Volume>,
         restart_policy: RestartPolicy, termination_grace_period_seconds: Option<i64>,
         node_name: String, hostname: Option<String>, subdomain: Option<String>,
+        #[serde(rename = "setHostnameAsFQDN")] set_hostname_as_fqdn: bool,
         service_account_name: Option<String>,
         host_network: bool, share_process_namespace: bool, host_users: Option<bool>,
         #[serde(rename = "hostPID")] host_pid: bool,
@@ -187,7 +188,10 @@ api_type! {
     }
 }
 api_type! { /// ContainerPort.
-    ContainerPort { name: String, container_port: u16, host_port: u16, }
+    ContainerPort {
+        name: String, container_port: u16, host_port: u16, protocol: Option<String>,
+        #[serde(rename = "hostIP")] host_ip: String,
+    }
 }
 api_type! { /// ResourceRequirements.
     Resources { limits: BTreeMap<String, Amount>, requests: BTreeMap<String, Amount>, }

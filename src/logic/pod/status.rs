@@ -65,6 +65,16 @@ impl PodMachine {
             put("hostIP", json!(host.address));
             put("hostIPs", json!([{"ip": host.address}]));
         }
+        let own = self.state.address.map(|address| address.to_string());
+        let address = match self.pod.spec.host_network {
+            // It follows the board's, which may change.
+            true => Some(host.address.clone()).filter(|_| self.state.sandbox == Step::Done),
+            false => own,
+        };
+        if let Some(address) = address.filter(|address| !address.is_empty()) {
+            put("podIP", json!(address));
+            put("podIPs", json!([{"ip": address}]));
+        }
         put("startTime", json!(self.state.start_time.to_string()));
         put("qosClass", json!(self.qos_class()));
         if self.pod.metadata.generation > 0 {

@@ -107,7 +107,7 @@ impl Board {
         let event = match effect {
             Effect::CreateSandbox if good => {
                 self.sandbox = true;
-                Event::SandboxReady
+                Event::SandboxReady { address: None }
             }
             Effect::CreateSandbox => Event::SandboxFailed { message: fault() },
             Effect::RemoveSandbox => {

@@ -15,8 +15,15 @@ const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_SECONDS: u32 = 40;
 
 /// Conditions that a board reports only while they are true; those that others set stay.
-const WHILE_TRUE: [&str; 5] =
-    ["MemoryLimitsMissing", "Undervoltage", "Throttling", "ReadOnlyRoot", "ClockUnsynced"];
+const WHILE_TRUE: [&str; 7] = [
+    "MemoryLimitsMissing",
+    "Undervoltage",
+    "Throttling",
+    "ReadOnlyRoot",
+    "ClockUnsynced",
+    "PodNetworkUnreachable",
+    "NetworkUnavailable",
+];
 
 /// The name in a board's Node object.
 pub(super) fn name_of(node: &[u8]) -> Option<String> {

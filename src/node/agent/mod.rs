@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use super::board::{Board, Condition};
 use super::desired::DesiredLog;
 use super::driver::{Answer, Driver};
-use super::network::NetHeld;
+use super::network::{NetHeld, Network, NetworkHealth};
 use super::place::Places;
 use super::pull::{self, Puller};
 use super::{NodeError, NodeOptions};
@@ -82,9 +82,15 @@ pub(super) async fn run(
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), NodeError> {
     let places = Places { data_dir: options.data_dir.clone(), run_dir: options.run_dir.clone() };
+    let mut network = Network::start(&options, net.subscribe())?;
+    let mut health = network.as_ref().map(|network| network.health.clone());
     let mut address = options.address;
     let board = Board::look(&options.name, address.clone(), &options.root, &options.data_dir)
         .with_role(options.is_master);
+    let board = match &health {
+        Some(health) => board.with_network(health.clone()),
+        None => board,
+    };
     let (answers, mut answered) = mpsc::channel(NODE_ANSWERS_MAX);
     let puller = options.source.map(|source| Puller::new(options.images.clone(), source));
     let driver = Arc::new(Driver {
@@ -94,6 +100,7 @@ pub(super) async fn run(
         board,
         clock: options.clock.clone(),
         puller: puller.clone(),
+        network: network.as_ref().map(|network| network.pods.clone()),
         answers: answers.clone(),
     });
     let mut link = options.link;
@@ -129,6 +136,8 @@ pub(super) async fn run(
             Ok(()) = imports.changed() => agent.images_changed(),
             Some(image) = offered.recv() => agent.image_offered(&image),
             Ok(()) = address.changed() => agent.address_changed(),
+            Some(()) = changed(&mut health) => agent.report_board(),
+            error = failed(&mut network) => return Err(error),
             _ = beat.tick() => agent.beat().await,
             () = sleep_until(wake) => {}
         }
@@ -139,6 +148,19 @@ pub(super) async fn run(
 /// Shutdown is asked for, or nobody is left to ask for it.
 async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     let _asked = shutdown.wait_for(|stop| *stop).await;
+}
+
+/// Waits for the network to fare otherwise; for ever where there is none.
+async fn changed(health: &mut Option<watch::Receiver<NetworkHealth>>) -> Option<()> {
+    health.as_mut()?.changed().await.ok()
+}
+
+/// Waits for a part of the network to end; for ever where there is none.
+async fn failed(network: &mut Option<Network>) -> NodeError {
+    match network {
+        Some(network) => network.failed().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_until(wake: Option<Instant>) {

@@ -275,6 +275,7 @@ impl Agent {
             objects: self.desired.set().objects(&entry.keys),
             places: entry.places.clone(),
             qos_class: entry.machine.qos_class(),
+            address: entry.machine.state().address,
             pod,
         };
         let (driver, answers) = (self.driver.clone(), self.answers.clone());

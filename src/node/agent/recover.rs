@@ -56,6 +56,9 @@ impl Agent {
         // Files that a container still uses stay.
         wanted.extend(sweep_keeper(&driver, &states, &wanted).await);
         states.retain(|state| wanted.contains(&state.pod_uid));
+        if let Some(network) = &driver.network {
+            network.retain(&wanted).await;
+        }
         let places = driver.places.clone();
         let cleared = blocking(move || remove_leftovers(&places, &wanted, rebooted)).await;
         if let Some(Err(error)) = cleared {

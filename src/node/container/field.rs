@@ -10,6 +10,8 @@ pub(crate) struct BoardFacts {
     pub(crate) name: String,
     /// Its address; empty for none.
     pub(crate) address: String,
+    /// The address of the pod that asks; empty for none.
+    pub(crate) pod_address: String,
     /// Allocatable cpu in thousandths.
     pub(crate) cpu_millis: i64,
     /// Allocatable memory.
@@ -44,8 +46,10 @@ pub(crate) fn field(reference: &FieldRef, pod: &Pod, board: &BoardFacts) -> Resu
             pod.spec.service_account_name.clone().unwrap_or_else(|| "default".to_owned())
         }
         "status.hostIP" | "status.hostIPs" => board.address.clone(),
-        // Pods have an address only with services.
-        "status.podIP" | "status.podIPs" => String::new(),
+        "status.podIP" | "status.podIPs" => match pod.spec.host_network {
+            true => board.address.clone(),
+            false => board.pod_address.clone(),
+        },
         _ => return Err(format!("unsupported fieldPath: {path}")),
     })
 }
@@ -103,11 +107,16 @@ mod tests {
 
     #[test]
     fn fields_are_found() {
-        let board = BoardFacts { name: "pi".to_owned(), ..BoardFacts::default() };
+        let board = BoardFacts {
+            name: "pi".to_owned(),
+            pod_address: "10.42.0.2".to_owned(),
+            ..BoardFacts::default()
+        };
         let get = |path: &str| field(&FieldRef { field_path: path.to_owned() }, &pod(), &board);
         assert_eq!(get("metadata.labels['a']").as_deref(), Ok("b"));
         assert_eq!(get("metadata.labels").as_deref(), Ok("a=\"b\""));
         assert_eq!(get("spec.nodeName").as_deref(), Ok("pi"));
+        assert_eq!(get("status.podIP").as_deref(), Ok("10.42.0.2"));
         assert_eq!(get("spec.serviceAccountName").as_deref(), Ok("default"));
         assert!(get("spec.bogus").is_err());
     }

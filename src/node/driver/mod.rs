@@ -3,10 +3,12 @@
 //! In: one effect with the pod it is for. Out: one [`Answer`]. Nothing here decides anything about
 //! a pod's life, and nothing is kept between effects.
 
+mod hosts;
 mod image;
 mod start;
 mod teardown;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,15 +21,16 @@ use tokio::sync::mpsc;
 
 use super::board::Board;
 use super::log_stream;
+use super::network::PodNetwork;
 use super::object::Objects;
-use super::place::{Places, PodPlaces};
+use super::place::{self, Places, PodPlaces};
 use super::prober::Target;
 use super::pull::Puller;
 use super::report::Report;
 use super::volume;
 use crate::io::clock::Clock;
 use crate::io::image::{Hold, ImageStore};
-use crate::io::keeper::{ExitV1, Keeper, SandboxV1};
+use crate::io::keeper::{ExitV1, Keeper, KeeperError, SandboxV1};
 
 pub(super) use teardown::{remove_leftovers, sweep_keeper};
 
@@ -41,6 +44,8 @@ pub(super) struct Driver {
     pub(super) clock: Clock,
     /// Gets what this board lacks; `None` where there is nobody to ask.
     pub(super) puller: Option<Puller>,
+    /// Addresses and links of pods; `None` where they have no network.
+    pub(super) network: Option<PodNetwork>,
     /// Where answers go: also what is to be told before an effect is through.
     pub(super) answers: mpsc::Sender<Answer>,
 }
@@ -53,6 +58,8 @@ pub(super) struct Job {
     pub(super) objects: Objects,
     pub(super) places: PodPlaces,
     pub(super) qos_class: String,
+    /// The pod's own address, once it has one.
+    pub(super) address: Option<Ipv4Addr>,
 }
 
 /// What came of an effect.
@@ -82,7 +89,7 @@ impl Driver {
         let uid = job.pod.uid().to_string();
         let event = match &job.effect {
             Effect::CreateSandbox => Some(self.create_sandbox(&job).await),
-            Effect::RemoveSandbox => match self.keeper.sandbox_remove(&uid).await {
+            Effect::RemoveSandbox => match self.remove_sandbox(job.pod.uid()).await {
                 Ok(()) => Some(Event::SandboxRemoved),
                 Err(error) => {
                     tracing::warn!(pod = job.pod.full_name(), %error, "sandbox is not removed");
@@ -106,7 +113,7 @@ impl Driver {
                 let (Some(spec), Some(probe)) = (spec, probe) else {
                     return Answer::of(&job, None);
                 };
-                let result = self.target(&job.pod, spec, *attempt).probe(probe).await;
+                let result = self.target(&job, spec, *attempt).probe(probe).await;
                 let (container, attempt) = (container.clone(), *attempt);
                 Some(Event::Probed { container, attempt, kind: *kind, result })
             }
@@ -127,17 +134,54 @@ impl Driver {
     }
 
     async fn create_sandbox(&self, job: &Job) -> Event {
-        let spec = &job.pod.spec;
+        match self.try_create_sandbox(&job.pod, &job.places).await {
+            Ok(address) => Event::SandboxReady { address },
+            Err(message) => Event::SandboxFailed { message },
+        }
+    }
+
+    async fn try_create_sandbox(
+        &self,
+        pod: &Pod,
+        places: &PodPlaces,
+    ) -> Result<Option<Ipv4Addr>, String> {
+        let spec = &pod.spec;
         let sandbox = SandboxV1 {
-            uid: job.pod.uid().to_string(),
-            hostname: hostname(&job.pod),
+            uid: pod.uid().to_string(),
+            hostname: hosts::kernel_hostname(pod, &self.board.name)?,
             host_network: spec.host_network,
             host_ipc: spec.host_ipc,
         };
-        match self.keeper.sandbox_create(sandbox).await {
-            Ok(()) => Event::SandboxReady,
-            Err(error) => Event::SandboxFailed { message: error.to_string() },
+        let Some(network) = self.network.as_ref().filter(|_| !spec.host_network) else {
+            let made = self.keeper.sandbox_create(sandbox).await;
+            return made.map(|()| None).map_err(|error| error.to_string());
+        };
+        if network.has(pod.uid()) {
+            // Begun and not answered before the agent was restarted: its namespace is another one.
+            self.remove_sandbox(pod.uid()).await.map_err(|error| error.to_string())?;
         }
+        // Another sandbox has another address.
+        place::forget(&places.etc("hosts")).map_err(|error| error.to_string())?;
+        let place = network.reserve(pod).await?;
+        let (address, namespace) = (place.address(), place.namespace());
+        let (adopted, settled) =
+            tokio::join!(self.keeper.sandbox_adopt(sandbox, namespace), place.settle());
+        let made = adopted.map_err(|error| error.to_string()).and(settled);
+        if made.is_err()
+            && let Err(error) = self.remove_sandbox(pod.uid()).await
+        {
+            tracing::debug!(pod = pod.full_name(), %error, "half a sandbox is not removed");
+        }
+        made.map(|_adopted| Some(address))
+    }
+
+    /// The namespaces, then the link, whose other end was in one of them.
+    async fn remove_sandbox(&self, uid: Uid) -> Result<(), KeeperError> {
+        self.keeper.sandbox_remove(&uid.to_string()).await?;
+        if let Some(network) = &self.network {
+            network.release(uid).await;
+        }
+        Ok(())
     }
 
     async fn prepare_volumes(&self, job: &Job) -> Event {
@@ -162,16 +206,16 @@ impl Driver {
 
     fn target<'a>(
         &'a self,
-        pod: &Pod,
+        job: &Job,
         container: &'a logic::pod::spec::Container,
         attempt: u32,
     ) -> Target<'a> {
-        let uid = pod.uid().to_string();
+        let uid = job.pod.uid().to_string();
         Target {
             keeper: &self.keeper,
             id: container_id(&uid, &container.name, attempt),
-            netns: (!pod.spec.host_network).then(|| self.keeper.sandbox_netns(&uid)),
-            address: None,
+            netns: (!job.pod.spec.host_network).then(|| self.keeper.sandbox_netns(&uid)),
+            address: job.address.map(IpAddr::V4),
             container,
         }
     }
@@ -190,7 +234,7 @@ impl Driver {
             HookKind::PreStop => spec.lifecycle.pre_stop.as_ref(),
         };
         let timeout = Duration::from_millis(timeout_millis);
-        let result = self.target(&job.pod, spec, attempt).hook(handler?, timeout).await;
+        let result = self.target(job, spec, attempt).hook(handler?, timeout).await;
         Some(Event::Hooked { container: container.to_owned(), attempt, kind, result })
     }
 }
@@ -200,14 +244,6 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
-}
-
-/// The host name inside a pod: at most a DNS label.
-pub(super) fn hostname(pod: &Pod) -> String {
-    let name = pod.spec.hostname.as_deref().unwrap_or(&pod.metadata.name);
-    let mut name = name.to_owned();
-    name.truncate(63);
-    name.trim_end_matches(['-', '.']).to_owned()
 }
 
 /// The number of a signal named as in Kubernetes, Docker or by number; SIGTERM for what is no signal.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,11 +10,13 @@ use logic::pod::spec::{Container, Pod};
 use logic::pod::{Event, container_id};
 use model::limits::IMAGE_USERS_BYTES_MAX;
 
-use super::{Answer, Driver, Job, blocking, hostname};
+use super::hosts::{hostname, hosts};
+use super::{Answer, Driver, Job, blocking};
 use crate::io::image::{Image, ImageStore};
 use crate::io::keeper::{KeeperError, Refusal, RunStateV1, Start, StartedV1};
 use crate::node::board::Board;
 use crate::node::container::environment::{self, Environment};
+use crate::node::container::field::BoardFacts;
 use crate::node::container::spec::{self, BindMount, SpecInput};
 use crate::node::container::unsupported;
 use crate::node::container::user;
@@ -109,6 +112,7 @@ impl Driver {
             places: job.places.clone(),
             board: self.board.clone(),
             qos_class: job.qos_class.clone(),
+            address: job.address,
         };
         let interrupted = || Fault::Board("interrupted".to_owned());
         blocking(move || preparation.run()).await.ok_or_else(interrupted)?
@@ -139,6 +143,7 @@ struct Preparation {
     places: PodPlaces,
     board: Board,
     qos_class: String,
+    address: Option<Ipv4Addr>,
 }
 
 impl Preparation {
@@ -147,7 +152,8 @@ impl Preparation {
         let missing = || "no such container".to_owned();
         let container = pod.container(&self.container).ok_or_else(missing)?;
         unsupported::refuse(pod, container)?;
-        let facts = self.board.facts();
+        let pod_address = self.address.map(|address| address.to_string()).unwrap_or_default();
+        let facts = BoardFacts { pod_address, ..self.board.facts() };
         let environment = environment::build(pod, container, &self.objects, &facts)?;
         let config = &self.image.config;
         let users = |path: &str| -> Result<String, Fault> {
@@ -160,10 +166,10 @@ impl Preparation {
         let id = container_id(&pod.metadata.uid, &container.name, self.attempt);
         let fault =
             |error: io::Error| Fault::Board(format!("preparing files of the container: {error}"));
-        let mut mounts = etc_mounts(pod, places).map_err(fault)?;
+        let mut mounts = self.etc_mounts().map_err(fault)?;
         mounts.push(termination_mount(container, places, &id).map_err(fault)?);
         mounts.extend(volume_mounts(pod, container, &environment, places)?);
-        let hostname = hostname(pod);
+        let hostname = hostname(pod, &self.board.name);
         let mut variables =
             environment.over_image(config.env.as_deref().unwrap_or_default(), &hostname);
         if let (Some(home), false) = (&user.home, variables.iter().any(|v| v.starts_with("HOME=")))
@@ -200,6 +206,31 @@ impl Preparation {
             spec: serde_json::to_vec(&spec).map_err(|error| error.to_string())?,
             log_path,
         })
+    }
+
+    fn etc_mounts(&self) -> io::Result<Vec<BindMount>> {
+        let (pod, places, board) = (&self.pod, &self.places, &self.board.name);
+        let of_board = match pod.spec.host_network {
+            true => fs::read_to_string("/etc/hosts").unwrap_or_default(),
+            false => String::new(),
+        };
+        let address = self.address.map(IpAddr::V4);
+        let files = [
+            ("hosts", hosts(pod, board, address, &of_board)),
+            ("hostname", format!("{}\n", hostname(pod, board))),
+            ("resolv.conf", resolv_conf(pod)),
+        ];
+        fs::create_dir_all(places.etc(""))?;
+        let mut mounts = Vec::new();
+        for (name, text) in files {
+            let path = places.etc(name);
+            // Containers of the pod share it and have it open: it is made once.
+            if !path.exists() {
+                fs::write(&path, text)?;
+            }
+            mounts.push(bind(&path, &format!("/etc/{name}"), false));
+        }
+        Ok(mounts)
     }
 }
 
@@ -253,34 +284,6 @@ fn bind(source: &Path, target: &str, read_only: bool) -> BindMount {
         read_only,
         propagation: "rprivate",
     }
-}
-
-fn etc_mounts(pod: &Pod, places: &PodPlaces) -> io::Result<Vec<BindMount>> {
-    let hostname = hostname(pod);
-    let mut hosts = format!(
-        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost \
-         ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\n\
-         fe00::2\tip6-allrouters\n127.0.0.1\t{hostname}\n"
-    );
-    for alias in &pod.spec.host_aliases {
-        hosts.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.join("\t")));
-    }
-    let files = [
-        ("hosts", hosts),
-        ("hostname", format!("{hostname}\n")),
-        ("resolv.conf", resolv_conf(pod)),
-    ];
-    fs::create_dir_all(places.etc(""))?;
-    let mut mounts = Vec::new();
-    for (name, text) in files {
-        let path = places.etc(name);
-        // Containers of the pod share it and have it open: it is made once.
-        if !path.exists() {
-            fs::write(&path, text)?;
-        }
-        mounts.push(bind(&path, &format!("/etc/{name}"), false));
-    }
-    Ok(mounts)
 }
 
 fn resolv_conf(pod: &Pod) -> String {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use logic::pod::Event;
+use model::ids::Uid;
 
 use super::{Driver, Job, blocking};
 use crate::io::keeper::ContainerStateV1;
@@ -30,7 +31,11 @@ impl Driver {
         for state in states.into_iter().filter(|state| state.pod_uid == uid) {
             self.keeper.remove(&state.id).await.map_err(|error| error.to_string())?;
         }
-        self.keeper.sandbox_remove(uid).await.map_err(|error| error.to_string())
+        match Uid::parse(uid) {
+            Some(uid) => self.remove_sandbox(uid).await,
+            None => self.keeper.sandbox_remove(uid).await,
+        }
+        .map_err(|error| error.to_string())
     }
 }
 

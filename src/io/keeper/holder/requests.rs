@@ -91,7 +91,13 @@ impl Holder {
             RequestV1::SandboxCreate(new) => {
                 check_id(&new.uid)?;
                 workers.run(stream, Duration::ZERO, |stream| {
-                    sandbox::run_create(site, &new, stream)
+                    sandbox::run_create(site, &new, None, stream)
+                })?;
+            }
+            RequestV1::SandboxAdopt { sandbox: new, net } => {
+                check_id(&new.uid)?;
+                workers.run(stream, Duration::ZERO, |stream| {
+                    sandbox::run_create(site, &new, Some(&net), stream)
                 })?;
             }
             RequestV1::SandboxRemove { uid } => {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -17,13 +17,14 @@ use crate::io::keeper::wire::{Refusal, ResponseV1, SandboxV1};
 /// Files of a sandbox that may be mount points.
 pub(in crate::io::keeper) const PINS: [&str; 4] = ["net", "ipc", "uts", "pid"];
 
-/// Runs in a fork of the holder.
+/// Runs in a fork of the holder. `net` is a network namespace to adopt; else a new one is made.
 pub(in crate::io::keeper) fn run_create(
     site: &Site,
     sandbox: &SandboxV1,
+    net: Option<&Path>,
     mut stream: UnixStream,
 ) -> u8 {
-    let made = create(site, sandbox).inspect_err(|_| {
+    let made = create(site, sandbox, net).inspect_err(|_| {
         let _ = unpin(&site.layout.sandbox(&sandbox.uid));
     });
     answer(&mut stream, made.map(|()| ResponseV1::Done))
@@ -36,7 +37,7 @@ pub(in crate::io::keeper) fn run_remove(site: &Site, uid: &str, mut stream: Unix
     answer(&mut stream, removed.map(|()| ResponseV1::Done).map_err(Failure::from))
 }
 
-fn create(site: &Site, sandbox: &SandboxV1) -> Result<(), Failure> {
+fn create(site: &Site, sandbox: &SandboxV1, net: Option<&Path>) -> Result<(), Failure> {
     let dir = site.layout.sandbox(&sandbox.uid);
     if dir.join("ready").exists() {
         return Ok(());
@@ -45,7 +46,8 @@ fn create(site: &Site, sandbox: &SandboxV1) -> Result<(), Failure> {
     fs::create_dir_all(&dir)?;
     let mut flags = CloneFlags::CLONE_NEWUTS;
     let mut pins = vec!["uts"];
-    if !sandbox.host_network {
+    let own_network = !sandbox.host_network && net.is_none();
+    if own_network {
         flags |= CloneFlags::CLONE_NEWNET;
         pins.push("net");
     }
@@ -61,13 +63,15 @@ fn create(site: &Site, sandbox: &SandboxV1) -> Result<(), Failure> {
         nix::unistd::sethostname(&sandbox.hostname)
             .map_err(|error| failed("setting the pod's host name", error))?;
     }
-    if !sandbox.host_network {
+    if own_network {
         bring_up_loopback()?;
     }
-    for pin in pins {
-        let (source, target) = (format!("/proc/self/ns/{pin}"), dir.join(pin));
+    let own = pins.into_iter().map(|pin| (pin, PathBuf::from(format!("/proc/self/ns/{pin}"))));
+    let adopted = net.filter(|_| !sandbox.host_network).map(|net| ("net", net.to_owned()));
+    for (pin, source) in own.chain(adopted) {
+        let target = dir.join(pin);
         File::create(&target)?;
-        mount(Some(source.as_str()), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        mount(Some(&source), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .map_err(|error| failed("pinning the pod's namespaces", error))?;
     }
     File::create(dir.join("ready"))?;

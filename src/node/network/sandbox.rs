@@ -1,0 +1,389 @@
+//! The pods of this board in the network: their addresses, links and host ports.
+//!
+//! ```text
+//!  namespaces made beforehand ──┐
+//!  own block of addresses ──────┼─▶ reserve ─▶ Place ─▶ settle ──▶ pod is reachable
+//!                               │     │ recorded in the run-dir        (the keeper adopts the
+//!                               │     └▶ LocalPods, for the rules       namespace meanwhile)
+//!  pod is torn down ────────────┴─▶ release: link, record, address
+//! ```
+//! Namespaces and links are made before there is a pod for them, because that takes milliseconds and a
+//! start shall not wait; removing a link takes longer still, and nobody waits for that either.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use logic::network::address_pool::{AddressPool, own_address};
+use logic::network::local::{HostPort, LocalPod, LocalPods};
+use logic::pod::Pod;
+use model::ids::Uid;
+use model::limits::PREPARED_NAMESPACES_MAX;
+use model::network::{Ipv4Block, Protocol};
+use tokio::sync::{mpsc, watch};
+
+use super::record::{self, Record};
+use crate::io::net::{Links, Prepared, Routes, is_pod_link};
+use crate::node::driver::blocking;
+
+/// How long a start waits for the board's block or for a namespace, before it is told to come again.
+const WAIT: Duration = Duration::from_secs(10);
+/// Pause after a namespace could not be made.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The pods of this board; clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct PodNetwork {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    run_dir: PathBuf,
+    pods: Mutex<Pods>,
+    block: watch::Receiver<Option<Ipv4Block>>,
+    prepared: tokio::sync::Mutex<mpsc::Receiver<(u32, Prepared)>>,
+    /// MTU of the links of new pods.
+    mtu: watch::Receiver<u32>,
+    /// Why the last namespace could not be made, while none can.
+    trouble: watch::Receiver<Option<String>>,
+    local: watch::Sender<Arc<LocalPods>>,
+}
+
+#[derive(Debug, Default)]
+struct Pods {
+    pool: Option<AddressPool>,
+    records: BTreeMap<Uid, Record>,
+}
+
+/// A pod's place, reserved and not yet wired.
+#[derive(Debug)]
+pub(crate) struct Place {
+    prepared: Prepared,
+    address: Ipv4Addr,
+    source: Ipv4Addr,
+}
+
+impl Place {
+    /// The pod's address.
+    pub(crate) fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// The namespace, for the keeper to adopt while this value or what became of it lives.
+    pub(crate) fn namespace(&self) -> PathBuf {
+        self.prepared.path()
+    }
+
+    /// Gives the pod its address and the board the way to it; gives back what keeps the namespace.
+    ///
+    /// # Errors
+    /// What the kernel says, as a sentence.
+    pub(crate) async fn settle(mut self) -> Result<Self, String> {
+        let settled = blocking(move || {
+            self.prepared.settle(&mut Routes::open()?, self.address, self.source)?;
+            io::Result::Ok(self)
+        });
+        let settled = settled.await.ok_or("interrupted")?;
+        settled.map_err(|error| format!("the pod's link cannot be set up: {error}"))
+    }
+}
+
+/// What the pool of namespaces is filled by.
+#[derive(Debug)]
+pub(super) struct Filler {
+    pool: mpsc::Sender<(u32, Prepared)>,
+    mtu: watch::Receiver<u32>,
+    trouble: watch::Sender<Option<String>>,
+}
+
+impl PodNetwork {
+    /// Reads back the pods of this boot.
+    ///
+    /// # Errors
+    /// The run-dir cannot be read.
+    pub(super) fn new(
+        run_dir: &Path,
+        block: watch::Receiver<Option<Ipv4Block>>,
+        mtu: watch::Receiver<u32>,
+    ) -> io::Result<(Self, Filler)> {
+        // The one that the filler holds ready itself counts too.
+        let (pool, prepared) = mpsc::channel(PREPARED_NAMESPACES_MAX);
+        let (trouble, told) = watch::channel(None);
+        let records = record::all(run_dir)?.into_iter().collect();
+        let shared = Shared {
+            run_dir: run_dir.to_owned(),
+            pods: Mutex::new(Pods { pool: None, records }),
+            block,
+            prepared: tokio::sync::Mutex::new(prepared),
+            mtu: mtu.clone(),
+            trouble: told,
+            local: watch::Sender::default(),
+        };
+        let network = Self { shared: Arc::new(shared) };
+        network.publish(&network.lock());
+        Ok((network, Filler { pool, mtu, trouble }))
+    }
+
+    /// The pods, for the rules.
+    pub(super) fn local(&self) -> watch::Receiver<Arc<LocalPods>> {
+        self.shared.local.subscribe()
+    }
+
+    /// Why no namespace can be made, if none can.
+    pub(super) fn trouble(&self) -> watch::Receiver<Option<String>> {
+        self.shared.trouble.clone()
+    }
+
+    /// Takes an address and a namespace for a pod that has no place.
+    ///
+    /// # Errors
+    /// Why there is none, as a sentence.
+    pub(crate) async fn reserve(&self, pod: &Pod) -> Result<Place, String> {
+        let uid = pod.uid();
+        let block = self.block().await?;
+        let prepared = self.prepared().await?;
+        let record = {
+            let mut pods = self.lock();
+            let address = pods.pool(block).take(uid).ok_or_else(|| {
+                format!("all addresses of this board's block {block} are taken: delete pods")
+            })?;
+            let (veth, mac) = (prepared.name().to_owned(), prepared.mac());
+            let record = Record { address, veth, mac, host_ports: host_ports(pod) };
+            pods.records.insert(uid, record.clone());
+            self.publish(&pods);
+            record
+        };
+        if let Err(error) = record.save(&self.shared.run_dir, uid) {
+            self.release(uid).await;
+            return Err(format!("the pod's address cannot be recorded: {error}"));
+        }
+        let source = own_address(block);
+        Ok(Place { prepared, address: record.address, source })
+    }
+
+    async fn block(&self) -> Result<Ipv4Block, String> {
+        let mut block = self.shared.block.clone();
+        let known = tokio::time::timeout(WAIT, block.wait_for(Option::is_some)).await;
+        let known = known.ok().and_then(Result::ok).and_then(|block| *block);
+        known.ok_or_else(|| {
+            "this board has no pod addresses yet: the master gives it a block when it is reached"
+                .to_owned()
+        })
+    }
+
+    async fn prepared(&self) -> Result<Prepared, String> {
+        let deadline = tokio::time::Instant::now() + WAIT;
+        let mut pool = self.shared.prepared.lock().await;
+        loop {
+            match tokio::time::timeout_at(deadline, pool.recv()).await {
+                Ok(Some((mtu, prepared))) if mtu == *self.shared.mtu.borrow() => {
+                    return Ok(prepared);
+                }
+                // It was made before the links' MTU changed.
+                Ok(Some(outdated)) => drop(blocking(move || drop(outdated)).await),
+                Ok(None) => return Err("the board is stopping".to_owned()),
+                Err(_) => {
+                    let trouble = self.shared.trouble.borrow().clone();
+                    return Err(trouble.unwrap_or_else(|| {
+                        "the system is slow to make network namespaces".to_owned()
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Whether a pod has a place, reserved or wired.
+    pub(crate) fn has(&self, uid: Uid) -> bool {
+        self.lock().records.contains_key(&uid)
+    }
+
+    /// Removes a pod's link, record and address; a pod without any is fine.
+    pub(crate) async fn release(&self, uid: Uid) {
+        let Some(veth) = self.lock().records.get(&uid).map(|record| record.veth.clone()) else {
+            return;
+        };
+        let run_dir = self.shared.run_dir.clone();
+        let removed = blocking(move || {
+            Links::open()?.delete(&veth)?;
+            record::remove(&run_dir, uid)
+        });
+        if let Some(Err(error)) = removed.await {
+            // The link goes with its namespace in any case.
+            tracing::warn!(pod = %uid, %error, "the pod's link is not removed");
+        }
+        let mut pods = self.lock();
+        pods.records.remove(&uid);
+        if let Some(pool) = &mut pods.pool {
+            pool.free(uid);
+        }
+        self.publish(&pods);
+    }
+
+    /// Releases all pods but these.
+    pub(crate) async fn retain(&self, wanted: &BTreeSet<String>) {
+        let gone = |uid: &&Uid| !wanted.contains(&uid.to_string());
+        let unwanted: Vec<Uid> = self.lock().records.keys().filter(gone).copied().collect();
+        for uid in unwanted {
+            self.release(uid).await;
+        }
+    }
+
+    /// What has to be true in the kernel: each pod's place, by uid.
+    pub(super) fn records(&self) -> BTreeMap<Uid, Record> {
+        self.lock().records.clone()
+    }
+
+    /// A pod's link was made anew.
+    pub(super) fn mended(&self, uid: Uid, record: Record) -> io::Result<()> {
+        record.save(&self.shared.run_dir, uid)?;
+        let mut pods = self.lock();
+        pods.records.insert(uid, record);
+        self.publish(&pods);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pods> {
+        self.shared.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, pods: &Pods) {
+        let local = |(uid, record): (&Uid, &Record)| {
+            let host_ports = record.host_ports.clone();
+            (record.address, LocalPod { uid: *uid, host_ports, veth: record.veth.clone() })
+        };
+        let local = LocalPods { pods: pods.records.iter().map(local).collect() };
+        self.shared.local.send_if_modified(|known| {
+            let changed = **known != local;
+            *known = Arc::new(local);
+            changed
+        });
+    }
+}
+
+impl Pods {
+    /// The addresses of the block, without those that pods have from before a restart.
+    fn pool(&mut self, block: Ipv4Block) -> &mut AddressPool {
+        if self.pool.as_ref().is_none_or(|pool| pool.block() != block) {
+            let mut pool = AddressPool::new(block);
+            for (uid, record) in &self.records {
+                if !pool.claim(record.address, *uid) {
+                    let address = record.address;
+                    tracing::warn!(pod = %uid, %address, %block, "a pod's address is not of the block");
+                }
+            }
+            self.pool = Some(pool);
+        }
+        self.pool.as_mut().expect("made above")
+    }
+}
+
+impl Filler {
+    /// Keeps namespaces ready until nobody takes them any more.
+    pub(super) async fn run(self) {
+        loop {
+            // Cancel safe: a permit that is dropped is given back.
+            let Ok(place) = self.pool.reserve().await else { return };
+            let mtu = *self.mtu.borrow();
+            let made = blocking(move || Prepared::make(random()?, mtu)).await;
+            match made {
+                Some(Ok(prepared)) => {
+                    place.send((mtu, prepared));
+                    self.tell(None);
+                }
+                Some(Err(error)) => {
+                    self.tell(Some(explain(&error)));
+                    tokio::time::sleep(RETRY).await;
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn tell(&self, trouble: Option<String>) {
+        self.trouble.send_if_modified(|known| {
+            let changed = *known != trouble;
+            if let (true, Some(text)) = (changed, &trouble) {
+                tracing::error!("{text}");
+            }
+            *known = trouble;
+            changed
+        });
+    }
+}
+
+/// Removes links that were made for pods and belong to none of these.
+pub(super) fn remove_strays(records: &BTreeMap<Uid, Record>) -> io::Result<()> {
+    let mut links = Links::open()?;
+    for link in links.list()?.into_iter().filter(|link| is_pod_link(&link.name)) {
+        if records.values().all(|record| record.veth != link.name) {
+            links.delete(&link.name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Random bytes for names and hardware addresses.
+pub(super) fn random() -> io::Result<[u8; 8]> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(bytes)
+}
+
+fn explain(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(nix::libc::EOPNOTSUPP) => {
+            "pods get no network: the kernel has no veth links: load them with `modprobe veth`"
+                .to_owned()
+        }
+        Some(nix::libc::EPERM) => {
+            "pods get no network: kumquat may not make network namespaces: it needs CAP_SYS_ADMIN \
+             and CAP_NET_ADMIN"
+                .to_owned()
+        }
+        _ => format!("pods get no network: a network namespace cannot be made: {error}"),
+    }
+}
+
+/// The ports of the board that a pod asks for.
+fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let ports = pod.containers().flat_map(|container| &container.ports);
+    let mut ports: Vec<HostPort> = ports
+        .filter(|port| port.host_port > 0)
+        .filter_map(|port| {
+            let protocol = Protocol::parse(port.protocol.as_deref())?;
+            let only = port.host_ip.parse().ok().filter(|ip: &Ipv4Addr| !ip.is_unspecified());
+            Some((protocol, port.host_port, port.container_port, only))
+        })
+        .collect();
+    ports.sort();
+    ports.dedup();
+    ports
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_ports_are_read() {
+        let pod = Pod::parse(
+            br#"{"metadata":{"name":"p"},"spec":{"containers":[{"name":"c","ports":[
+                {"containerPort":80,"hostPort":8080},
+                {"containerPort":53,"hostPort":53,"protocol":"UDP","hostIP":"192.0.2.7"},
+                {"containerPort":9,"hostPort":9,"hostIP":"0.0.0.0"},
+                {"containerPort":81}]}]}}"#,
+        )
+        .expect("a pod");
+        let only = Some(Ipv4Addr::new(192, 0, 2, 7));
+        let expected = [
+            (Protocol::Tcp, 9, 9, None),
+            (Protocol::Tcp, 8_080, 80, None),
+            (Protocol::Udp, 53, 53, only),
+        ];
+        assert_eq!(host_ports(&pod), expected);
+    }
+}

@@ -6,7 +6,8 @@ use crate::setup;
 use crate::shell::{cargo, root, run};
 
 /// Builds the static release binary and measures one board; minutes of idling may be given. `boards`
-/// measures ten boards on a switch, `broker` the broker beside mosquitto, `dns` the DNS
+/// measures ten boards on a switch, `broker` the broker beside mosquitto, `rules` the rules of services
+/// beside those of iptables, `dns` the DNS
 /// beside dnsmasq, `pods` a hundred pods and
 /// where their time goes, beside crun and runc.
 pub(crate) fn bench(words: &[String]) -> Result<()> {
@@ -16,6 +17,9 @@ pub(crate) fn bench(words: &[String]) -> Result<()> {
     }
     if words.first().is_some_and(|word| word == "dns") {
         return dns();
+    }
+    if words.first().is_some_and(|word| word == "rules") {
+        return rules();
     }
     let (benches, words, default) = match words.split_first() {
         Some((word, rest)) if word == "boards" => (&["boards"][..], rest, "2"),
@@ -39,6 +43,12 @@ fn dns() -> Result<()> {
     let binary = setup::build_static("release")?;
     let bench = ["bench", "--profile", "fast", "--bench", "dns"];
     run(cargo().current_dir(root()).env("KUMQUAT_BINARY", &binary).args(bench))
+}
+
+/// Rules of up to 10,000 services beside the chains that iptables has for them.
+fn rules() -> Result<()> {
+    let bench = ["bench", "--profile", "fast", "--bench", "rules"];
+    run(cargo().current_dir(root()).args(bench))
 }
 
 /// The broker as a process of its own, and mosquitto, under the same load.

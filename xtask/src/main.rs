@@ -26,6 +26,7 @@ cargo xtask TASK
   cluster N       run N boards in network namespaces until Ctrl-C, from a quick build
   bench           measure the budgets of SPEC.md on this machine
   bench broker    measure the broker beside mosquitto: memory and latency of 1,000 and 3,000 clients
+  bench rules     measure the rules of 1 to 10,000 services beside those of Debian's iptables
   bench dns       measure a board's DNS beside dnsmasq: queries a second, memory, a dead upstream, restarts
   sim [FLAGS]     a master with simulated boards: --boards 1000 --pods 10 [--link memory|bus]
   soak [NAME]     the long trials: power, restarts, faults [TEST], ...

@@ -35,6 +35,7 @@ pub(super) const MTU_DEFAULT: u32 = 1_500;
 pub(super) struct Wish {
     pub(super) name: String,
     pub(super) pod_range: Ipv4Block,
+    pub(super) service_range: Ipv4Block,
     pub(super) block: Option<Ipv4Block>,
     pub(super) address: Option<Ipv4Addr>,
     pub(super) records: BTreeMap<Uid, Record>,
@@ -115,6 +116,13 @@ impl Kernel {
             hop: NextHop::Unreachable,
             source: None,
         }];
+        // Rules change the destination before a packet leaves. Without a route a board that has no default
+        // one could not begin, and what no rule leads anywhere would leave through it.
+        if let Some(lo) = self.links.find("lo")? {
+            let Ipv4Block { network, prefix } = wish.service_range;
+            let hop = NextHop::Link(lo.index);
+            wanted.push(Route { to: network, prefix, hop, source: Some(own) });
+        }
         for (to, hop) in &hops {
             let hop = match (hop, tunnel) {
                 (Hop::Link { interface, via }, _) => {

@@ -33,6 +33,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{NodeError, NodeOptions};
+use crate::io::net::nft::NftError;
 use dns::DnsOptions;
 use probe::ProbeLoop;
 use proxy::ProxyLoop;
@@ -114,6 +115,7 @@ impl Network {
             name: options.name.clone(),
             data_dir: options.data_dir.clone(),
             pod_range: network.pod_range,
+            service_range: network.service_range,
             state: state.clone(),
             address: options.address.clone(),
             pods: pods.clone(),
@@ -235,6 +237,10 @@ impl HealthLoop {
 /// # Errors
 /// The first thing that would not go.
 pub(super) fn remove(data_dir: &Path) -> io::Result<()> {
-    proxy::remove().map_err(io::Error::other)?;
-    kernel::remove_all(kept_block(data_dir))
+    // Without a packet filter there is nothing of ours in it.
+    let rules = match proxy::remove() {
+        Err(NftError::Open(_)) => Ok(()),
+        removed => removed.map_err(io::Error::other),
+    };
+    kernel::remove_all(kept_block(data_dir)).and(rules)
 }

@@ -41,6 +41,8 @@ pub(super) struct RouteLoop {
     pub(super) data_dir: PathBuf,
     /// Where all pods have their addresses.
     pub(super) pod_range: Ipv4Block,
+    /// Where all services have theirs.
+    pub(super) service_range: Ipv4Block,
     /// What the master says.
     pub(super) state: watch::Receiver<Arc<NetState>>,
     /// This board's address.
@@ -113,6 +115,7 @@ impl RouteLoop {
         Wish {
             name: self.name.clone(),
             pod_range: self.pod_range,
+            service_range: self.service_range,
             block,
             address: address.filter(|address: &Ipv4Addr| !address.is_loopback()),
             namespaces: records.keys().map(netns).collect(),

@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use super::board::{Board, Condition};
 use super::desired::DesiredLog;
 use super::driver::{Answer, Driver};
-use super::network::{NetHeld, Network, NetworkHealth};
+use super::network::{NetHeld, Network, NetworkHealth, NetworkOptions};
 use super::place::Places;
 use super::pull::{self, Puller};
 use super::{NodeError, NodeOptions};
@@ -101,6 +101,7 @@ pub(super) async fn run(
         clock: options.clock.clone(),
         puller: puller.clone(),
         network: network.as_ref().map(|network| network.pods.clone()),
+        dns: options.network.as_ref().map(NetworkOptions::dns_address),
         answers: answers.clone(),
     });
     let mut link = options.link;

@@ -5,6 +5,7 @@
 
 mod hosts;
 mod image;
+mod resolv;
 mod start;
 mod teardown;
 
@@ -46,6 +47,8 @@ pub(super) struct Driver {
     pub(super) puller: Option<Puller>,
     /// Addresses and links of pods; `None` where they have no network.
     pub(super) network: Option<PodNetwork>,
+    /// Address of the DNS service; `None` where there is none.
+    pub(super) dns: Option<Ipv4Addr>,
     /// Where answers go: also what is to be told before an effect is through.
     pub(super) answers: mpsc::Sender<Answer>,
 }

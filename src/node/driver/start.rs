@@ -11,6 +11,7 @@ use logic::pod::{Event, container_id};
 use model::limits::IMAGE_USERS_BYTES_MAX;
 
 use super::hosts::{hostname, hosts};
+use super::resolv::{self, resolv_conf};
 use super::{Answer, Driver, Job, blocking};
 use crate::io::image::{Image, ImageStore};
 use crate::io::keeper::{KeeperError, Refusal, RunStateV1, Start, StartedV1};
@@ -61,6 +62,7 @@ impl Driver {
                 let event = Event::Started { container: name, attempt, at };
                 let mut answer = Answer::of(job, Some(event));
                 answer.reports.extend(shortcomings(&started, &job.pod, spec));
+                answer.reports.extend(resolv::cut(&job.pod, self.dns, container));
                 answer.hold = Some((container.to_owned(), hold));
                 answer
             }
@@ -113,6 +115,7 @@ impl Driver {
             board: self.board.clone(),
             qos_class: job.qos_class.clone(),
             address: job.address,
+            dns: self.dns,
         };
         let interrupted = || Fault::Board("interrupted".to_owned());
         blocking(move || preparation.run()).await.ok_or_else(interrupted)?
@@ -144,6 +147,7 @@ struct Preparation {
     board: Board,
     qos_class: String,
     address: Option<Ipv4Addr>,
+    dns: Option<Ipv4Addr>,
 }
 
 impl Preparation {
@@ -218,7 +222,7 @@ impl Preparation {
         let files = [
             ("hosts", hosts(pod, board, address, &of_board)),
             ("hostname", format!("{}\n", hostname(pod, board))),
-            ("resolv.conf", resolv_conf(pod)),
+            ("resolv.conf", resolv_conf(pod, self.dns).text),
         ];
         fs::create_dir_all(places.etc(""))?;
         let mut mounts = Vec::new();
@@ -284,27 +288,6 @@ fn bind(source: &Path, target: &str, read_only: bool) -> BindMount {
         read_only,
         propagation: "rprivate",
     }
-}
-
-fn resolv_conf(pod: &Pod) -> String {
-    let dns = &pod.spec.dns_config;
-    let namespace = &pod.metadata.namespace;
-    let mut text = String::new();
-    for server in &dns.nameservers {
-        text.push_str(&format!("nameserver {server}\n"));
-    }
-    let mut searches =
-        vec![format!("{namespace}.svc.cluster.local"), "svc.cluster.local".to_owned()];
-    searches.push("cluster.local".to_owned());
-    searches.extend(dns.searches.iter().cloned());
-    text.push_str(&format!("search {}\noptions ndots:5", searches.join(" ")));
-    for option in &dns.options {
-        match &option.value {
-            Some(value) => text.push_str(&format!(" {}:{value}", option.name)),
-            None => text.push_str(&format!(" {}", option.name)),
-        }
-    }
-    text + "\n"
 }
 
 fn termination_mount(container: &Container, places: &PodPlaces, id: &str) -> io::Result<BindMount> {

@@ -23,6 +23,7 @@ mod state_file;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -64,6 +65,15 @@ impl NetworkOptions {
             dns: None,
             own_ports: self.own_ports.clone(),
         }
+    }
+
+    /// Where pods ask for names.
+    pub(super) fn dns_address(&self) -> Ipv4Addr {
+        self.ranges().dns_address()
+    }
+
+    fn ranges(&self) -> Ranges {
+        Ranges { pods: self.pod_range, services: self.service_range }
     }
 }
 
@@ -147,8 +157,8 @@ impl Network {
         };
         let dns = DnsOptions {
             state: state.clone(),
-            ranges: Ranges { pods: network.pod_range, services: network.service_range },
-            resolv_conf: "/etc/resolv.conf".into(),
+            ranges: network.ranges(),
+            resolv_conf: dns::host::RESOLV_CONF.into(),
         };
         let (name, keeper) = (options.name.clone(), options.keeper.clone());
         let checks = health_check::run(options.name.clone(), state);

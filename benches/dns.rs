@@ -7,6 +7,8 @@
 
 #[path = "../tests/harness/board.rs"]
 mod board;
+#[path = "../tests/harness/busybox.rs"]
+mod busybox;
 #[path = "../tests/harness/figures.rs"]
 mod figures;
 

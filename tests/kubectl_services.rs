@@ -175,7 +175,7 @@ spec:
 fn status(pod: u8, ready: &str) -> String {
     format!(
         "patch pod web-{pod} --subresource=status --type=merge -p '{{\"status\":{{\
-         \"phase\":\"Running\",\"podIP\":\"10.42.7.{}\",\"podIPs\":[{{\"ip\":\"10.42.7.{}\"}}],\
+         \"phase\":\"Running\",\"podIP\":\"10.88.7.{}\",\"podIPs\":[{{\"ip\":\"10.88.7.{}\"}}],\
          \"conditions\":[{{\"type\":\"Ready\",\"status\":\"{ready}\"}}]}}}}'",
         pod + 2,
         pod + 2
@@ -192,9 +192,9 @@ fn scenario(kubectl: &Kubectl) -> Transcript {
     transcript.run_with(kubectl, "apply -f -", SERVICES);
     transcript.run(kubectl, &status(0, "True"));
     transcript.run(kubectl, &status(1, "False"));
-    transcript.until(kubectl, "get endpoints sticky", "10.42.7.2:8080");
+    transcript.until(kubectl, "get endpoints sticky", "10.88.7.2:8080");
     transcript.run(kubectl, &status(1, "True"));
-    transcript.until(kubectl, "get endpoints web headless printer", "10.42.7.3:8080");
+    transcript.until(kubectl, "get endpoints web headless printer", "10.88.7.3:8080");
     transcript.until(kubectl, "get service sticky", "192.168.7.1,192.168.7.2");
     transcript.run_with(kubectl, "apply -f -", LATE);
     transcript.until(kubectl, "describe service late", "SyncLoadBalancerFailed");
@@ -252,7 +252,7 @@ fn drain(kubectl: &Kubectl, transcript: &mut Transcript) {
     transcript.run(kubectl, "describe pdb web");
     transcript.run(kubectl, "drain board-1 --force --timeout=30s");
     transcript.until(kubectl, "get pdb web -o jsonpath={.status.disruptionsAllowed}", "0");
-    transcript.until(kubectl, "get endpoints web", "10.42.7.3:8080");
+    transcript.until(kubectl, "get endpoints web", "10.88.7.3:8080");
     transcript.run(kubectl, "drain board-2 --force --timeout=2s");
     transcript.run(kubectl, "get pods");
     transcript.run(kubectl, "delete pdb web");

@@ -70,7 +70,7 @@ impl Server {
     pub async fn with_controllers() -> Self {
         let cluster = controllers::Cluster {
             root_ca: "none",
-            pods: "10.42.0.0/16".parse().expect("a block"),
+            pods: "10.88.0.0/16".parse().expect("a block"),
             reserved_ports: Vec::new(),
         };
         Self::build(Arc::new(api::NoLogs), Some(cluster)).await

@@ -259,7 +259,7 @@ pub fn compare(path: &Path, text: &str) {
 fn normalize(output: &str) -> String {
     let mut text = String::new();
     for line in output.lines() {
-        let line = without_dates(line);
+        let line = without_pod_addresses(&without_dates(line));
         let mut words = Vec::new();
         let indent = line.len() - line.trim_start().len();
         for column in line.trim().split("  ").map(str::trim).filter(|column| !column.is_empty()) {
@@ -281,6 +281,22 @@ fn without_dates(line: &str) -> String {
         line.replace_range(start..end, "TIME");
     }
     line
+}
+
+/// Addresses of pods, of the default range: which one a pod gets depends on what ran before it.
+fn without_pod_addresses(line: &str) -> String {
+    let mut text = String::new();
+    let mut rest = line;
+    while let Some(at) = rest.find("10.42.") {
+        let (before, address) = rest.split_at(at);
+        let is_inside = |letter: char| letter.is_ascii_digit() || letter == '.';
+        let end = address.find(|letter| !is_inside(letter)).unwrap_or(address.len());
+        text.push_str(before);
+        text.push_str("POD-IP");
+        rest = &address[end..];
+    }
+    text.push_str(rest);
+    text
 }
 
 /// `AGE (x3 over AGE)`: how often something happened by then depends on the machine.

@@ -140,6 +140,8 @@ fn the_demo_shows_a_cluster_and_leaves_nothing() {
     assert!(text.contains("spread: board-1 1, board-2 1, board-3 1"), "{text}");
     assert_eq!(text.matches("  ready\n").count(), 3, "three replicas come up:\n{text}");
     assert_eq!(text.matches(": hello from hello-").count(), 3, "each shows a line:\n{text}");
+    let calls = text.lines().filter(|line| line.contains(" calls, 30 answers from 3 pods"));
+    assert_eq!(calls.count(), 6, "two names, called on each board:\n{text}");
     for step in [" is NotReady\n", "pods replaced: ", "surplus pods gone: "] {
         assert_eq!(text.matches(step).count(), 1, "{step}:\n{text}");
     }

@@ -88,9 +88,20 @@ pub(super) enum Command {
         after_help = "Examples:\n  kumquat version\n  kumquat version -o json     {version, kubernetes, gitVersion, arch}"
     )]
     Version(OutputArgs),
-    /// The workload of the demo: prints a greeting now and then.
+    /// The workload of the demo: greets, or calls those who greet.
     #[command(hide = true)]
-    Hello,
+    Hello(HelloArgs),
+}
+
+/// `kumquat hello`.
+#[derive(Args, Debug)]
+pub(super) struct HelloArgs {
+    /// Call these instead of greeting, and end.
+    #[arg(long = "call", value_name = "NAME[:PORT]")]
+    pub calls: Vec<String>,
+    /// How often to call each, each time on a connection of its own.
+    #[arg(long, default_value_t = 30)]
+    pub times: u32,
 }
 
 /// `kumquat up`.

@@ -73,7 +73,9 @@ fn run(cli: &Cli) -> anyhow::Result<Ending> {
         Command::Demo(arguments) => one_thread.block_on(demo::run(arguments)),
         Command::Doctor(arguments) => one_thread.block_on(doctor::run(&dirs, arguments)),
         Command::Repair(arguments) => repair::run(&dirs, arguments).map(|()| Ending::Done),
-        Command::Hello => one_thread.block_on(hello::run()).map(|()| Ending::Done),
+        Command::Hello(arguments) => {
+            one_thread.block_on(hello::run(&arguments)).map(|()| Ending::Done)
+        },
         Command::Version(arguments) => {
             version::print(arguments.output);
             Ok(Ending::Done)

@@ -8,7 +8,8 @@ use super::board::Board;
 use crate::io::control::{Client, PieceWriter, stream_body};
 use crate::io::image::build::{SingleFile, write_archive};
 
-const IMAGE: &str = "kumquat.dev/hello:v1";
+/// Name of the image.
+pub(super) const IMAGE: &str = "kumquat.dev/hello:v1";
 
 /// Packs this very binary as an OCI archive and imports it on the master: the others fetch it.
 pub(super) async fn import(bed: &Bed) -> Result<()> {

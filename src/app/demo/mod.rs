@@ -8,6 +8,7 @@
 
 mod bed;
 mod board;
+mod calls;
 mod fault;
 mod image;
 mod nodes;
@@ -86,13 +87,14 @@ async fn show(bed: &mut Bed, started: Instant) -> Result<()> {
 
     image::import(bed).await?;
     workload::apply(&client).await?;
-    say!("  applied examples/hello.yaml: a ConfigMap and a Deployment of 3 replicas");
+    say!("  applied examples/hello.yaml: a ConfigMap, a Deployment of 3 replicas and its Service");
     let pods = workload::follow(&client, started).await?;
     say!("  spread: {}", workload::spread(&pods));
     for pod in &pods {
         let line = workload::first_log_line(&client, &pod.name).await?;
         say!("  log of {} on {}: {line}", pod.name, pod.node);
     }
+    calls::from_each_board(&client, bed).await?;
     if count > 1 {
         fault::cut_off_and_rejoin(&client, bed).await?;
     }

@@ -47,16 +47,26 @@ pub(super) async fn apply(client: &Client) -> Result<()> {
         let object = Value::deserialize(document).context("examples/hello.yaml")?;
         let path = match object["kind"].as_str() {
             Some("ConfigMap") => "/api/v1/namespaces/default/configmaps",
+            Some("Service") => "/api/v1/namespaces/default/services",
             Some("Deployment") => "/apis/apps/v1/namespaces/default/deployments",
             kind => bail!("the demo does not know kind {kind:?}"),
         };
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(path)
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(object.to_string())))?;
-        client.json(request).await.with_context(|| format!("cannot create {}", object["kind"]))?;
+        create(client, path, &object).await?;
     }
+    Ok(())
+}
+
+/// Creates one object in a collection.
+///
+/// # Errors
+/// The API does not answer, or refuses.
+pub(super) async fn create(client: &Client, path: &str, object: &Value) -> Result<()> {
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(object.to_string())))?;
+    client.json(request).await.with_context(|| format!("cannot create {}", object["kind"]))?;
     Ok(())
 }
 

@@ -1,6 +1,9 @@
-//! The demo's workload, `kumquat hello`: greets on its log and over HTTP on port 8080.
+//! The demo's workload, `kumquat hello`: greets on its log and over HTTP on port 8080; with `--call`
+//! it is who calls the greeters, and says who answered.
 //!
 //! It is part of the binary so that a demo needs no image from anywhere.
+
+mod call;
 
 use std::time::Duration;
 
@@ -9,11 +12,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::cli::HelloArgs;
+
 const GREETING_EVERY: Duration = Duration::from_secs(10);
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 
-/// Greets until SIGTERM.
-pub(super) async fn run() -> Result<()> {
+/// Greets until SIGTERM, or calls and ends.
+pub(super) async fn run(arguments: &HelloArgs) -> Result<()> {
+    match arguments.calls.is_empty() {
+        true => greet().await,
+        false => call::all(&arguments.calls, arguments.times).await,
+    }
+}
+
+async fn greet() -> Result<()> {
     let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| format!("({name} unset)"));
     let line = format!(
         "{} from {} on {}",

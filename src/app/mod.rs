@@ -75,7 +75,7 @@ fn run(cli: &Cli) -> anyhow::Result<Ending> {
         Command::Repair(arguments) => repair::run(&dirs, arguments).map(|()| Ending::Done),
         Command::Hello(arguments) => {
             one_thread.block_on(hello::run(&arguments)).map(|()| Ending::Done)
-        },
+        }
         Command::Version(arguments) => {
             version::print(arguments.output);
             Ok(Ending::Done)

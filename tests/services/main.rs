@@ -1,0 +1,18 @@
+//! Services on three boards: who reaches whom, and that nobody notices an update.
+//!
+//! Calls are made from the network namespaces of real pods, with names looked up at the board's DNS,
+//! on new connections and without a second try. Long form: `cargo xtask soak services`.
+
+#[path = "../harness/board.rs"]
+mod board;
+#[path = "../harness/busybox.rs"]
+mod busybox;
+#[path = "../harness/inside.rs"]
+mod inside;
+#[path = "../harness/switch.rs"]
+mod switch;
+
+mod bed;
+mod callers;
+mod matrix;
+mod rolling;

@@ -21,6 +21,9 @@ const TRIALS: &[Trial] = &[
     Trial { name: "restarts", binary: "cluster", filter: "survival::", rounds: 50, threads: 1 },
     // Most of a fault is waiting for somebody to notice it.
     Trial { name: "faults", binary: "faults", filter: "", rounds: 50, threads: 3 },
+    Trial { name: "rolls", binary: "services", filter: "rolling::", rounds: 20, threads: 1 },
+    // A round takes about ten seconds.
+    Trial { name: "hour", binary: "services", filter: "soak::", rounds: 360, threads: 1 },
 ];
 
 /// Runs one trial, or one test of it (`soak faults link_down`), or all trials.

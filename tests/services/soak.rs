@@ -1,0 +1,159 @@
+//! Pods that come and go, boards that reboot, for as long as it is given: what grows, what is left,
+//! what is written.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::bed::{self, Bed, DEPLOYMENTS, PODS, WITHIN, until};
+use crate::board::{Board, possible, rounds};
+use crate::busybox;
+use crate::figures;
+use crate::inside::Inside;
+use crate::loss::Random;
+use crate::switch::is_ready;
+use crate::traces::Footprint;
+
+const REPLICAS_MAX: u64 = 9;
+/// Rounds between two reboots.
+const REBOOT_EVERY: usize = 5;
+/// What a first pod leaves open and a first roll allocates is no leak.
+const WARM_UP: usize = 2;
+
+#[test]
+fn pods_come_and_go_and_boards_reboot() {
+    if !possible("soak") || !busybox::present("soak") {
+        return;
+    }
+    let seed = std::env::var("KUMQUAT_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    println!("soak: seed {seed}");
+    let mut random = Random::new(seed);
+    let mut bed = Bed::new("soak", 3);
+    bed.deployment("web", 3);
+    let spec = json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "web"}]});
+    let address = bed.service("web", &spec).0.expect("an address");
+    for round in 0..WARM_UP {
+        change(&bed, round, &mut random);
+        called(&bed, address);
+    }
+    reboot(&mut bed, 1);
+    reboot(&mut bed, 2);
+    scale(&bed, 0);
+    let before: Vec<_> = bed.cluster.boards.iter().map(Footprint::settled).collect();
+    let memory: Vec<_> = bed.cluster.boards.iter().map(pss).collect();
+    let (began, mut written) = (Instant::now(), Written::default());
+    let mut reboots = 0;
+    let count = rounds(4);
+    for round in 0..count {
+        change(&bed, round, &mut random);
+        called(&bed, address);
+        if round % REBOOT_EVERY == REBOOT_EVERY - 1 {
+            let victim = 1 + reboots % 2;
+            written.keep(&bed.cluster.boards[victim]);
+            reboot(&mut bed, victim);
+            reboots += 1;
+            called(&bed, address);
+        }
+        if round % 30 == 29 {
+            let now: Vec<_> = bed.cluster.boards.iter().map(pss).collect();
+            println!("soak: round {round}, {:.0?}, PSS {now:.1?} MB", began.elapsed());
+        }
+    }
+    scale(&bed, 0);
+    for (board, footprint) in bed.cluster.boards.iter().zip(&before) {
+        footprint.assert_same(board, board.node());
+    }
+    let took = began.elapsed();
+    println!("soak: {count} rounds, {reboots} reboots in {took:.0?}; nothing left behind");
+    for (board, before) in bed.cluster.boards.iter().zip(memory) {
+        written.keep(board);
+        println!(
+            "soak: {}: PSS {before:.1} MB before, {:.1} MB after; {} kB written",
+            board.node(),
+            pss(board),
+            written
+                .0
+                .values()
+                .filter(|(node, _)| node == board.node())
+                .map(|(_, b)| b)
+                .sum::<u64>()
+                / 1000,
+        );
+    }
+}
+
+/// Replicas change, a pod is deleted, or all are replaced.
+fn change(bed: &Bed, round: usize, random: &mut Random) {
+    match random.below(4) {
+        0 => {
+            let mark = json!({"round": format!("{round}-{}", random.next())});
+            let patch = json!({"spec": {"template": {"metadata": {"annotations": mark}}}});
+            let path = format!("{DEPLOYMENTS}/web");
+            bed.master().api("PATCH", &path, Some(&patch)).expect("patched");
+            bed.rolled_out("web");
+        }
+        1 => {
+            let list = bed.master().get(&format!("{PODS}?labelSelector=app%3Dweb"));
+            let pods = list["items"].as_array().expect("pods");
+            if !pods.is_empty() {
+                let index = usize::try_from(random.below(pods.len() as u64)).expect("small");
+                let name = pods[index]["metadata"]["name"].as_str().expect("name");
+                bed.master().api("DELETE", &format!("{PODS}/{name}"), None).expect("deleted");
+            }
+            bed.rolled_out("web");
+        }
+        _ => scale(bed, 1 + random.below(REPLICAS_MAX)),
+    }
+}
+
+fn scale(bed: &Bed, replicas: u64) {
+    let patch = json!({"spec": {"replicas": replicas}});
+    bed.master().api("PATCH", &format!("{DEPLOYMENTS}/web"), Some(&patch)).expect("scaled");
+    bed.rolled_out("web");
+    let pods = format!("{PODS}?labelSelector=app%3Dweb");
+    bed.master().wait_for("as many pods", &pods, WITHIN, |list| {
+        list["items"].as_array().is_some_and(|pods| pods.len() as u64 == replicas)
+    });
+}
+
+/// Every board reaches the Service, unless nobody is behind it.
+fn called(bed: &Bed, address: std::net::Ipv4Addr) {
+    for board in &bed.cluster.boards {
+        let host = Inside::host(board);
+        until("the Service answers", || host.read(address, 80), Result::is_ok);
+    }
+}
+
+fn reboot(bed: &mut Bed, victim: usize) {
+    let board = &mut bed.cluster.boards[victim];
+    board.pull_the_plug();
+    board.start(&[]);
+    bed.cluster.wait_ready(victim, bed::WITHIN);
+    let path = format!("{PODS}?labelSelector=app%3Dweb");
+    bed.master().wait_for("pods ready again", &path, WITHIN, |list| {
+        let items = list["items"].as_array().expect("pods");
+        items.iter().all(|pod| is_ready(pod) == Some(true))
+    });
+    bed.rolled_out("web");
+}
+
+/// PSS of a board's own processes, in MB.
+fn pss(board: &Board) -> f64 {
+    board.processes().into_iter().map(|pid| figures::pss_mb(pid.cast_unsigned())).sum()
+}
+
+/// Bytes that processes have given to disks, by process; those that have ended too.
+#[derive(Default)]
+struct Written(BTreeMap<i32, (String, u64)>);
+
+impl Written {
+    fn keep(&mut self, board: &Board) {
+        for pid in board.processes() {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+            let bytes = line.and_then(|text| text.parse().ok()).unwrap_or_default();
+            self.0.insert(pid, (board.node().to_owned(), bytes));
+        }
+    }
+}

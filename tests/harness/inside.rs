@@ -4,7 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 
 use std::fmt::Write as _;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -76,9 +76,22 @@ impl Inside {
         Resolver::parse(&std::fs::read_to_string(path).expect("resolv.conf"))
     }
 
-    /// What the server at an address and a TCP port says, to its end.
+    /// What an HTTP server at an address and a port says.
     pub fn read(&self, address: Ipv4Addr, port: u16) -> io::Result<String> {
         self.run(|| read(address, port))
+    }
+
+    /// Says its name to everybody who sends a packet to a port; its thread ends with this process.
+    pub fn answer(&self, port: u16) -> io::Result<()> {
+        let socket = self.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))?;
+        let name = self.name.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+                let _gone = socket.send_to(name.as_bytes(), peer);
+            }
+        });
+        Ok(())
     }
 
     /// What comes back for a packet to an address and a UDP port.
@@ -107,15 +120,16 @@ impl Inside {
     }
 }
 
-/// What the server at an address and a TCP port says, to its end, in the namespace of this thread.
+/// What an HTTP server at an address and a port says, in the namespace of this thread.
 pub fn read(address: Ipv4Addr, port: u16) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from((address, port)), WITHIN)?;
     stream.set_read_timeout(Some(WITHIN))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
-    match text.trim() {
-        "" => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "an empty answer")),
-        text => Ok(text.to_owned()),
+    match text.split_once("\r\n\r\n").map(|(_, body)| body.trim()) {
+        None | Some("") => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "an empty answer")),
+        Some(body) => Ok(body.to_owned()),
     }
 }
 

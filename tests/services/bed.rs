@@ -20,18 +20,18 @@ pub(crate) const PORT: u16 = 8080;
 pub(crate) const WITHIN: Duration = Duration::from_secs(60);
 const POLL_EVERY: Duration = Duration::from_millis(20);
 
-/// Says its pod's name on TCP and UDP. It ends at once when it is told to, as the rudest program does:
+/// Says its pod's name over HTTP. It ends at once when it is told to, as the rudest program does:
 /// whatever comes to it after that is lost.
 pub(crate) fn server(image: &str) -> Value {
     let script = format!(
-        "trap 'exit 0' TERM; \
-         /bin/busybox udpsvd -E 0 {PORT} /bin/sh -c 'read line; cat /etc/hostname' & \
-         /bin/busybox tcpsvd -E -c 200 0 {PORT} /bin/cat /etc/hostname & wait"
+        "trap 'exit 0' TERM; cd /tmp; /bin/cat /etc/hostname > index.html; \
+         /bin/busybox httpd -f -p {PORT} -h /tmp & wait"
     );
     json!({
         "name": "server", "image": image, "command": ["/bin/sh", "-c", script],
         "ports": [{"name": "web", "containerPort": PORT}],
         "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
     })
 }
 
@@ -67,6 +67,7 @@ impl Bed {
                 "terminationGracePeriodSeconds": 2,
                 "tolerations": [{"operator": "Exists"}],
                 "containers": [container],
+                "volumes": [{"name": "tmp", "emptyDir": {}}],
             },
         });
         self.master().create(PODS, &pod);
@@ -107,10 +108,17 @@ impl Bed {
                     "metadata": {"labels": {"app": name}},
                     "spec": {
                         "terminationGracePeriodSeconds": 5,
+                        "affinity": {"podAntiAffinity": {
+                            "preferredDuringSchedulingIgnoredDuringExecution": [{
+                                "weight": 100,
+                                "podAffinityTerm": {
+                                    "topologyKey": "kubernetes.io/hostname",
+                                    "labelSelector": {"matchLabels": {"app": name}}}}]}},
                         "tolerations": [
                             {"key": "node.kubernetes.io/unreachable", "operator": "Exists",
                              "effect": "NoExecute", "tolerationSeconds": 2}],
                         "containers": [server(busybox::IMAGE)],
+                        "volumes": [{"name": "tmp", "emptyDir": {}}],
                     },
                 },
             },

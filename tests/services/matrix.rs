@@ -78,6 +78,7 @@ impl World {
         let server = |index: usize| {
             let name = format!("s{index}");
             let (address, inside) = bed.ready(&name);
+            inside.answer(PORT).expect("a UDP port of the pod");
             (name, address, inside)
         };
         let servers = (0..count).map(server).collect();

@@ -33,6 +33,14 @@ fn bed(name: &str) -> Option<Bed> {
     Some(bed)
 }
 
+/// A board that runs none of the pods proves nothing.
+fn assert_has_pod(bed: &Bed, node: &str) {
+    let list = bed.master().get(&format!("{PODS}?labelSelector=app%3Dweb"));
+    let pods = list["items"].as_array().expect("pods");
+    let nodes: Vec<_> = pods.iter().map(|pod| pod["spec"]["nodeName"].as_str()).collect();
+    assert!(nodes.contains(&Some(node)), "no pod on {node}: {nodes:?}");
+}
+
 /// Changes what makes pods of the Deployment others, by a patch; gives the time of the roll.
 fn roll(bed: &Bed, patch: &serde_json::Value) -> Duration {
     let path = format!("{DEPLOYMENTS}/web");
@@ -81,6 +89,7 @@ fn a_drained_board_fails_no_call() {
     std::thread::sleep(MARGIN);
     let began = Instant::now();
     let node = bed.cluster.boards[2].node().to_owned();
+    assert_has_pod(&bed, &node);
     let path = format!("/api/v1/nodes/{node}");
     let patch = json!({"spec": {"unschedulable": true}});
     bed.master().api("PATCH", &path, Some(&patch)).expect("cordoned");
@@ -106,6 +115,7 @@ fn a_board_that_is_cut_off_is_called_no_more() {
     let Some(bed) = bed("cut") else { return };
     let callers = Callers::start(&bed, "web");
     std::thread::sleep(MARGIN);
+    assert_has_pod(&bed, bed.cluster.boards[2].node());
     let began = Instant::now();
     bed.cluster.boards[2].unplug();
     let path = format!("/api/v1/nodes/{}", bed.cluster.boards[2].node());

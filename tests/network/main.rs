@@ -11,4 +11,5 @@ mod switch;
 mod bed;
 mod moves;
 mod pods;
+mod rolling;
 mod subnets;

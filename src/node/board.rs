@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn boards_that_are_not_reached_are_named() {
-        let board = Board::look("pi-1", watch::channel(String::new()).1, Path::new("/"));
+        let board = look("pi-1", watch::channel(String::new()).1);
         assert!(board.network_conditions().is_empty());
         let health = watch::Sender::new(NetworkHealth::default());
         let board = board.with_network(health.subscribe());

@@ -55,6 +55,10 @@ pub struct NetworkOptions {
 }
 
 impl NetworkOptions {
+    fn dns(&self, state: watch::Receiver<Arc<NetState>>) -> DnsOptions {
+        DnsOptions { state, ranges: self.ranges(), resolv_conf: dns::host::RESOLV_CONF.into() }
+    }
+
     /// What rules are made for; the rest of it is learnt while they are kept.
     fn site(&self, board: &str) -> Site {
         Site {
@@ -155,11 +159,7 @@ impl Network {
             trouble: pods.trouble(),
             unfiltered,
         };
-        let dns = DnsOptions {
-            state: state.clone(),
-            ranges: network.ranges(),
-            resolv_conf: dns::host::RESOLV_CONF.into(),
-        };
+        let dns = network.dns(state.clone());
         let (name, keeper) = (options.name.clone(), options.keeper.clone());
         let checks = health_check::run(options.name.clone(), state);
         let mut loops = JoinSet::new();

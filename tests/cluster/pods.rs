@@ -207,7 +207,9 @@ fn a_full_disk_is_a_condition_that_says_what_to_do() {
     let mut board = Board::on("full", disk.folder());
     board.up(&[]);
     let status = || text(&board.command(&["status"]));
-    assert!(!status().contains("warning"), "{}", status());
+    // A machine may have ailments of its own, as a clock without a time server.
+    let warned = || status().contains("KubeletHasDiskPressure");
+    assert!(!warned(), "{}", status());
     // The blocks that ext4 reserves for root are not free: 9 % of the rest is pressure.
     let space = DiskSpace::of(disk.folder()).expect("space");
     let filler = std::fs::File::create(disk.folder().join("filler")).expect("file");
@@ -220,12 +222,12 @@ fn a_full_disk_is_a_condition_that_says_what_to_do() {
         bytes,
     )
     .expect("room");
-    wait_until("the warning", Duration::from_secs(12), || status().contains("remedy"));
+    wait_until("the warning", Duration::from_secs(12), warned);
     let shown = status();
-    assert!(shown.contains("KubeletHasDiskPressure"), "{shown}");
+    assert!(shown.contains("remedy"), "{shown}");
     assert!(shown.contains("kumquat image rm"), "{shown}");
     filler.set_len(0).expect("room again");
-    wait_until("no warning", Duration::from_secs(12), || !status().contains("warning"));
+    wait_until("no warning", Duration::from_secs(12), || !warned());
     drop(board);
 }
 

@@ -103,7 +103,10 @@ fn describe_node(kubectl: &Kubectl, transcript: &mut Transcript) {
         Some(key) => format!("  {key}  OF-THE-MACHINE"),
         None => line.replace(std::env::consts::ARCH, "ARCH").replace(architecture(), "ARCH"),
     };
-    let lines: Vec<String> = text.lines().map(mask).collect();
+    // Conditions that a board has only while something is wrong with the machine.
+    const AILMENTS: [&str; 4] = ["ClockUnsynced", "Undervoltage", "Throttling", "ReadOnlyRoot"];
+    let ails = |line: &&str| AILMENTS.iter().any(|name| line.trim().starts_with(name));
+    let lines: Vec<String> = text.lines().filter(|line| !ails(line)).map(mask).collect();
     transcript.note("describe node board", &lines.join("\n"));
 }
 

@@ -29,6 +29,8 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const CONNECTIONS: usize = 2_000;
 /// A program that takes longer is not waited for.
 const PROGRAM_WITHIN: Duration = Duration::from_secs(180);
+/// After which the kernel has freed what it was told to.
+const SETTLE: Duration = Duration::from_secs(2);
 const NAMES: [&str; 3] = ["board", "server", "client"];
 
 fn main() {
@@ -181,9 +183,15 @@ impl Memory {
         }
     }
 
-    fn since(&self, before: Option<u64>) -> String {
-        match (before, self.bytes()) {
-            (Some(before), Some(now)) => format!("{} kB", now.saturating_sub(before) / 1000),
+    /// What goes away with the rules: who counts upwards counts what earlier rules leave behind, too.
+    fn freed_by(&self, clear: impl FnOnce()) -> String {
+        // The kernel frees by and by.
+        std::thread::sleep(SETTLE);
+        let with = self.bytes();
+        clear();
+        std::thread::sleep(SETTLE);
+        match (with, self.bytes()) {
+            (Some(with), Some(without)) => format!("{} kB", with.saturating_sub(without) / 1000),
             _ => "not known".to_owned(),
         }
     }
@@ -263,7 +271,6 @@ fn ours(count: u32, memory: &Memory) {
     let services = (0..count).map(|n| (format!("default/s{n}").into(), service(n, plain)));
     let state = NetState { services: services.collect(), ..NetState::default() };
     let nft = bed.on("board", || Nft::open().map_err(io::Error::other));
-    let before = memory.bytes();
     let mut syncs = Vec::new();
     let mut planner = Planner::new(site.clone());
     for _ in 0..5 {
@@ -274,9 +281,6 @@ fn ours(count: u32, memory: &Memory) {
         nft.replace(&planner.rules()).expect("replaced");
         syncs.push(begun.elapsed());
     }
-    // The tables before are freed by and by.
-    std::thread::sleep(Duration::from_secs(1));
-    let held = memory.since(before);
     let mut ours = Ours { nft, planner, state };
     let (mut added, mut changed) = (Vec::new(), Vec::new());
     for round in 0..100 {
@@ -287,6 +291,7 @@ fn ours(count: u32, memory: &Memory) {
         ours.step(number, Some(service(number, plain)));
     }
     let connect = bed.connect((service_address(count - 1), 80));
+    let held = memory.freed_by(|| ours.nft.remove().expect("removed"));
     println!(
         "| kumquat | {count} | {} | {} | {} | {} | {held} |",
         shown(median(&mut syncs)),
@@ -337,13 +342,11 @@ fn chains(program: &str, count: u32, memory: &Memory) {
         let hooks = "-A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n";
         format!("*nat\n{declared}{hooks}{rules}COMMIT\n")
     };
-    let before = memory.bytes();
     let Some(first) = run(&path, &restore, &[], &whole(count)) else { return };
     let Some(sync) = first else {
         println!("| {program} | {count} | more than {} | | | | |", shown(PROGRAM_WITHIN));
         return;
     };
-    let held = memory.since(before);
     let entries: String = (0..=count).map(entry).collect();
     let (mut added, mut changed) = (Vec::new(), Vec::new());
     for round in 0..3_u32 {
@@ -359,10 +362,13 @@ fn chains(program: &str, count: u32, memory: &Memory) {
         run(&path, &restore, &["--noflush"], &text);
     }
     if added.is_empty() || changed.is_empty() {
-        println!("| {program} | {count} | {} | failed | | | {held} |", shown(sync));
+        println!("| {program} | {count} | {} | failed | | | |", shown(sync));
         return;
     }
     let connect = bed.connect((service_address(count - 1), 80));
+    let held = memory.freed_by(|| {
+        run(&path, &restore, &[], "*nat\nCOMMIT\n");
+    });
     println!(
         "| {program} | {count} | {} | {} | {} | {} | {held} |",
         shown(sync),

@@ -280,20 +280,7 @@ impl Board {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log file"))
             .stderr(log);
-        let child = net::inside(&self.namespace, || {
-            let deadline = Instant::now() + Duration::from_secs(10);
-            loop {
-                match command.spawn() {
-                    // A process that another test begins to start holds the descriptor by which this
-                    // board's copy of the binary was written, until its execve.
-                    Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
-                        assert!(Instant::now() < deadline, "the binary stays busy");
-                        std::thread::sleep(Duration::from_millis(10));
-                    }
-                    spawned => return spawned,
-                }
-            }
-        });
+        let child = net::inside(&self.namespace, || once_free(|| command.spawn()));
         self.up = Some(child.expect("kumquat up starts"));
     }
 
@@ -402,7 +389,7 @@ impl Board {
         let mut command = self.binary();
         command.args(arguments).arg("--data-dir").arg(self.data_dir());
         command.arg("--run-dir").arg(self.run_dir()).stdin(Stdio::null());
-        net::inside(&self.namespace, || command.output()).expect("command starts")
+        net::inside(&self.namespace, || once_free(|| command.output())).expect("command starts")
     }
 
     /// The admin kubeconfig, as a file.
@@ -582,6 +569,21 @@ impl Drop for Board {
         }
         let _gone = net::remove(&self.namespace);
         let _gone = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A process that another test begins to start holds the descriptor by which this board's copy of the
+/// binary was written, until its execve.
+fn once_free<T>(mut start: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match start() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                assert!(Instant::now() < deadline, "the binary stays busy");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            started => return started,
+        }
     }
 }
 

@@ -69,7 +69,8 @@ impl Held {
         if setsockopt(&udp, sockopt::RcvBufForce, &DNS_SOCKET_BYTES).is_err() {
             setsockopt(&udp, sockopt::RcvBuf, &DNS_SOCKET_BYTES)?;
         }
-        listen(&tcp, Backlog::new(BACKLOG)?)?;
+        // What a C library calls the most differs: 128 in musl, 4096 in glibc.
+        listen(&tcp, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN))?;
         Ok(Self { udp: udp.into(), tcp: tcp.into(), address })
     }
 

@@ -187,7 +187,7 @@ impl Driver {
         let instance = service.get_fullname();
         let read = SignedRecord::from_pairs(|key| service.get_property_val_str(key));
         let Ok(record) = read else { return Ok(false) };
-        let is_own = self.announced.borrow().as_ref() == Some(&record);
+        let is_own = self.announced.borrow().as_ref().is_some_and(|own| is_of(own, &record));
         if is_own || self.heard.knows(instance, &record) {
             return Ok(false);
         }
@@ -244,6 +244,14 @@ impl Driver {
         }
         Ok(())
     }
+}
+
+/// Whether a record is this one, or one that its board announced before: the library may tell of that
+/// when there is a newer one already.
+fn is_of(own: &SignedRecord, heard: &SignedRecord) -> bool {
+    let (old, new) = (heard.record(), own.record());
+    let same_board = (&old.cluster, &old.name, old.ca) == (&new.cluster, &new.name, new.ca);
+    own == heard || same_board && old.rank() < new.rank()
 }
 
 impl Life {

@@ -13,7 +13,9 @@ use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -38,7 +40,7 @@ const OWN: &str = "/proc/thread-self/ns/net";
 /// A namespace with a link to the board's.
 #[derive(Debug)]
 pub struct Prepared {
-    namespace: File,
+    namespace: Arc<File>,
     inside: Socket,
     pod_end: u32,
     board_end: u32,
@@ -66,6 +68,10 @@ impl Prepared {
     /// The system refuses.
     pub fn mend(path: &Path, random: [u8; 8], mtu: u32) -> io::Result<Self> {
         let (board, namespace) = (File::open(OWN)?, File::open(path)?);
+        // Never the board's own links: its `eth0` is not a pod's.
+        if is_same(&board, &namespace)? {
+            return Err(io::Error::other("the pod has the board's own network namespace"));
+        }
         namespace::on_thread(|| {
             setns(&namespace, CloneFlags::CLONE_NEWNET)?;
             Links::open()?.delete(POD_END)?;
@@ -97,10 +103,16 @@ impl Prepared {
         }
         Links::open()?.set_up(&name)?;
         let board_end = if_nametoindex(name.as_str())?;
-        Ok(Self { namespace, inside, pod_end, board_end, name, mac })
+        Ok(Self { namespace: Arc::new(namespace), inside, pod_end, board_end, name, mac })
     }
 
-    /// A file by which another process of this board can adopt the namespace while this value lives.
+    /// What keeps the namespace, and [`Self::path`] true, whatever becomes of this value.
+    pub fn hold(&self) -> Arc<File> {
+        Arc::clone(&self.namespace)
+    }
+
+    /// A file by which another process of this board can adopt the namespace while this value, or what
+    /// [`Self::hold`] gave, lives: after that the number may be another file's.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd()))
     }
@@ -129,6 +141,12 @@ impl Prepared {
         self.inside.request(own)?;
         routes.set_pod(self.board_end, (address, self.mac), source)
     }
+}
+
+/// Whether two open files are the same one.
+fn is_same(one: &File, other: &File) -> io::Result<bool> {
+    let (one, other) = (one.metadata()?, other.metadata()?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
 fn name(random: [u8; 8]) -> String {
@@ -196,6 +214,10 @@ mod tests {
             reach(Some(&mended.path()), at(2), at(3))?;
             // A pod that takes another pod's address is not heard.
             inside(&mended.path(), || Links::open()?.add_address("eth0", at(9), 32))?;
+            // A link of the board itself is never taken for a pod's.
+            let own_links = links.list()?.len();
+            assert!(Prepared::mend(Path::new(OWN), [4; 8], 1_500).is_err());
+            assert_eq!(links.list()?.len(), own_links);
             let names = links.list()?.into_iter().filter(|link| is_pod_link(&link.name)).count();
             assert_eq!(names, 2);
             Ok(())

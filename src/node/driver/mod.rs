@@ -166,9 +166,10 @@ impl Driver {
         // Another sandbox has another address.
         place::forget(&places.etc("hosts")).map_err(|error| error.to_string())?;
         let place = network.reserve(pod).await?;
-        let (address, namespace) = (place.address(), place.namespace());
+        let (address, (namespace, held)) = (place.address(), place.namespace());
         let (adopted, settled) =
             tokio::join!(self.keeper.sandbox_adopt(sandbox, namespace), place.settle());
+        drop(held);
         let made = adopted.map_err(|error| error.to_string()).and(settled);
         if made.is_err()
             && let Err(error) = self.remove_sandbox(pod.uid()).await

@@ -11,6 +11,7 @@
 //! start shall not wait; removing a link takes longer still, and nobody waits for that either.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -73,9 +74,10 @@ impl Place {
         self.address
     }
 
-    /// The namespace, for the keeper to adopt while this value or what became of it lives.
-    pub(crate) fn namespace(&self) -> PathBuf {
-        self.prepared.path()
+    /// The namespace, for the keeper to adopt while the file lives that comes with it: a settling that
+    /// fails must not let go of it meanwhile, or the path soon names another file.
+    pub(crate) fn namespace(&self) -> (PathBuf, Arc<File>) {
+        (self.prepared.path(), self.prepared.hold())
     }
 
     /// Gives the pod its address and the board the way to it; gives back what keeps the namespace.

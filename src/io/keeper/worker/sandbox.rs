@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +43,9 @@ fn create(site: &Site, sandbox: &SandboxV1, net: Option<&Path>) -> Result<(), Fa
     if dir.join("ready").exists() {
         return Ok(());
     }
+    if let Some(net) = net {
+        refuse_own(net)?;
+    }
     unpin(&dir)?;
     fs::create_dir_all(&dir)?;
     let mut flags = CloneFlags::CLONE_NEWUTS;
@@ -75,6 +79,16 @@ fn create(site: &Site, sandbox: &SandboxV1, net: Option<&Path>) -> Result<(), Fa
             .map_err(|error| failed("pinning the pod's namespaces", error))?;
     }
     File::create(dir.join("ready"))?;
+    Ok(())
+}
+
+/// A pod without `hostNetwork` never gets the board's own links, whatever the path to adopt names.
+fn refuse_own(net: &Path) -> Result<(), Failure> {
+    let (own, adopted) = (fs::metadata("/proc/self/ns/net")?, fs::metadata(net)?);
+    if own.dev() != adopted.dev() || own.ino() == adopted.ino() {
+        let text = "the network namespace to adopt is gone".to_owned();
+        return Err(Failure::new(Refusal::Failed, text));
+    }
     Ok(())
 }
 

@@ -125,6 +125,12 @@ impl Bed {
         });
         self.master().create(DEPLOYMENTS, &deployment);
         self.rolled_out(name);
+        for board in &self.cluster.boards {
+            let log = board.log();
+            // Namespaces that are made beforehand lasted until pods took them.
+            let (unmade, broken) = ("pods get no network", "the pod's link");
+            assert!(!log.contains(unmade) && !log.contains(broken), "{log}");
+        }
     }
 
     /// Waits until a Deployment is as its newest template says, all of it and nothing else.
@@ -132,11 +138,13 @@ impl Bed {
         let began = Instant::now();
         let path = format!("{DEPLOYMENTS}/{name}");
         self.master().wait_for(name, &path, WITHIN, |object| {
-            let (status, wanted) = (&object["status"], &object["spec"]["replicas"]);
+            let (status, wanted) = (&object["status"], object["spec"]["replicas"].as_u64());
+            // A count of none is left out.
+            let count = |name: &str| Some(status[name].as_u64().unwrap_or(0));
             status["observedGeneration"] == object["metadata"]["generation"]
-                && status["updatedReplicas"] == *wanted
-                && status["replicas"] == *wanted
-                && status["availableReplicas"] == *wanted
+                && ["updatedReplicas", "replicas", "availableReplicas"]
+                    .iter()
+                    .all(|name| count(name) == wanted)
         });
         let rolled = began.elapsed();
         let pods = format!("{PODS}?labelSelector=app%3D{name}");

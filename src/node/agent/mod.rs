@@ -82,7 +82,7 @@ pub(super) async fn run(
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), NodeError> {
     let places = Places { data_dir: options.data_dir.clone(), run_dir: options.run_dir.clone() };
-    let mut network = Network::start(&options, net.subscribe())?;
+    let mut network = Network::start(&options, net.subscribe()).await?;
     let mut health = network.as_ref().map(|network| network.health.clone());
     let mut address = options.address;
     let board = Board::look(&options.name, address.clone(), &options.root, &options.data_dir)

@@ -16,7 +16,7 @@ use model::ids::Uid;
 use model::network::{Ipv4Block, NetBoard, NetState};
 
 use super::record::Record;
-use super::sandbox::{random, remove_strays};
+use super::sandbox::random;
 use crate::io::net::{
     Link, LinkAddress, Links, Mac, NextHop, Prepared, Route, Routes, is_pod_link, sysctl,
 };
@@ -59,7 +59,7 @@ pub(super) struct Kernel {
     routes: Routes,
     /// What the tunnel's link was told: block and board.
     tunnels: BTreeMap<Ipv4Block, Ipv4Addr>,
-    /// Links of an earlier process are gone, and those of pods are as they should be.
+    /// The links of pods are as they should be.
     settled: bool,
 }
 
@@ -92,9 +92,6 @@ impl Kernel {
                 "pods reach no other board: forwarding cannot be switched on ({error}): run \
                  `sysctl -w net.ipv4.ip_forward=1`"
             ));
-        }
-        if !self.settled {
-            remove_strays(&wish.records)?;
         }
         let links = self.links.list()?;
         done.mtu = uplink_mtu(&links, &self.links.addresses()?, wish.address);

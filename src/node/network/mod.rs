@@ -109,7 +109,7 @@ impl Network {
     ///
     /// # Errors
     /// The run-dir cannot be read.
-    pub(super) fn start(
+    pub(super) async fn start(
         options: &NodeOptions,
         state: watch::Receiver<Arc<NetState>>,
     ) -> Result<Option<Self>, NodeError> {
@@ -125,6 +125,10 @@ impl Network {
         let (stop, stopped) = watch::channel(false);
         let (pods, filler) = PodNetwork::new(&options.run_dir, known_block.clone(), known_mtu)
             .map_err(NodeError::RunDir)?;
+        // Before anybody makes links: they would be taken for an earlier process's.
+        if let Err(error) = pods.remove_strays().await {
+            tracing::warn!(%error, "links of an earlier process are not removed");
+        }
         let routes = RouteLoop {
             name: options.name.clone(),
             data_dir: options.data_dir.clone(),

@@ -234,6 +234,24 @@ impl PodNetwork {
         }
     }
 
+    /// Removes links that were made for pods and belong to none: an earlier process's.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(super) async fn remove_strays(&self) -> io::Result<()> {
+        let records = self.records();
+        let removed = blocking(move || {
+            let mut links = Links::open()?;
+            for link in links.list()?.into_iter().filter(|link| is_pod_link(&link.name)) {
+                if records.values().all(|record| record.veth != link.name) {
+                    links.delete(&link.name)?;
+                }
+            }
+            Ok(())
+        });
+        removed.await.unwrap_or(Ok(()))
+    }
+
     /// What has to be true in the kernel: each pod's place, by uid.
     pub(super) fn records(&self) -> BTreeMap<Uid, Record> {
         self.lock().records.clone()
@@ -315,17 +333,6 @@ impl Filler {
             changed
         });
     }
-}
-
-/// Removes links that were made for pods and belong to none of these.
-pub(super) fn remove_strays(records: &BTreeMap<Uid, Record>) -> io::Result<()> {
-    let mut links = Links::open()?;
-    for link in links.list()?.into_iter().filter(|link| is_pod_link(&link.name)) {
-        if records.values().all(|record| record.veth != link.name) {
-            links.delete(&link.name)?;
-        }
-    }
-    Ok(())
 }
 
 /// Random bytes for names and hardware addresses.

@@ -42,6 +42,7 @@ fn pods_come_and_go_and_boards_reboot() {
     scale(&bed, 0);
     let before: Vec<_> = bed.cluster.boards.iter().map(Footprint::settled).collect();
     let memory: Vec<_> = bed.cluster.boards.iter().map(pss).collect();
+    scale(&bed, 3);
     let (began, mut written) = (Instant::now(), Written::default());
     let mut reboots = 0;
     let count = rounds(4);
@@ -117,7 +118,7 @@ fn scale(bed: &Bed, replicas: u64) {
     });
 }
 
-/// Every board reaches the Service, unless nobody is behind it.
+/// Every board reaches the Service.
 fn called(bed: &Bed, address: std::net::Ipv4Addr) {
     for board in &bed.cluster.boards {
         let host = Inside::host(board);

@@ -199,10 +199,13 @@ pub async fn run(views: Views, mut stop: watch::Receiver<bool>) {
 #[cfg(test)]
 mod tests {
     use model::ids::{ObjectKey, Uid, Version};
+    use model::timestamp::Timestamp;
     use model::view::kind;
     use model::wire::{MessageKind, NetV1};
 
     use super::*;
+    use crate::io::clock::Clock;
+    use crate::io::store::{Base, Op, Options, Store};
 
     /// Notes and publishes another state of a node.
     fn change(net: &Net, world: &mut World, number: u64) {
@@ -225,6 +228,43 @@ mod tests {
         let decoded: Vec<NetV1> = owed.bodies.iter().map(decode).collect();
         assert_eq!(owed.revision, decoded.last().map_or(held, |last| last.revision));
         decoded
+    }
+
+    #[tokio::test]
+    async fn a_revision_means_the_same_after_a_restart_behind_deletions() {
+        let dir = std::env::temp_dir().join(format!("kumquat-feed-{}", std::process::id()));
+        let _gone = std::fs::remove_dir_all(&dir);
+        let open = || {
+            let (views, hook) = Views::new(Vec::new(), Clock::starting_at(Timestamp(0)));
+            let store = Store::open(Options::new(&dir), Box::new(hook)).expect("a store opens");
+            (views, store)
+        };
+        let write = |name: &str, body: Option<&'static str>| {
+            let kind = kind::NETWORK_POLICIES;
+            let key = ObjectKey { kind, namespace: "a".to_owned(), name: name.to_owned() };
+            let body = body.map(|text| Bytes::from_static(text.as_bytes()));
+            vec![Op { key, base: Base::Any, uid: Uid([1; 16]), body, keep_old: true }]
+        };
+        let policy = Some(r#"{"metadata":{},"spec":{"podSelector":{}}}"#);
+        let (views, store) = open();
+        for name in ["b", "a"] {
+            store.propose(write(name, policy)).await.expect("written");
+        }
+        views.net().advance(&views.world());
+        let kept = views.net().state();
+        assert_eq!(kept.policies.len(), 2);
+        store.propose(write("b", None)).await.expect("deleted");
+        store.close().await;
+        drop(store);
+        let (views, store) = open();
+        views.net().advance(&views.world());
+        let state = views.net().state();
+        assert_eq!(state.policies.len(), 1);
+        assert!(state.revision > kept.revision, "{} was said of other policies", state.revision);
+        let owed = owed(views.net(), kept.revision, 0).remove(0);
+        assert_eq!(kept.apply(owed), Ok(state));
+        store.close().await;
+        std::fs::remove_dir_all(dir).expect("removable");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! check log (cut a torn tail, stop on damage) -> open LMDB, check every record
 //!   LMDB missing, damaged or older than the log -> rebuild from the newest whole snapshot, or from entry 1
 //!   LMDB newer than the log (the card lost the log's tail) -> go on after LMDB in a new epoch
-//! -> replay the rest of the log -> show every object to the hook -> log the start of a term
+//! -> replay the rest of the log -> show every object to the hook -> log the start of a term -> tell the hook
 //! ```
 
 use std::{
@@ -110,6 +110,7 @@ pub(super) fn open(options: &Options, hook: &mut dyn Applied) -> Result<Opened, 
     };
     let version = started.unwrap_or(last);
     live.restart_history(version, options);
+    hook.opened(version);
     live.segments = log.segments().to_vec();
     let dirty = live.overlay_bytes > 0;
     Ok(Opened { log, live, owes_term_start: started.is_none(), dirty, lock })

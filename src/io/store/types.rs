@@ -121,6 +121,12 @@ impl Change {
 pub trait Applied: Send {
     /// One change has happened.
     fn applied(&mut self, change: &Change);
+
+    /// Every object was shown, and what there is has this version: deletions after the newest object
+    /// and the start of the term count too.
+    fn opened(&mut self, version: Version) {
+        let _ = version;
+    }
 }
 
 /// For stores that nobody follows from inside.

@@ -136,7 +136,13 @@ impl World {
         }
     }
 
-    /// Newest version that was applied.
+    /// The store is at this version, whatever the newest object that is left has: without it a world
+    /// read back after a restart would bear a version that an earlier one had with other objects.
+    pub fn raise_version(&mut self, version: Version) {
+        self.version = self.version.max(version);
+    }
+
+    /// Newest version that was applied or told.
     pub fn version(&self) -> Version {
         self.version
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use logic::contact::Patience;
 use logic::controller::{Controller, KeyQueue, Op, Plan};
 use logic::world::{Changed, World};
-use model::ids::ObjectKey;
+use model::ids::{ObjectKey, Version};
 use model::limits::{BATCH_KEYS_MAX, PLAN_OPS_MAX, RESYNC_KEYS_MAX};
 use model::status::ApiError;
 use model::timestamp::Timestamp;
@@ -321,6 +321,11 @@ impl Applied for Hook {
         views.wake_boards(&world, &changed);
         drop(world);
         views.0.wake.notify_one();
+    }
+
+    fn opened(&mut self, version: Version) {
+        let mut world = self.0.0.world.write().unwrap_or_else(PoisonError::into_inner);
+        world.raise_version(version);
     }
 }
 

@@ -167,6 +167,12 @@ async fn the_hook_sees_objects_then_changes_in_order() {
         fn applied(&mut self, change: &Change) {
             self.0.lock().expect("whole").push((change.version, change.body.is_some()));
         }
+
+        fn opened(&mut self, version: Version) {
+            let mut seen = self.0.lock().expect("whole");
+            assert!(seen.iter().all(|(earlier, _)| *earlier < version), "{version} is the newest");
+            seen.push((version, true));
+        }
     }
     let dir = Dir::new();
     let store = dir.open();
@@ -177,7 +183,8 @@ async fn the_hook_sees_objects_then_changes_in_order() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let hook = Box::new(Seen(seen.clone()));
     let store = Store::open(Options::new(&dir.0), hook).expect("opens");
-    assert_eq!(*seen.lock().expect("whole"), [(second, true), (third, true)]);
+    let shown = [(second, true), (third, true), (store.version(), true)];
+    assert_eq!(*seen.lock().expect("whole"), shown);
     let gone = store.propose(vec![delete(key("/pods", "a", "a"), Base::At(second))]).await;
     let gone = gone.expect("deleted").versions[0];
     assert_eq!(seen.lock().expect("whole").last(), Some(&(gone, false)));

@@ -293,6 +293,8 @@ pub const DESIRED_RECORD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub const NODE_ANSWERS_MAX: usize = 256;
 /// Pod events that wait to be sent to the master; the oldest are dropped.
 pub const NODE_EVENTS_MAX: usize = 256;
+/// Pods that a board has had, of which the master still takes its events; the oldest is forgotten.
+pub const PODS_GONE_MAX: usize = 256;
 /// Happenings whose Event object the master finds again to count it up.
 pub const EVENT_NAMES_MAX: usize = 1_024;
 /// Images that a Node reports (kubelet's default).

@@ -244,7 +244,7 @@ impl Core {
             views: self.views.clone(),
             registry: self.registry.clone(),
             contacts: Contacts::new(&self.views),
-            as_leader: self.as_leader(),
+            as_leader: self.as_leader(options.identity),
             record,
             messages,
         };
@@ -307,14 +307,15 @@ impl Core {
         Ok(())
     }
 
-    fn as_leader(&self) -> dispatcher::Options {
+    fn as_leader(&self, identity: &Identity) -> dispatcher::Options {
         let Leadership { epoch, term } = self.store.leadership();
-        dispatcher::Options { epoch, term, ..Default::default() }
+        let pod_range = Some(identity.pod_range.into());
+        dispatcher::Options { epoch, term, pod_range, ..Default::default() }
     }
 
     /// The board of this process is served over memory; its end is the end of the role.
     fn serve_own_board(&self, options: MasterOptions<'_>, loops: &mut Loops) {
-        let as_leader = self.as_leader();
+        let as_leader = self.as_leader(options.identity);
         let (views, registry) = (self.views.clone(), self.registry.clone());
         let (own, stop) = (options.identity.name.clone(), loops.stop_signal());
         let serving = dispatcher::run(views, registry, as_leader, own, options.link, stop);

@@ -1,9 +1,10 @@
 //! What a board should run, and the difference to what it was told last.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use logic::world::World;
 use model::ids::{ObjectKey, Uid, Version};
+use model::limits::PODS_GONE_MAX;
 use model::view::kind;
 use model::wire::{DesiredPodV1, DesiredV1, ObjectV1};
 
@@ -18,6 +19,8 @@ pub(super) struct Told {
     pods: BTreeMap<Uid, (ObjectKey, u64)>,
     /// ConfigMaps and Secrets.
     objects: BTreeMap<ObjectKey, Version>,
+    /// Pods that it was told to run before, the oldest first.
+    gone: VecDeque<Uid>,
 }
 
 /// What has to be said, as keys; the bodies come from the store.
@@ -37,9 +40,21 @@ impl Told {
         self.pods.contains_key(&pod)
     }
 
-    /// Forgets everything: the next difference is the whole set, with a revision above `floor`.
+    /// Whether the board was told of this pod, now or not long ago.
+    pub(super) fn has_known(&self, pod: Uid) -> bool {
+        self.knows(pod) || self.gone.contains(&pod)
+    }
+
+    /// Forgets what it was told: the next difference is the whole set, with a revision above `floor`.
     pub(super) fn forget(&mut self, floor: u64) {
-        *self = Self { revision: self.revision.max(floor), ..Self::default() };
+        let (revision, gone) = (self.revision.max(floor), std::mem::take(&mut self.gone));
+        *self = Self { revision, gone, ..Self::default() };
+    }
+
+    fn remember_gone(&mut self, pods: &BTreeMap<Uid, (ObjectKey, u64)>) {
+        self.gone.extend(self.pods.keys().filter(|uid| !pods.contains_key(uid)));
+        let excess = self.gone.len().saturating_sub(PODS_GONE_MAX);
+        self.gone.drain(..excess);
     }
 
     /// Compares with the world and takes its state over; `None` when the board knows it all.
@@ -66,6 +81,7 @@ impl Told {
             .into_iter()
             .filter_map(|key| Some((key.clone(), world.meta(&key)?.version)))
             .collect();
+        self.remember_gone(&pods);
         if whole {
             self.pods.clear();
             self.objects.clear();

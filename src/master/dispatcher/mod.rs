@@ -10,8 +10,9 @@
 //! ```
 //! Level-triggered: any message may be lost, the beats reveal it. A session knows which board it
 //! serves: a Hello of another name is refused, as is a status or event about what is not that
-//! board's. Deliberately absent: judging silent boards (node lifecycle), and how messages travel.
+//! board's, and addresses and labels that are not its own (`claims`). Deliberately absent: judging silent boards (node lifecycle), and how messages travel.
 
+mod claims;
 mod desired;
 mod net;
 mod node;
@@ -20,6 +21,7 @@ mod status;
 
 use std::time::Duration;
 
+use model::network::Ipv4Block;
 use model::timestamp::Timestamp;
 use model::wire::WireError;
 use tokio::sync::watch;
@@ -64,11 +66,13 @@ pub struct Options {
     pub board_key: Option<[u8; 32]>,
     /// The board hears what all boards are told; else the session tells it.
     pub hears_all: bool,
+    /// Where all pods have their addresses, and so no board; `None` when that is not known.
+    pub pod_range: Option<Ipv4Block>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { epoch: 0, term: 0, beat: BEAT, board_key: None, hears_all: false }
+        Self { epoch: 0, term: 0, beat: BEAT, board_key: None, hears_all: false, pod_range: None }
     }
 }
 

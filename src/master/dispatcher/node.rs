@@ -4,7 +4,7 @@ use logic::controller::Op;
 use model::ids::{KindKey, ObjectKey};
 use model::join::BOARD_KEY;
 use model::view::kind;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::session::Session;
 use super::{DispatchError, text};
@@ -47,41 +47,32 @@ pub(super) fn is_anothers(session: &Session, name: &str) -> Result<bool, Dispatc
 }
 
 /// Creates the board's Node, or brings labels and status of the existing one up to date. What
-/// people set (cordon, taints, labels of their own) stays.
-pub(super) fn register(session: &Session, node: &[u8]) -> Result<Vec<Op>, DispatchError> {
-    let Ok(mut wanted) = serde_json::from_slice::<Value>(node) else { return Ok(Vec::new()) };
-    let Some(name) = name_of(node) else { return Ok(Vec::new()) };
-    if !wanted["metadata"]["labels"].is_object() {
-        wanted["metadata"]["labels"] = json!({});
-    }
-    let labels = wanted["metadata"]["labels"].as_object_mut();
-    if let Some(labels) = labels {
-        labels.entry("kubernetes.io/hostname").or_insert_with(|| name.as_str().into());
-    }
-    let record = session.registry.store().get(&node_key(&name)).map_err(DispatchError::Read)?;
+/// people and controllers set (cordon, taints, the block of pods, labels of their own) stays; of what
+/// the board says, labels and status count.
+pub(super) fn register(session: &Session, said: &Value) -> Result<Vec<Op>, DispatchError> {
+    let name = session.name();
+    let mut labels = said["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+    labels.insert("kubernetes.io/hostname".into(), name.into());
+    let mut status = said["status"].clone();
+    let record = session.registry.store().get(&node_key(name)).map_err(DispatchError::Read)?;
     let Some(record) = record else {
+        let mut metadata = json!({ "name": name, "labels": labels });
         if let Some(key) = session.key() {
             // Or a card of the same name that was replaced could come back into a deleted Node.
-            wanted["metadata"]["annotations"] = json!({ BOARD_KEY: key });
+            metadata["annotations"] = json!({ BOARD_KEY: key });
         }
-        wanted["apiVersion"] = "v1".into();
-        wanted["kind"] = "Node".into();
         let now = text(session.registry.clock().now());
-        stamp_conditions(&mut wanted["status"], &[], &now);
-        return Ok(vec![Op::Create { kind: kind::NODES, object: wanted }]);
+        stamp_conditions(&mut status, &[], &now);
+        let object = json!({ "apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {},
+            "status": status });
+        return Ok(vec![Op::Create { kind: kind::NODES, object }]);
     };
     let mut ops = Vec::new();
     let have: Value = serde_json::from_slice(&record.body).unwrap_or_default();
-    let missing: Map<String, Value> = wanted["metadata"]["labels"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(name, value)| have["metadata"]["labels"][name.as_str()] != **value)
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
+    labels.retain(|name, value| have["metadata"]["labels"][name.as_str()] != *value);
     let mut merge = json!({});
-    if !missing.is_empty() {
-        merge["metadata"]["labels"] = missing.into();
+    if !labels.is_empty() {
+        merge["metadata"]["labels"] = labels.into();
     }
     if let Some(key) =
         session.key().filter(|_| have["metadata"]["annotations"][BOARD_KEY].is_null())
@@ -92,7 +83,7 @@ pub(super) fn register(session: &Session, node: &[u8]) -> Result<Vec<Op>, Dispat
         let (key, base) = (record.key.clone(), record.version);
         ops.push(Op::Patch { key, base, subresource: None, merge });
     }
-    ops.extend(status_patch(session, &record, wanted["status"].take()));
+    ops.extend(status_patch(session, &record, status));
     Ok(ops)
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use logic::controller::Op;
 use model::join::key_text;
 use model::limits::{BUS_FETCH_BYTES_PER_SECOND_MIN, NODE_EVENTS_MAX, UP_MESSAGE_BYTES_MAX};
+use model::network::Ipv4Block;
 use model::wire::{
     self, Assembly, BeatDownV1, BeatUpV1, CommandV1, Header, HelloV1, MessageKind, PodStatusV1,
     StatusV1, WireError,
@@ -18,6 +19,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::desired::Told;
 use super::net::NetTold;
+use super::status::Owner;
 use super::{DispatchError, Options, Trouble, node, status};
 use crate::io::seldom::Seldom;
 use crate::master::contacts::Contacts;
@@ -100,6 +102,21 @@ impl Session {
     /// The board's key, as annotations show it.
     pub(super) fn key(&self) -> Option<String> {
         self.options.board_key.as_ref().map(key_text)
+    }
+
+    /// The board's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where all pods have their addresses.
+    pub(super) fn pod_range(&self) -> Option<Ipv4Block> {
+        self.options.pod_range
+    }
+
+    /// Where all services have theirs.
+    pub(super) fn service_range(&self) -> Ipv4Block {
+        self.registry.options().service_range.into()
     }
 
     /// One line about what the board should not have sent, unless there were too many.
@@ -203,7 +220,12 @@ impl Session {
             self.complain("a Hello is refused", &"its name belongs to another key by now");
             return Ok(());
         }
-        let registered = self.write(|session| node::register(session, &hello.node)).await?;
+        let mut said = serde_json::from_slice(&hello.node).unwrap_or_default();
+        let refused = self.judge_node(&mut said);
+        if let Some(why) = &refused.why {
+            self.complain("what a board says of its Node is refused", why);
+        }
+        let registered = self.write(|session| node::register(session, &said)).await?;
         if registered == Wrote::Refused {
             tracing::error!(node = name, "the API refuses the board's Node object");
         }
@@ -225,7 +247,7 @@ impl Session {
             told_at: Instant::now(),
             told_bytes: 0,
             status_sequence: 0,
-            has_gap: false,
+            has_gap: refused.again,
             beats: 0,
         });
         self.renew_lease().await?;
@@ -318,7 +340,7 @@ impl Session {
         self.write(|session| node::lease(session, &session.name)).await.map(drop)
     }
 
-    async fn status(&mut self, status: StatusV1) -> Result<(), DispatchError> {
+    async fn status(&mut self, mut status: StatusV1) -> Result<(), DispatchError> {
         let Some(board) = &self.board else { return self.ask_hello().await };
         let name = self.name.clone();
         let strangers: BTreeSet<_> = status
@@ -331,11 +353,15 @@ impl Session {
         if let Some(why) = self.foreign_pod(&status).or(refused) {
             self.complain("what a board says of others is refused", &why);
         }
+        let unproven = self.judge_status(&mut status);
+        if let Some(why) = &unproven.why {
+            self.complain("what a board says of addresses is refused", why);
+        }
         let mut wrote = self.write(|session| status::operations(session, &name, &status)).await?;
         if wrote == Wrote::Refused {
             wrote = self.write_one_by_one(&name, &status).await?;
         }
-        if wrote == Wrote::NotNow {
+        if wrote == Wrote::NotNow || unproven.again {
             // Not acknowledged, nor is what follows: with its next beat the board is asked again.
             if let Some(board) = &mut self.board {
                 board.has_gap = true;
@@ -374,14 +400,20 @@ impl Session {
         for body in events {
             let event: Value = serde_json::from_slice(body).unwrap_or_default();
             let about = status::About::of(&event);
-            let told = |uid| self.board.as_ref().is_some_and(|board| board.told.knows(uid));
-            if about.as_ref().is_some_and(|about| about.is_of(&world, &self.name, told)) {
-                own.push(event);
-            } else if refused.is_none() {
-                refused = Some(about.map_or_else(
-                    || "an event about nothing".to_owned(),
-                    |about| format!("event about {about}"),
-                ));
+            let Some(about) = about else {
+                refused.get_or_insert_with(|| "an event about nothing".to_owned());
+                continue;
+            };
+            let had = |uid| self.board.as_ref().is_some_and(|board| board.told.has_known(uid));
+            match about.owner(&world, &self.name, had) {
+                Owner::Board => own.push(event),
+                Owner::Another => {
+                    refused.get_or_insert_with(|| format!("event about {about}"));
+                }
+                // It has come late: its pod was gone before this session began.
+                Owner::Nobody => {
+                    tracing::debug!(node = self.name, %about, "an event about nobody is dropped");
+                }
             }
         }
         (own, refused)

@@ -115,18 +115,32 @@ impl About {
         (!about.name.is_empty()).then_some(about)
     }
 
-    /// Whether a board may speak of it: its own Node, a pod bound to it, or a pod that it was `told`
-    /// to run and that the API has forgotten meanwhile.
-    pub(super) fn is_of(&self, world: &World, board: &str, told: impl Fn(Uid) -> bool) -> bool {
-        match self.kind.as_str() {
-            "Node" => self.name == board,
-            "Pod" => match world.pod(&self.namespace, &self.name) {
-                Some(pod) if self.uid.is_none_or(|uid| uid == pod.meta.uid) => *pod.node == *board,
-                _ => self.uid.is_some_and(told),
-            },
-            _ => false,
+    /// Whether a board may speak of it: its own Node, a pod bound to it, or one that was bound to it
+    /// and is gone. What the API does not know, and may never have known, is nobody's.
+    pub(super) fn owner(&self, world: &World, board: &str, had: impl Fn(Uid) -> bool) -> Owner {
+        let found = match self.kind.as_str() {
+            "Node" => return if self.name == board { Owner::Board } else { Owner::Another },
+            "Pod" => world.pod(&self.namespace, &self.name),
+            _ => return Owner::Another,
+        };
+        match found.filter(|pod| self.uid.is_none_or(|uid| uid == pod.meta.uid)) {
+            Some(pod) if *pod.node == *board => Owner::Board,
+            Some(_) => Owner::Another,
+            None if self.uid.is_some_and(had) => Owner::Board,
+            None => Owner::Nobody,
         }
     }
+}
+
+/// Whose an object is that a board speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The board's.
+    Board,
+    /// Another board's, or none that boards speak of.
+    Another,
+    /// It does not exist.
+    Nobody,
 }
 
 impl fmt::Display for About {

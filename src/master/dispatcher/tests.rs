@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use super::{DispatchError, Options, run};
+use super::{DispatchError, Options, run, status};
 use crate::io::link::{self, BoardEnd};
 use crate::master::contacts::Contacts;
 use crate::master::controllers::tests::{Master, deployment};
@@ -39,8 +39,13 @@ struct Board {
 
 impl Board {
     fn connect(master: &Master) -> Self {
+        let pod_range = "10.42.0.0/16".parse().ok();
+        Self::connect_with(master, Options { pod_range, ..Options::default() })
+    }
+
+    fn connect_with(master: &Master, options: Options) -> Self {
         let (end, link) = link::pair();
-        let options = Options { beat: Duration::from_millis(50), ..Options::default() };
+        let options = Options { beat: Duration::from_millis(50), ..options };
         let signal = master.shutdown.subscribe();
         let (views, registry) = (master.views.clone(), master.registry.clone());
         let name = "pi-1".to_owned();
@@ -417,6 +422,164 @@ async fn a_board_speaks_for_itself_only() {
     });
     let [Some(mine), None, None, None] = recorded else { panic!("{recorded:?}") };
     assert_eq!(mine["source"]["host"], "pi-1", "whatever it says of itself");
+    master.stop().await;
+}
+
+fn pod_on(name: &str, node: &str, host_network: bool) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name }, "spec": {
+        "nodeName": node, "hostNetwork": host_network,
+        "containers": [{ "name": "c", "image": "i" }] } })
+}
+
+fn block_of(master: &Master, name: &str) -> Option<String> {
+    let node = master.get("/nodes", name)?;
+    node["spec"]["podCIDR"].as_str().map(ToOwned::to_owned)
+}
+
+#[tokio::test]
+async fn addresses_that_are_not_the_boards_are_refused() {
+    let mut master = Master::new().await;
+    let status = json!({ "addresses": [{ "type": "InternalIP", "address": "192.0.2.9" }],
+        "conditions": [{ "type": "Ready", "status": "True" }] });
+    master.create("/nodes", json!({ "metadata": { "name": "pi-9" }, "status": status })).await;
+    master.until("it has a block", |it| block_of(it, "pi-9").is_some()).await;
+    let key = Options {
+        board_key: Some([3; 32]),
+        pod_range: "10.42.0.0/16".parse().ok(),
+        ..Options::default()
+    };
+    let mut board = Board::connect_with(&master, key);
+    let hello = |address: &str| {
+        let node = json!({
+            "metadata": { "name": "pi-1", "finalizers": ["x.dev/stays"], "labels": {
+                "kubernetes.io/hostname": "pi-9", "kumquat.dev/board": "rpi",
+                "node-restriction.kubernetes.io/secret": "yes" } },
+            "spec": { "podCIDR": "10.43.0.0/16", "podCIDRs": ["10.43.0.0/16"],
+                "taints": [{ "key": "k", "effect": "NoExecute" }], "unschedulable": true },
+            "status": { "addresses": [{ "type": "InternalIP", "address": address },
+                { "type": "Hostname", "address": "pi-1" }] },
+        });
+        HelloV1 { boot: 7, desired_revision: 0, node: node.to_string().into() }
+    };
+    let addresses = |master: &Master| {
+        let node = master.get("/nodes", "pi-1").expect("registered");
+        let list = node["status"]["addresses"].as_array().cloned().unwrap_or_default();
+        list.iter().map(|it| it["address"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    for address in ["192.0.2.9", "10.42.3.4", "10.43.0.1", "127.0.0.1", "0.0.0.0", "224.0.0.1"] {
+        board.say(MessageKind::Hello, &hello(address)).await;
+        board.desired().await;
+        let found: Vec<String> = addresses(&master);
+        assert_eq!(found, ["pi-1"], "{address}");
+    }
+    let node = master.get("/nodes", "pi-1").expect("registered");
+    assert_eq!(node["spec"]["unschedulable"], Value::Null);
+    assert!(!node["spec"]["taints"].to_string().contains("NoExecute"), "{node}");
+    assert_eq!(node["metadata"]["finalizers"], Value::Null);
+    let labels = json!({ "kubernetes.io/hostname": "pi-1", "kumquat.dev/board": "rpi" });
+    assert_eq!(node["metadata"]["labels"], labels);
+    board.say(MessageKind::Hello, &hello("192.0.2.1")).await;
+    board.desired().await;
+    let found: Vec<String> = addresses(&master);
+    assert_eq!(found, ["192.0.2.1", "pi-1"]);
+    master.until("it has a block", |it| block_of(it, "pi-1").is_some()).await;
+    let block = block_of(&master, "pi-1").expect("waited for");
+    assert!(block.starts_with("10.42."), "{block}");
+
+    master.create("/pods", pod_on("web", "pi-1", false)).await;
+    master.create("/pods", pod_on("host", "pi-1", true)).await;
+    while board.pods.len() < 2 {
+        board.desired().await;
+    }
+    let own = block.replace(".0/25", ".5").replace(".128/25", ".133");
+    let theirs = block_of(&master, "pi-9").expect("waited for");
+    let theirs = theirs.replace(".0/25", ".5").replace(".128/25", ".133");
+    let mut number = 0;
+    let checks = [
+        ("web", own.as_str(), own.as_str(), "192.0.2.1", true),
+        ("web", theirs.as_str(), own.as_str(), "192.0.2.1", false),
+        ("web", own.as_str(), theirs.as_str(), "192.0.2.1", false),
+        ("web", "10.43.0.1", "10.43.0.1", "192.0.2.1", false),
+        ("web", "192.0.2.1", "192.0.2.1", "192.0.2.1", false),
+        ("host", "192.0.2.1", "192.0.2.1", "192.0.2.1", true),
+        ("host", own.as_str(), own.as_str(), "192.0.2.9", false),
+    ];
+    for (name, one, listed, host, right) in checks {
+        number += 1;
+        let (uid, pod) = board
+            .pods
+            .iter()
+            .find(|(_, pod)| pod["metadata"]["name"] == name)
+            .map(|(uid, pod)| (*uid, pod.clone()))
+            .expect("desired");
+        let mut status = status_of(uid, &pod);
+        let said = json!({ "phase": "Running", "message": number.to_string(), "podIP": one,
+            "podIPs": [{ "ip": listed }], "hostIP": host, "hostIPs": [{ "ip": host }] });
+        status.status = said.to_string().into();
+        board.report(vec![status], Vec::new()).await;
+        let heard = |it: &Master| {
+            it.get("/pods", name).is_some_and(|pod| pod["status"]["message"] == number.to_string())
+        };
+        master.until("it is heard", heard).await;
+        let kept = master.get("/pods", name).expect("exists")["status"].clone();
+        let expected = if right { json!(one) } else { Value::Null };
+        assert_eq!(kept["podIP"], expected, "{name} {one} {listed}");
+        assert_eq!(kept["podIPs"].is_array(), right, "{name} {one} {listed}");
+        let expected = if host == "192.0.2.1" { json!(host) } else { Value::Null };
+        assert_eq!((&kept["hostIP"], kept["hostIPs"].is_array()), (&expected, host == "192.0.2.1"));
+    }
+    master.stop().await;
+}
+
+#[tokio::test]
+async fn events_about_pods_that_are_gone_are_the_boards_or_nobodys() {
+    let mut master = Master::new().await;
+    let mut board = Board::connect(&master);
+    board.hello().await;
+    board.desired().await;
+    master.create("/pods", pod_on("web", "pi-1", false)).await;
+    master.create("/pods", pod_on("theirs", "pi-9", false)).await;
+    while board.pods.is_empty() {
+        board.desired().await;
+    }
+    let (uid, pod) = board.pods.first_key_value().map(|(a, b)| (*a, b.clone())).expect("one");
+    master.delete("/pods", "web").await;
+    let left = PodStatusV1 { removable: true, ..status_of(uid, &pod) };
+    board.report(vec![left], Vec::new()).await;
+    while !board.pods.is_empty() {
+        board.desired().await;
+    }
+    let about = |name: &str, uid: Option<Uid>| {
+        let mut event = event("Pod", name, "pi-1");
+        event["involvedObject"]["uid"] = json!(uid.map(|uid| uid.to_string()));
+        event
+    };
+    // The same name, but another pod, on another board: it is the old one that is spoken of.
+    master.create("/pods", pod_on("web", "pi-9", false)).await;
+    let theirs = master.get("/pods", "theirs").expect("exists");
+    let theirs = Uid::parse(theirs["metadata"]["uid"].as_str().expect("a uid"));
+    let events = [
+        about("web", Some(uid)),
+        about("never", Some(Uid([5; 16]))),
+        about("theirs", theirs),
+        about("web", None),
+    ];
+    let owners = events.each_ref().map(|event| {
+        let world = master.views.world();
+        let had = |about| about == uid;
+        status::About::of(event).expect("about something").owner(&world, "pi-1", had)
+    });
+    use status::Owner::{Another, Board as Own, Nobody};
+    assert_eq!(owners, [Own, Nobody, Another, Another]);
+    let said = events.iter().map(|event| Bytes::from(event.to_string())).collect();
+    board.report(Vec::new(), said).await;
+    let recorded = |it: &Master, event: &Value| {
+        let happening = logic::controller::Event::happening_of(event);
+        let about = event["involvedObject"]["name"].as_str().expect("a name");
+        it.get("/events", &it.registry.event_name(about, happening)).is_some()
+    };
+    master.until("its own is recorded", |it| recorded(it, &events[0])).await;
+    assert!(!events[1..3].iter().any(|event| recorded(&master, event)));
     master.stop().await;
 }
 

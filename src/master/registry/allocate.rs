@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
+use model::network::Ipv4Block;
 use model::resource::{self, Resource};
 use model::status::ApiError;
 use model::validation::{FieldError, invalid};
@@ -78,6 +79,12 @@ impl ServiceRange {
     fn offset(self, address: Ipv4Addr) -> Option<u32> {
         let offset = u32::from(address).checked_sub(self.base)?;
         self.usable().contains(&offset).then_some(offset)
+    }
+}
+
+impl From<ServiceRange> for Ipv4Block {
+    fn from(range: ServiceRange) -> Self {
+        Self::new(Ipv4Addr::from(range.base), range.prefix)
     }
 }
 

@@ -5,11 +5,12 @@
 mod board;
 #[path = "../harness/busybox.rs"]
 mod busybox;
+#[path = "../harness/router.rs"]
+mod router;
 #[path = "../harness/switch.rs"]
 mod switch;
 
 mod bed;
 mod moves;
 mod pods;
-mod rolling;
 mod subnets;

@@ -13,6 +13,8 @@ mod figures;
 mod inside;
 #[path = "../harness/loss.rs"]
 mod loss;
+#[path = "../harness/router.rs"]
+mod router;
 #[path = "../harness/switch.rs"]
 mod switch;
 #[path = "../harness/traces.rs"]

@@ -147,7 +147,7 @@ impl Net {
     }
 
     /// Time between two messages: telling a thousand boards takes its time.
-    fn between(&self) -> Duration {
+    pub(in crate::master) fn between(&self) -> Duration {
         let boards = u32::try_from(self.inner().feed.state().boards.len()).unwrap_or(u32::MAX);
         BETWEEN.max(BETWEEN_FOR_BOARD.saturating_mul(boards))
     }

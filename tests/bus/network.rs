@@ -26,6 +26,8 @@ struct Heard {
     messages: usize,
     bytes: usize,
     at: Option<Instant>,
+    /// What it was told last to be the newest revision.
+    newest: u64,
 }
 
 impl Heard {
@@ -34,9 +36,13 @@ impl Heard {
         if header.kind != MessageKind::Net {
             return;
         }
-        self.bytes += message.len();
         let Ok(Some((header, body))) = self.assembly.take(message) else { return };
         let net: NetV1 = wire::decode(header.kind, &body).expect("the master's");
+        if net.is_word_of_newest() {
+            self.newest = net.revision;
+            return;
+        }
+        self.bytes += message.len();
         self.messages += 1;
         if let Ok(state) = self.state.apply(net) {
             (self.state, self.at) = (state, Some(Instant::now()));
@@ -120,6 +126,10 @@ async fn a_change_of_one_endpoint_is_a_small_message_that_all_boards_get_at_once
         assert!(bytes / messages < 300, "{bytes} bytes in {messages} messages");
         assert_eq!(known(of), net.state());
     }
+    until("they hear that it was the last change", || {
+        heard.iter().all(|it| it.lock().expect("no panic").newest == net.revision())
+    })
+    .await;
     for board in boards {
         board.end().await;
     }

@@ -9,7 +9,7 @@ use model::network::{NetEndpoint, NetState};
 pub enum Service {
     /// None knows it.
     None,
-    /// Some know it, but none sends new connections to it.
+    /// Some know it, but none sends new connections to it, or will stop doing so before its end.
     Leaving,
     /// Some send new connections to it.
     Serving,
@@ -23,10 +23,12 @@ pub fn service_of(state: &NetState, namespace: &str, pod: &str) -> Service {
     let services = services.take_while(|(key, _)| key.starts_with(&prefix));
     let endpoints = services.flat_map(|(_, service)| &service.endpoints);
     let own = |endpoint: &&NetEndpoint| endpoint.pod == pod && !pod.is_empty();
-    let judged = endpoints.filter(own).map(|endpoint| match endpoint.ready {
-        true => Service::Serving,
-        false => Service::Leaving,
-    });
+    // What is ready although it ends (`publishNotReadyAddresses`) stays so to the end.
+    let judged =
+        endpoints.filter(own).map(|endpoint| match endpoint.ready && !endpoint.terminating {
+            true => Service::Serving,
+            false => Service::Leaving,
+        });
     judged.max().unwrap_or(Service::None)
 }
 
@@ -64,6 +66,10 @@ mod tests {
         assert_eq!(service_of(&state, "a", ""), Service::None);
         assert_eq!(service_of(&state, "a-b", "r"), Service::Serving);
         state.services.remove("a/web-2");
+        assert_eq!(service_of(&state, "a", "p"), Service::Leaving);
+        let stays = NetEndpoint { terminating: true, ..endpoint("p", true) };
+        let service = NetService { endpoints: vec![stays], ..NetService::default() };
+        state.services.insert("a/stays".into(), std::sync::Arc::new(service));
         assert_eq!(service_of(&state, "a", "p"), Service::Leaving);
     }
 }

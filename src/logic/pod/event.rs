@@ -79,7 +79,12 @@ pub enum Event {
     Gone,
     /// Services send new connections to the pod, or have let go of it. Said before the event that
     /// stops the pod, and after it when it changes.
-    Served(bool),
+    Served {
+        /// New connections may come.
+        calls: bool,
+        /// A master is heard, which will say when they do not any more.
+        led: bool,
+    },
     /// Network, IPC and host name are there.
     SandboxReady {
         /// The pod's own address; `None` in the host network, and where there is no pod network.

@@ -104,6 +104,8 @@ pub struct PodMachine {
     pub(super) state: PodState,
     /// Services send new connections to it.
     pub(super) served: bool,
+    /// A master will say when they do not any more.
+    pub(super) led: bool,
 }
 
 impl PodMachine {
@@ -131,7 +133,7 @@ impl PodMachine {
             conditions: Conditions::default(),
             delays: [0; 3],
         };
-        let mut machine = Self { pod, state, served: false };
+        let mut machine = Self { pod, state, served: false, led: false };
         machine.note_deletion(now);
         machine
     }
@@ -243,7 +245,7 @@ impl PodMachine {
         match event {
             Event::Desired(pod) => self.take_pod(pod, now, out),
             Event::Gone => self.stop_pod(0, true, now),
-            Event::Served(served) => self.take_served(served, now),
+            Event::Served { calls, led } => self.take_served(calls, led, now),
             Event::SandboxReady { address } => {
                 self.state.sandbox = Step::Done;
                 self.state.address = address;

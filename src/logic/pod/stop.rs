@@ -6,8 +6,8 @@
 //! ```
 //! Grace counts from the deletion, whatever is waited for. A pod that services still send new
 //! connections to is *drained*: its containers get the signal when this board's view of the services
-//! has let go of it, and a little later, so that the other boards have too. kubelet leaves that to
-//! hooks that sleep; its order of everything else is kept (`kuberuntime_container.go`,
+//! has let go of it, and a little later, so that the other boards have too. However slow a master that
+//! is heard may be, half of the grace stays the pod's own. kubelet leaves that to hooks that sleep; its order of everything else is kept (`kuberuntime_container.go`,
 //! `kuberuntime_termination_order.go`).
 
 use serde::{Deserialize, Serialize};
@@ -20,10 +20,14 @@ use super::machine::{PodMachine, Step};
 const KILL_AGAIN_MILLIS: u64 = 10_000;
 /// What a container gets after its stop signal, even when hooks have used up its grace.
 const SIGNALLED_MILLIS_MIN: u64 = 2_000;
-/// A stopping pod waits for the services to let go of it for so long.
-const DRAIN_MILLIS_MAX: u64 = 1_000;
-/// Other boards hear of it later than this one by less than this.
-const DRAIN_SETTLE_MILLIS: u64 = 200;
+/// A stopping pod waits for the services to let go of it for so long, and for no more than half of
+/// its grace.
+const DRAIN_MILLIS_MAX: u64 = 10_000;
+/// The same where no master is heard who could say that they have.
+const DRAIN_ALONE_MILLIS_MAX: u64 = 1_000;
+/// Other boards hear of it later than this one by less than this, even those that miss the message:
+/// the master repeats within 0.1 s which one was the newest.
+const DRAIN_SETTLE_MILLIS: u64 = 300;
 
 /// The whole pod is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,8 +51,8 @@ impl PodMachine {
     }
 
     /// Services send new connections to this pod, or do not any more.
-    pub(super) fn take_served(&mut self, served: bool, now: Moment) {
-        self.served = served;
+    pub(super) fn take_served(&mut self, served: bool, led: bool, now: Moment) {
+        (self.served, self.led) = (served, led);
         if let Some(stop) = self.state.stop.as_mut().filter(|_| !served) {
             let settled = now.ticks + DRAIN_SETTLE_MILLIS;
             stop.drained_ticks = stop.drained_ticks.map(|at| at.min(settled));
@@ -63,11 +67,14 @@ impl PodMachine {
 
     /// A later wish can only shorten the time.
     pub(super) fn stop_pod(&mut self, grace_seconds: u32, forget: bool, now: Moment) {
-        let kill_ticks = now.ticks + u64::from(grace_seconds) * 1_000;
+        let grace_millis = u64::from(grace_seconds) * 1_000;
+        let kill_ticks = now.ticks + grace_millis;
         let before = self.state.stop;
+        let patience = if self.led { DRAIN_MILLIS_MAX } else { DRAIN_ALONE_MILLIS_MAX };
+        let drain_by = now.ticks + patience.min(grace_millis / 2);
         let drained_ticks = match before {
-            Some(before) => before.drained_ticks,
-            None => self.served.then_some(now.ticks + DRAIN_MILLIS_MAX),
+            Some(before) => before.drained_ticks.map(|at| at.min(drain_by)),
+            None => self.served.then_some(drain_by),
         };
         self.state.stop = Some(PodStop {
             kill_ticks: before.map_or(kill_ticks, |stop| stop.kill_ticks.min(kill_ticks)),

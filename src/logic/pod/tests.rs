@@ -509,7 +509,9 @@ fn walk(seed: u64) {
                 board.exit(&name, dice.roll(2) as i32);
             }
             9 => board.feed(Event::ImagesChanged),
-            10 if dice.roll(2) == 0 => board.feed(Event::Served(dice.roll(2) == 0)),
+            10 if dice.roll(2) == 0 => {
+                board.feed(Event::Served { calls: dice.roll(2) == 0, led: dice.roll(2) == 0 })
+            }
             10 => board.feed(Event::ObjectsChanged),
             11 if dice.roll(10) == 0 => board.restart_agent(dice.roll(3) == 0),
             _ => board.advance(dice.roll(3_000)),
@@ -520,6 +522,10 @@ fn walk(seed: u64) {
         }
     }
     heal(&mut board);
+}
+
+fn served(calls: bool) -> Event {
+    Event::Served { calls, led: true }
 }
 
 /// Everything works from here on: it must run (or be over), then go away.
@@ -540,7 +546,7 @@ fn heal(board: &mut Board) {
         if board.machine.is_terminal() { &["Succeeded", "Failed"][..] } else { &["Running"] };
     assert!(expected.iter().any(|word| phase == *word), "{phase}: {:#?}", board.machine.state());
     let gone = deleted(board.machine.pod(), 1);
-    board.feed(Event::Served(true));
+    board.feed(served(true));
     board.feed(Event::Desired(gone));
     for _ in 0..30 {
         board.settle();

@@ -1,24 +1,35 @@
-//! Tells all boards on the bus what changed in the network, once for everybody.
+//! Tells all boards on the bus what changed in the network, once for everybody; and after the last of
+//! a few changes which revision is the newest, so that who missed it need not wait for a beat.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::wire::{self, Header, MessageKind};
+use model::wire::{self, Header, MessageKind, NetV1};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::session::Shared;
 use super::stopped;
+
+/// From a change to the word that it was the newest.
+const WORD_AFTER: Duration = Duration::from_millis(100);
 
 /// Publishes changes until `stop` turns true. Who misses one is told by its session.
 pub(super) async fn tell_all(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let net = shared.views.net();
     let mut published = net.published();
     let mut told = *published.borrow_and_update();
+    let mut word_at: Option<Instant> = None;
     loop {
-        // Cancel safety: both only wait.
+        // Cancel safety: all only wait.
         tokio::select! {
             () = stopped(&mut stop) => return,
+            () = until(word_at) => {
+                tell(&shared, &wire::encode_body(&NetV1::newest(told))).await;
+                word_at = None;
+                continue;
+            }
             changed = published.changed() => if changed.is_err() {
                 return;
             },
@@ -28,6 +39,14 @@ pub(super) async fn tell_all(shared: Arc<Shared>, mut stop: watch::Receiver<bool
             tell(&shared, &body).await;
         }
         told = owed.revision;
+        word_at = Some(Instant::now() + WORD_AFTER.max(net.between()));
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -12,8 +12,9 @@ use super::DispatchError;
 use super::session::Session;
 use crate::master::net::Net;
 
-/// What was published less than this ago may still be on its way.
-const ON_ITS_WAY: Duration = Duration::from_millis(300);
+/// What was published less than this ago may still be on its way. Boards that hear the word of the
+/// newest revision, which comes later than that, have missed it.
+const ON_ITS_WAY: Duration = Duration::from_millis(80);
 /// Least time between two repairs.
 const AGAIN: Duration = Duration::from_secs(1);
 

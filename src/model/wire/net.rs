@@ -15,7 +15,8 @@ use crate::network::{NetBoard, NetEndpoint, NetPolicy, NetService};
 pub struct NetV1 {
     /// Revision after this message: the store's version that it shows.
     pub revision: u64,
-    /// Revision that this is a difference to; 0 for all there is.
+    /// Revision that this is a difference to; 0 for all there is. The revision itself: nothing but the
+    /// word that it is the newest, for boards that missed the last difference.
     pub base: u64,
     /// Boards to add or replace.
     pub boards: Vec<Arc<NetBoard>>,
@@ -36,6 +37,16 @@ pub struct NetV1 {
 }
 
 impl NetV1 {
+    /// Says which revision is the newest.
+    pub fn newest(revision: u64) -> Self {
+        Self { revision, base: revision, ..Self::default() }
+    }
+
+    /// Whether it only says which revision is the newest.
+    pub fn is_word_of_newest(&self) -> bool {
+        self.base == self.revision && self.base != 0
+    }
+
     /// Whether it changes nothing but the revision.
     pub fn is_empty(&self) -> bool {
         self.boards.is_empty()

@@ -21,6 +21,8 @@ use crate::node::log_stream;
 
 /// The board looks how it fares (voltage, heat, clock, disk) with every so many beats.
 const BEATS_PER_LOOK: u64 = 2;
+/// A master that said nothing for so long, which is longer than two of its beats, is not heard.
+const SILENT_MILLIS: u64 = 12_000;
 
 impl Agent {
     /// Takes one encoded message; what is damaged or of a deposed leader is dropped.
@@ -39,6 +41,7 @@ impl Agent {
         if !self.obeys((header.epoch, header.term)) {
             return Ok(());
         }
+        self.heard_ticks = Some(super::ticks());
         let taken = match header.kind {
             MessageKind::Desired => match decode(header.kind, &body) {
                 Ok(desired) => return self.take_desired(desired).await,
@@ -80,6 +83,11 @@ impl Agent {
                 false
             }
         }
+    }
+
+    /// Whether a master has been heard of late.
+    pub(super) fn is_led(&self) -> bool {
+        self.heard_ticks.is_some_and(|at| super::ticks() < at + SILENT_MILLIS)
     }
 
     /// Durable first, then acted on, then acknowledged at once rather than with the next beat.

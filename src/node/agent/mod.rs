@@ -73,6 +73,8 @@ pub(super) struct Agent {
     net: NetHeld,
     condition: Condition,
     beats: u64,
+    /// When a master was heard last.
+    heard_ticks: Option<u64>,
 }
 
 /// Runs the agent until shutdown or until the link closes.
@@ -191,6 +193,7 @@ impl Agent {
             host: Host { address: driver.board.address() },
             condition,
             beats: 0,
+            heard_ticks: None,
             driver,
             version,
             desired,

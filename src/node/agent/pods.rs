@@ -135,12 +135,12 @@ impl Agent {
             let stops = ends && entry.machine.state().stop.is_none();
             let service = self.service_of(&pod.metadata.namespace, &pod.metadata.name);
             if stops && service != Service::None {
-                self.feed(uid, Event::Served(true));
+                self.feed(uid, Event::Served { calls: true, led: self.is_led() });
             }
             self.feed(uid, Event::Desired(pod));
             if stops && service == Service::Leaving {
                 // This board has heard of it first; the others may not have yet.
-                self.feed(uid, Event::Served(false));
+                self.feed(uid, Event::Served { calls: false, led: true });
             }
             return;
         }
@@ -164,7 +164,7 @@ impl Agent {
         });
         let released: Vec<Uid> = released.map(|(uid, _)| *uid).collect();
         for uid in released {
-            self.feed(uid, Event::Served(false));
+            self.feed(uid, Event::Served { calls: false, led: true });
         }
     }
 

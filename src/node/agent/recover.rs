@@ -73,6 +73,8 @@ impl Agent {
             let pod = readable(&json, uid);
             off_runtime(|| self.take_up(uid, Arc::new(pod), &known));
         }
+        // Services may have let go of pods while nobody looked.
+        self.services_changed();
         let _ = blocking({
             let images = driver.images.clone();
             move || images.collect()

@@ -84,6 +84,10 @@ impl NetHeld {
             (self.reign, self.is_of_earlier_leader) = (reign, true);
             self.ahead.clear();
         }
+        if message.is_word_of_newest() {
+            // It came behind the difference that leads to it: what is not here is lost.
+            return self.expect(message.revision, now_ticks);
+        }
         if message.base == 0 {
             // One that is not newer came late, unless it is the first word of another leader.
             let is_newer = message.revision > self.held();
@@ -132,6 +136,14 @@ impl NetHeld {
             self.miss(now_ticks);
         } else if self.ahead.is_empty() {
             self.ask_ticks = None;
+        }
+    }
+
+    /// A revision has been sent to everybody: asked for at once when it is not here.
+    fn expect(&mut self, newest: u64, now_ticks: u64) {
+        if newest > self.held() || self.needs_whole {
+            self.asks = 0;
+            self.ask_ticks = Some(now_ticks);
         }
     }
 
@@ -216,6 +228,23 @@ mod tests {
         held.take((1, 3), change(5, 6), 0);
         held.take((1, 3), state(5).whole(), 0);
         assert_eq!(held.revision(), 6, "its difference was newer");
+    }
+
+    #[test]
+    fn a_lost_last_difference_is_asked_for_at_once() {
+        let mut held = new();
+        held.take((1, 1), state(7).whole(), 0);
+        let before = held.state();
+        for newest in [6, 7] {
+            held.take((1, 1), NetV1::newest(newest), 10);
+            assert_eq!((held.revision(), held.ask_ticks()), (7, None));
+        }
+        assert!(Arc::ptr_eq(&before, &held.state()), "nothing changed");
+        held.take((1, 1), NetV1::newest(8), 20);
+        assert_eq!((held.revision(), held.ask_ticks()), (7, Some(20)));
+        held.asked(20);
+        held.take((1, 1), change(7, 8), 30);
+        assert_eq!((held.revision(), held.ask_ticks()), (8, None));
     }
 
     #[test]

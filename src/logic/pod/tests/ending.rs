@@ -77,7 +77,7 @@ fn a_failed_hook_is_told_and_the_stop_goes_on() {
 fn a_pod_that_is_gone_is_killed_at_once() {
     let mut board = Board::new(one(with_pre_stop("c")));
     board.settle();
-    board.feed(Event::Served(true));
+    board.feed(served(true));
     delete(&mut board, 30);
     assert_eq!(asked(&mut board), ["PreStop c"]);
     board.feed(Event::Gone);
@@ -143,16 +143,16 @@ fn a_pod_whose_work_is_done_is_over_when_its_sidecars_have_ended() {
 fn a_served_pod_is_drained_before_the_signal() {
     let mut board = Board::new(one(json!({"name": "c", "image": "i"})));
     board.settle();
-    board.feed(Event::Served(true));
+    board.feed(served(true));
     delete(&mut board, 30);
     let begun = board.now.ticks;
     assert!(asked(&mut board).is_empty(), "services still know it");
     board.advance(60);
-    board.feed(Event::Served(false));
+    board.feed(served(false));
     assert!(asked(&mut board).is_empty(), "other boards may not have heard of it");
     assert!(board.machine.is_draining(board.now));
     board.wake();
-    assert_eq!((board.now.ticks - begun, asked(&mut board)), (260, vec!["SIGTERM c".to_owned()]));
+    assert_eq!((board.now.ticks - begun, asked(&mut board)), (360, vec!["SIGTERM c".to_owned()]));
     board.wake();
     assert_eq!(board.now.ticks - begun, 30_000, "the grace counts from the deletion");
 }
@@ -161,30 +161,58 @@ fn a_served_pod_is_drained_before_the_signal() {
 fn a_drain_ends_by_itself_and_is_not_begun_twice() {
     let mut board = Board::new(one(json!({"name": "c", "image": "i"})));
     board.settle();
-    board.feed(Event::Served(true));
+    board.feed(served(true));
     delete(&mut board, 30);
     let begun = board.now.ticks;
     board.advance(700);
-    board.feed(Event::Served(true));
+    board.feed(served(true));
     delete(&mut board, 20);
     board.restart_agent(false);
     assert!(asked(&mut board).is_empty());
     board.wake();
-    assert_eq!((board.now.ticks - begun, asked(&mut board)), (1_000, vec!["SIGTERM c".to_owned()]));
+    assert_eq!(
+        (board.now.ticks - begun, asked(&mut board)),
+        (10_000, vec!["SIGTERM c".to_owned()])
+    );
+}
+
+#[test]
+fn a_drain_takes_half_of_the_grace_at_most_and_a_second_without_a_master() {
+    for (grace, led, expected) in
+        [(30, true, 10_000), (12, true, 6_000), (30, false, 1_000), (1, false, 500)]
+    {
+        let mut board = Board::new(one(json!({"name": "c", "image": "i"})));
+        board.settle();
+        board.feed(Event::Served { calls: true, led });
+        delete(&mut board, grace);
+        let begun = board.now.ticks;
+        board.wake();
+        let waited = board.now.ticks - begun;
+        assert_eq!((waited, asked(&mut board)), (expected, vec!["SIGTERM c".to_owned()]));
+    }
+    let mut board = Board::new(one(json!({"name": "c", "image": "i"})));
+    board.settle();
+    board.feed(served(true));
+    delete(&mut board, 30);
+    let begun = board.now.ticks;
+    board.advance(500);
+    delete(&mut board, 4);
+    board.wake();
+    assert_eq!((board.now.ticks - begun, asked(&mut board)), (2_500, vec!["SIGTERM c".to_owned()]));
 }
 
 #[test]
 fn a_pod_that_nobody_calls_is_not_drained_and_a_short_grace_cuts_a_drain_off() {
     let mut board = Board::new(one(json!({"name": "c", "image": "i"})));
     board.settle();
-    board.feed(Event::Served(true));
-    board.feed(Event::Served(false));
+    board.feed(served(true));
+    board.feed(served(false));
     delete(&mut board, 30);
     assert_eq!(asked(&mut board), ["SIGTERM c"]);
 
     let mut board = Board::new(one(json!({"name": "c", "image": "i"})));
     board.settle();
-    board.feed(Event::Served(true));
+    board.feed(served(true));
     delete(&mut board, 1);
     board.wake();
     assert_eq!(asked(&mut board), ["SIGTERM c"], "with the two seconds that everybody gets");
@@ -196,13 +224,13 @@ fn a_pod_that_nobody_calls_is_not_drained_and_a_short_grace_cuts_a_drain_off() {
 fn hooks_run_while_a_pod_is_drained() {
     let mut board = Board::new(one(with_pre_stop("c")));
     board.settle();
-    board.feed(Event::Served(true));
+    board.feed(served(true));
     delete(&mut board, 30);
     assert_eq!(asked(&mut board), ["PreStop c"]);
     board.advance(10);
     hooked(&mut board, "c", Ok(()));
     assert!(asked(&mut board).is_empty());
-    board.feed(Event::Served(false));
+    board.feed(served(false));
     board.wake();
     assert_eq!(asked(&mut board), ["SIGTERM c"]);
 }

@@ -492,6 +492,8 @@ pub const KEPT_NAME_BYTES_MAX: usize = 32;
 
 /// Network namespaces that are made before a pod needs them; each costs the kernel some memory.
 pub const PREPARED_NAMESPACES_MAX: usize = 3;
+/// Addresses that pods gave back and that rest; the one that rests longest is then as good as any.
+pub const ADDRESSES_RESTING_MAX: usize = 64;
 /// Boards that are asked for an echo in one round; with more of them it is not every board's turn.
 pub const ECHO_BOARDS_MAX: usize = 64;
 /// Names of boards that a condition lists.

@@ -130,9 +130,10 @@ pub async fn run(options: NodeOptions, shutdown: watch::Receiver<bool>) -> Resul
     let net = NetHeld::open(&options.data_dir, &options.run_dir);
     let (data_dir, run_dir) = (&options.data_dir, &options.run_dir);
     let mut files = NetFiles::new(net.subscribe(), &options.name, data_dir, run_dir);
+    let addresses = files.addresses();
     // Cancel safety: the agent ends the role; what the files lack by then is written behind it.
     let ended = tokio::select! {
-        ended = agent::run(options, net, shutdown) => ended,
+        ended = agent::run(options, net, addresses, shutdown) => ended,
         never = files.run() => match never {},
     };
     files.finish();

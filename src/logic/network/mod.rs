@@ -4,6 +4,7 @@
 //! carry out. Nothing here touches a socket or a rule.
 
 pub mod address_pool;
+pub mod assigned;
 pub mod drain;
 pub mod feed;
 pub mod local;

@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use super::board::{Board, Condition};
 use super::desired::DesiredLog;
 use super::driver::{Answer, Driver};
-use super::network::{NetHeld, Network, NetworkHealth, NetworkOptions};
+use super::network::{Addresses, NetHeld, Network, NetworkHealth, NetworkOptions};
 use super::place::Places;
 use super::pull::{self, Puller};
 use super::{NodeError, NodeOptions};
@@ -81,10 +81,11 @@ pub(super) struct Agent {
 pub(super) async fn run(
     options: NodeOptions,
     net: NetHeld,
+    addresses: watch::Sender<Arc<Addresses>>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), NodeError> {
     let places = Places { data_dir: options.data_dir.clone(), run_dir: options.run_dir.clone() };
-    let mut network = Network::start(&options, net.subscribe()).await?;
+    let mut network = Network::start(&options, net.subscribe(), addresses).await?;
     let mut health = network.as_ref().map(|network| network.health.clone());
     let mut address = options.address;
     let board = Board::look(&options.name, address.clone(), &options.root, &options.data_dir)

@@ -32,7 +32,12 @@ impl Driver {
             self.keeper.remove(&state.id).await.map_err(|error| error.to_string())?;
         }
         match Uid::parse(uid) {
-            Some(uid) => self.remove_sandbox(uid).await,
+            Some(uid) => {
+                if let Some(network) = &self.network {
+                    network.forget(uid);
+                }
+                self.remove_sandbox(uid).await
+            }
             None => self.keeper.sandbox_remove(uid).await,
         }
         .map_err(|error| error.to_string())

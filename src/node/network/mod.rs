@@ -39,9 +39,10 @@ use dns::DnsOptions;
 use probe::ProbeLoop;
 use proxy::ProxyLoop;
 use routes::{Outcome, RouteLoop, kept_block};
+use sandbox::Known;
 pub(crate) use sandbox::PodNetwork;
 pub(crate) use state::NetHeld;
-pub(crate) use state_file::NetFiles;
+pub(crate) use state_file::{Addresses, NetFiles};
 
 /// Where the cluster's addresses lie.
 #[derive(Clone, Debug)]
@@ -112,6 +113,7 @@ impl Network {
     pub(super) async fn start(
         options: &NodeOptions,
         state: watch::Receiver<Arc<NetState>>,
+        addresses: watch::Sender<Arc<Addresses>>,
     ) -> Result<Option<Self>, NodeError> {
         let Some(network) = &options.network else { return Ok(None) };
         // The board has the address only after the first pass.
@@ -123,8 +125,9 @@ impl Network {
         let (trouble, unfiltered) = watch::channel(None);
         let (told, health) = watch::channel(NetworkHealth::default());
         let (stop, stopped) = watch::channel(false);
-        let (pods, filler) = PodNetwork::new(&options.run_dir, known_block.clone(), known_mtu)
-            .map_err(NodeError::RunDir)?;
+        let known = Known { block: known_block.clone(), mtu: known_mtu, state: state.clone() };
+        let (pods, filler) =
+            PodNetwork::new(&options.run_dir, known, addresses).map_err(NodeError::RunDir)?;
         // Before anybody makes links: they would be taken for an earlier process's.
         if let Err(error) = pods.remove_strays().await {
             tracing::warn!(%error, "links of an earlier process are not removed");

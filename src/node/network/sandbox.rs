@@ -19,14 +19,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use logic::network::address_pool::{AddressPool, own_address};
+use logic::network::assigned::assigned;
 use logic::network::local::{HostPort, LocalPod, LocalPods};
 use logic::pod::Pod;
 use model::ids::Uid;
 use model::limits::PREPARED_NAMESPACES_MAX;
-use model::network::{Ipv4Block, Protocol};
+use model::network::{Ipv4Block, NetState, Protocol};
 use tokio::sync::{mpsc, watch};
 
 use super::record::{self, Record};
+use super::state_file::Addresses;
 use crate::io::net::{Links, Prepared, Routes, is_pod_link};
 use crate::node::driver::blocking;
 
@@ -45,19 +47,32 @@ pub(crate) struct PodNetwork {
 struct Shared {
     run_dir: PathBuf,
     pods: Mutex<Pods>,
-    block: watch::Receiver<Option<Ipv4Block>>,
+    known: Known,
     prepared: tokio::sync::Mutex<mpsc::Receiver<(u32, Prepared)>>,
-    /// MTU of the links of new pods.
-    mtu: watch::Receiver<u32>,
     /// Why the last namespace could not be made, while none can.
     trouble: watch::Receiver<Option<String>>,
     local: watch::Sender<Arc<LocalPods>>,
+    /// All that have one, to be kept over a reboot.
+    addresses: watch::Sender<Arc<Addresses>>,
+}
+
+/// What places depend on.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    /// Where this board's pods have their addresses.
+    pub(super) block: watch::Receiver<Option<Ipv4Block>>,
+    /// MTU of the links of new pods.
+    pub(super) mtu: watch::Receiver<u32>,
+    /// Whose addresses the cluster knows.
+    pub(super) state: watch::Receiver<Arc<NetState>>,
 }
 
 #[derive(Debug, Default)]
 struct Pods {
     pool: Option<AddressPool>,
     records: BTreeMap<Uid, Record>,
+    /// Addresses of pods before the reboot that have no place yet.
+    former: Addresses,
 }
 
 /// A pod's place, reserved and not yet wired.
@@ -103,27 +118,30 @@ pub(super) struct Filler {
 }
 
 impl PodNetwork {
-    /// Reads back the pods of this boot.
+    /// Reads back the pods of this boot; `addresses` begins with those of the boot before.
     ///
     /// # Errors
     /// The run-dir cannot be read.
     pub(super) fn new(
         run_dir: &Path,
-        block: watch::Receiver<Option<Ipv4Block>>,
-        mtu: watch::Receiver<u32>,
+        known: Known,
+        addresses: watch::Sender<Arc<Addresses>>,
     ) -> io::Result<(Self, Filler)> {
         // The one that the filler holds ready itself counts too.
         let (pool, prepared) = mpsc::channel(PREPARED_NAMESPACES_MAX);
         let (trouble, told) = watch::channel(None);
-        let records = record::all(run_dir)?.into_iter().collect();
+        let records: BTreeMap<Uid, Record> = record::all(run_dir)?.into_iter().collect();
+        let mut former = Addresses::clone(&addresses.borrow());
+        former.retain(|uid, _| !records.contains_key(uid));
+        let mtu = known.mtu.clone();
         let shared = Shared {
             run_dir: run_dir.to_owned(),
-            pods: Mutex::new(Pods { pool: None, records }),
-            block,
+            pods: Mutex::new(Pods { pool: None, records, former }),
+            known,
             prepared: tokio::sync::Mutex::new(prepared),
-            mtu: mtu.clone(),
             trouble: told,
             local: watch::Sender::default(),
+            addresses,
         };
         let network = Self { shared: Arc::new(shared) };
         network.publish(&network.lock());
@@ -148,9 +166,11 @@ impl PodNetwork {
         let uid = pod.uid();
         let block = self.block().await?;
         let prepared = self.prepared().await?;
+        let state = self.shared.known.state.borrow().clone();
+        let others = assigned(&state, block, &pod.metadata.namespace, &pod.metadata.name);
         let record = {
             let mut pods = self.lock();
-            let address = pods.pool(block).take(uid).ok_or_else(|| {
+            let address = pods.take(block, uid, others).ok_or_else(|| {
                 format!("all addresses of this board's block {block} are taken: delete pods")
             })?;
             let (veth, mac) = (prepared.name().to_owned(), prepared.mac());
@@ -168,7 +188,7 @@ impl PodNetwork {
     }
 
     async fn block(&self) -> Result<Ipv4Block, String> {
-        let mut block = self.shared.block.clone();
+        let mut block = self.shared.known.block.clone();
         let known = tokio::time::timeout(WAIT, block.wait_for(Option::is_some)).await;
         let known = known.ok().and_then(Result::ok).and_then(|block| *block);
         known.ok_or_else(|| {
@@ -182,7 +202,7 @@ impl PodNetwork {
         let mut pool = self.shared.prepared.lock().await;
         loop {
             match tokio::time::timeout_at(deadline, pool.recv()).await {
-                Ok(Some((mtu, prepared))) if mtu == *self.shared.mtu.borrow() => {
+                Ok(Some((mtu, prepared))) if mtu == *self.shared.known.mtu.borrow() => {
                     return Ok(prepared);
                 }
                 // It was made before the links' MTU changed.
@@ -225,10 +245,23 @@ impl PodNetwork {
         self.publish(&pods);
     }
 
+    /// Forgets the address that a pod had before the reboot: it does not come back.
+    pub(crate) fn forget(&self, uid: Uid) {
+        let mut pods = self.lock();
+        if pods.former.remove(&uid).is_some() {
+            self.publish(&pods);
+        }
+    }
+
     /// Releases all pods but these.
     pub(crate) async fn retain(&self, wanted: &BTreeSet<String>) {
         let gone = |uid: &&Uid| !wanted.contains(&uid.to_string());
-        let unwanted: Vec<Uid> = self.lock().records.keys().filter(gone).copied().collect();
+        let unwanted: Vec<Uid> = {
+            let mut pods = self.lock();
+            pods.former.retain(|uid, _| !gone(&uid));
+            self.publish(&pods);
+            pods.records.keys().filter(gone).copied().collect()
+        };
         for uid in unwanted {
             self.release(uid).await;
         }
@@ -271,6 +304,14 @@ impl PodNetwork {
     }
 
     fn publish(&self, pods: &Pods) {
+        let placed = pods.records.iter().map(|(uid, record)| (*uid, record.address));
+        let addresses: Addresses =
+            pods.former.iter().map(|(uid, it)| (*uid, *it)).chain(placed).collect();
+        self.shared.addresses.send_if_modified(|known| {
+            let changed = **known != addresses;
+            *known = Arc::new(addresses);
+            changed
+        });
         let local = |(uid, record): (&Uid, &Record)| {
             let host_ports = record.host_ports.clone();
             (record.address, LocalPod { uid: *uid, host_ports, veth: record.veth.clone() })
@@ -285,6 +326,19 @@ impl PodNetwork {
 }
 
 impl Pods {
+    /// An address for a pod: the one it had before the reboot, or else one that belongs to nobody, not
+    /// even in the mind of `others` or of a pod that is yet to come back.
+    fn take(&mut self, block: Ipv4Block, uid: Uid, others: BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
+        let former = self.former.remove(&uid);
+        let avoided = others.into_iter().chain(self.former.values().copied()).collect();
+        let pool = self.pool(block);
+        let former = former.filter(|_| pool.of(uid).is_none());
+        match former {
+            Some(address) if pool.claim(address, uid) => Some(address),
+            _ => pool.take(uid, &avoided),
+        }
+    }
+
     /// The addresses of the block, without those that pods have from before a restart.
     fn pool(&mut self, block: Ipv4Block) -> &mut AddressPool {
         if self.pool.as_ref().is_none_or(|pool| pool.block() != block) {
@@ -376,6 +430,27 @@ fn host_ports(pod: &Pod) -> Vec<HostPort> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_come_back_to_their_addresses_and_nobody_takes_them_meanwhile() {
+        let block: Ipv4Block = "10.42.0.0/29".parse().expect("a block");
+        let at = |last| Ipv4Addr::new(10, 42, 0, last);
+        let uid = |number| Uid::from_random([number; 16]);
+        let first = |pod| AddressPool::new(block).take(pod, &BTreeSet::new()).expect("free");
+        // Whoever is new would have had the address of one that is yet to come back.
+        let (back, late) = (uid(1), uid(2));
+        let new = (3..).map(uid).find(|new| first(*new) == at(4)).expect("one of five");
+        let mut pods = Pods { former: [(back, at(4)), (late, at(5))].into(), ..Pods::default() };
+        let policy: BTreeSet<_> = [at(4), at(5), at(6)].into();
+        let given = pods.take(block, new, policy.clone()).expect("free");
+        assert!([at(2), at(3)].contains(&given), "{given} is somebody else's");
+        assert_eq!(pods.take(block, back, policy.clone()), Some(at(4)), "policies lie on it");
+        assert_eq!(pods.take(block, late, policy.clone()), Some(at(5)));
+        assert!(pods.former.is_empty());
+        let last = [at(2), at(3)].into_iter().find(|it| *it != given);
+        assert_eq!(pods.take(block, uid(90), policy.clone()), last);
+        assert_eq!(pods.take(block, uid(91), policy), Some(at(6)), "rather than none");
+    }
 
     #[test]
     fn host_ports_are_read() {

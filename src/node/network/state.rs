@@ -47,7 +47,8 @@ impl NetHeld {
     /// What was held before a restart, or before a reboot; else nothing.
     pub(crate) fn open(data_dir: &Path, run_dir: &Path) -> Self {
         let files = [run_dir, data_dir].into_iter();
-        let newest = files.filter_map(state_file::read).max_by_key(|state| state.revision);
+        let states = files.filter_map(state_file::read).map(|(state, _)| state);
+        let newest = states.max_by_key(|state| state.revision);
         Self {
             state: watch::Sender::new(Arc::new(newest.unwrap_or_default())),
             reign: (0, 0),

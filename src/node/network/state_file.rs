@@ -1,19 +1,24 @@
 //! The network state on disk.
 //!
-//! `net.bin` = `kqn` and a format byte, crc32c of the rest (u32, little endian), postcard `NetV1`. In
+//! `net.bin` = `kqn` and a format byte, crc32c of the rest (u32, little endian), postcard [`FileV2`]. In
 //! the run-dir, which is memory, soon after each change: an agent that restarts goes on with it. In
-//! the data-dir seldom, because it is flash: a board that comes up without a master has services.
+//! the data-dir seldom, because it is flash: a board that comes up without a master has services, and
+//! its pods have the addresses that services and policies know.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs;
 use std::future::pending;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::ids::Uid;
 use model::network::{Ipv4Block, NetState};
 use model::wire::{self, MessageKind, NetV1};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -23,7 +28,7 @@ use crate::node::place::replace;
 
 const FILE: &str = "net.bin";
 /// The begin of every file, with the format's number.
-const FILE_HEAD: &[u8; 4] = b"kqn\x01";
+const FILE_HEAD: &[u8; 4] = b"kqn\x02";
 /// Least time between two files in memory.
 const RUN_EVERY: Duration = Duration::from_secs(1);
 /// Least time between two files on flash.
@@ -31,8 +36,20 @@ const DATA_EVERY: Duration = Duration::from_secs(300);
 /// Changes of this time go to flash together.
 const DATA_GATHER: Duration = Duration::from_secs(10);
 
-/// Reads the state in a folder; `None` when there is none, or none that can be read.
-pub(super) fn read(folder: &Path) -> Option<NetState> {
+/// Addresses of this board's pods.
+pub(crate) type Addresses = BTreeMap<Uid, Ipv4Addr>;
+
+/// What a file holds; frozen like what travels on the wire.
+#[derive(Serialize, Deserialize)]
+struct FileV2 {
+    /// Of this board's pods; none in the run-dir, where each pod has a record of its own.
+    addresses: Addresses,
+    /// A whole one.
+    net: NetV1,
+}
+
+/// Reads what a folder has; `None` when there is nothing, or nothing that can be read.
+pub(super) fn read(folder: &Path) -> Option<(NetState, Addresses)> {
     let path = folder.join(FILE);
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
@@ -42,31 +59,33 @@ pub(super) fn read(folder: &Path) -> Option<NetState> {
             return None;
         }
     };
-    let state = decode(&bytes);
-    if state.is_none() {
+    let read = decode(&bytes);
+    if read.is_none() {
         // Of another build, or cut short by a board that lost power: the master has it.
         tracing::warn!(path = %path.display(), "network state is damaged and left out");
     }
-    state
+    read
 }
 
-fn decode(bytes: &[u8]) -> Option<NetState> {
+fn decode(bytes: &[u8]) -> Option<(NetState, Addresses)> {
     let (checksum, body) = bytes.strip_prefix(FILE_HEAD)?.split_first_chunk()?;
     if u32::from_le_bytes(*checksum) != crc32c::crc32c(body) {
         return None;
     }
-    let whole: NetV1 = wire::decode(MessageKind::Net, body).ok()?;
-    NetState::default().apply(whole).ok()
+    let FileV2 { addresses, net } = wire::decode(MessageKind::Net, body).ok()?;
+    Some((NetState::default().apply(net).ok()?, addresses))
 }
 
-fn encode(state: &NetState) -> Vec<u8> {
-    let body = wire::encode_body(&state.whole());
+fn encode(state: &NetState, addresses: &Addresses) -> Vec<u8> {
+    let body = FileV2 { addresses: addresses.clone(), net: state.whole() };
+    let body = wire::encode_body(&body);
     [&FILE_HEAD[..], &crc32c::crc32c(&body).to_le_bytes(), &body].concat()
 }
 
 /// Keeps the files up to date.
 pub(crate) struct NetFiles {
     state: watch::Receiver<Arc<NetState>>,
+    addresses: watch::Sender<Arc<Addresses>>,
     /// Name of this board: its own block of addresses goes to flash at once.
     board: String,
     data_dir: PathBuf,
@@ -78,15 +97,22 @@ pub(crate) struct NetFiles {
 /// What a file holds.
 struct Kept {
     state: Arc<NetState>,
+    addresses: Arc<Addresses>,
     at: Option<Instant>,
 }
 
 impl Kept {
-    /// Whether a state says anything else than the file, its revision apart.
-    fn differs(&self, state: &NetState) -> bool {
+    fn read(folder: &Path) -> Self {
+        let (state, addresses) = read(folder).unwrap_or_default();
+        Self { state: Arc::new(state), addresses: Arc::new(addresses), at: None }
+    }
+
+    /// Whether there is anything else to say than the file does, its revision apart.
+    fn differs(&self, state: &NetState, addresses: &Addresses) -> bool {
         let kept = &self.state;
-        (&kept.boards, &kept.services, &kept.policies)
-            != (&state.boards, &state.services, &state.policies)
+        *self.addresses != *addresses
+            || (&kept.boards, &kept.services, &kept.policies)
+                != (&state.boards, &state.services, &state.policies)
     }
 }
 
@@ -98,15 +124,21 @@ impl NetFiles {
         data_dir: &Path,
         run_dir: &Path,
     ) -> Self {
-        let kept = |folder| Kept { state: Arc::new(read(folder).unwrap_or_default()), at: None };
+        let in_data_dir = Kept::read(data_dir);
         Self {
-            in_data_dir: kept(data_dir),
-            in_run_dir: kept(run_dir),
+            addresses: watch::Sender::new(in_data_dir.addresses.clone()),
+            in_data_dir,
+            in_run_dir: Kept::read(run_dir),
             board: board.to_owned(),
             data_dir: data_dir.to_owned(),
             run_dir: run_dir.to_owned(),
             state,
         }
+    }
+
+    /// The addresses of this board's pods: as the data-dir has them, until somebody says better.
+    pub(crate) fn addresses(&self) -> watch::Sender<Arc<Addresses>> {
+        self.addresses.clone()
     }
 
     /// Writes until it is dropped.
@@ -115,6 +147,7 @@ impl NetFiles {
     /// A file is old or new, and [`NetFiles::finish`] writes what is left.
     pub(crate) async fn run(&mut self) -> Infallible {
         let mut changed_at: Option<Instant> = None;
+        let mut addresses = self.addresses.subscribe();
         loop {
             let (run_at, data_at) = self.due(changed_at);
             // Cancel safety: all arms only wait.
@@ -123,6 +156,7 @@ impl NetFiles {
                     Ok(()) => drop(changed_at.get_or_insert_with(Instant::now)),
                     Err(_) => return pending().await,
                 },
+                Ok(()) = addresses.changed() => drop(changed_at.get_or_insert_with(Instant::now)),
                 () = until(run_at) => self.write_run().await,
                 () = until(data_at) => {
                     self.write_data().await;
@@ -152,21 +186,23 @@ impl NetFiles {
 
     async fn write_run(&mut self) {
         let (state, folder) = (self.state.borrow().clone(), self.run_dir.clone());
-        self.in_run_dir = Kept { state: state.clone(), at: Some(Instant::now()) };
-        let written = blocking(move || replace(&folder.join(FILE), &encode(&state))).await;
+        (self.in_run_dir.state, self.in_run_dir.at) = (state.clone(), Some(Instant::now()));
+        let write = move || replace(&folder.join(FILE), &encode(&state, &Addresses::new()));
+        let written = blocking(write).await;
         complain(&self.run_dir, written);
     }
 
     async fn write_data(&mut self) {
         let (state, folder) = (self.state.borrow().clone(), self.data_dir.clone());
-        let differs = self.in_data_dir.differs(&state);
+        let addresses = self.addresses.borrow().clone();
+        let differs = self.in_data_dir.differs(&state, &addresses);
         self.in_data_dir.at = Some(Instant::now());
         if !differs {
             return;
         }
-        self.in_data_dir.state = state.clone();
+        (self.in_data_dir.state, self.in_data_dir.addresses) = (state.clone(), addresses.clone());
         let path = folder.join(FILE);
-        let write = move || durable::replace(&path, &encode(&state), durable::PUBLIC);
+        let write = move || durable::replace(&path, &encode(&state, &addresses), durable::PUBLIC);
         complain(&self.data_dir, blocking(write).await);
     }
 
@@ -174,7 +210,8 @@ impl NetFiles {
     pub(crate) fn finish(&self) {
         let state = self.state.borrow().clone();
         if state.revision != self.in_run_dir.state.revision {
-            complain(&self.run_dir, Some(replace(&self.run_dir.join(FILE), &encode(&state))));
+            let bytes = encode(&state, &Addresses::new());
+            complain(&self.run_dir, Some(replace(&self.run_dir.join(FILE), &bytes)));
         }
     }
 }
@@ -235,9 +272,12 @@ mod tests {
         let folders = Folders::new("file");
         let (data, _) = folders.both();
         let before = state(7, "10.42.0.0/25");
-        let bytes = encode(&before);
+        let addresses = Addresses::from([(Uid([7; 16]), Ipv4Addr::new(10, 42, 0, 9))]);
+        let bytes = encode(&before, &addresses);
+        let head = [&b"kqn\x02"[..], &bytes[4..8], b"\x01", &[7; 16], &[10, 42, 0, 9, 7]].concat();
+        assert_eq!(bytes[..head.len()], head, "the form is frozen");
         fs::write(data.join(FILE), &bytes).expect("written");
-        assert_eq!(read(&data).as_ref(), Some(&*before));
+        assert_eq!(read(&data), Some((NetState::clone(&before), addresses)));
         for length in 0..bytes.len() {
             assert_eq!(decode(&bytes[..length]), None, "{length} bytes");
         }
@@ -254,8 +294,10 @@ mod tests {
         let (data, run) = folders.both();
         let sender = watch::Sender::new(Arc::<NetState>::default());
         let mut files = NetFiles::new(sender.subscribe(), "pi-1", &data, &run);
+        let addresses = files.addresses();
         let writing = tokio::spawn(async move { files.run().await });
-        let revisions = || (read(&data).map(|it| it.revision), read(&run).map(|it| it.revision));
+        let revision = |folder| read(folder).map(|(state, _)| state.revision);
+        let revisions = || (revision(&data), revision(&run));
         // The clock stands still while a file is written, and jumps to the next deadline.
         let pass = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
         pass(60).await;
@@ -281,6 +323,15 @@ mod tests {
         sender.send_replace(same.into());
         pass(700).await;
         assert_eq!(revisions(), (Some(3), Some(4)), "what says the same is not written to flash");
+        let pods = |last| Addresses::from([(Uid([7; 16]), Ipv4Addr::new(10, 42, 0, last))]);
+        let kept = |folder| read(folder).map(|(_, addresses)| addresses);
+        for last in [2, 3] {
+            addresses.send_replace(Arc::new(pods(last)));
+            pass(15).await;
+            assert_eq!(kept(&data), Some(pods(2)), "seldom");
+        }
+        pass(400).await;
+        assert_eq!((kept(&data), kept(&run)), (Some(pods(3)), Some(Addresses::new())));
         writing.abort();
     }
 }

@@ -31,8 +31,8 @@ const DNS_PLACE: u32 = 10;
 const SETTLE: Duration = Duration::from_secs(2);
 /// Between two repairs: whoever fights for the table must not take the board's time.
 const REPAIR_PAUSE: Duration = Duration::from_millis(200);
-/// After a packet filter that cannot be used.
-const RETRY: Duration = Duration::from_secs(30);
+/// After a packet filter that cannot be used, doubled each time.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
 /// What the rules are made of, and who is told what is wrong.
 #[derive(Debug)]
@@ -66,17 +66,27 @@ impl ProxyLoop {
     /// A part of it broke.
     pub async fn run(mut self) -> io::Result<()> {
         self.settle().await;
+        let mut pause = RETRY.0;
         loop {
-            match self.serve().await {
+            match self.serve(&mut pause).await {
                 Ok(()) => return Ok(()),
                 Err(ProxyError::Filter(error)) => self.tell(Some(&error)),
                 Err(ProxyError::Broken(error)) => return Err(error),
             }
-            // Cancel safety: both lose nothing.
-            tokio::select! {
-                changed = self.block.changed() => if changed.is_err() { return Ok(()) },
-                () = tokio::time::sleep(RETRY) => (),
+            // However much changes, the kernel is not asked more often.
+            tokio::time::sleep(RETRY.0).await;
+            // Cancel safety: all lose nothing.
+            let changed = tokio::select! {
+                changed = self.state.changed() => changed,
+                changed = self.local.changed() => changed,
+                changed = self.block.changed() => changed,
+                changed = self.names.changed() => changed,
+                () = tokio::time::sleep(pause) => Ok(()),
+            };
+            if changed.is_err() {
+                return Ok(());
             }
+            pause = RETRY.1.min(2 * pause);
         }
     }
 
@@ -89,12 +99,14 @@ impl ProxyLoop {
         let _late = timeout(SETTLE, known).await;
     }
 
-    /// Keeps one table until a channel closes.
-    async fn serve(&mut self) -> Result<(), ProxyError> {
+    /// Keeps one table until a channel closes; the next failure is the first of its row when it once
+    /// stood.
+    async fn serve(&mut self, pause: &mut Duration) -> Result<(), ProxyError> {
         let mut filter = Filter::open(self.site_now())?;
         let mut monitor = filter.nft.monitor()?;
         filter = self.apply(filter, true).await?;
         self.tell(None);
+        *pause = RETRY.0;
         let mut repaired = Instant::now();
         loop {
             let (seen, site) = match self.wait(&mut monitor).await? {
@@ -216,7 +228,7 @@ impl Filter {
         if whole || refused.is_some() {
             self.nft.replace(&self.planner.rules())?;
         }
-        self.forget(&changes);
+        self.forget(&changes, whole || refused.is_some());
         if std::mem::take(&mut self.passage) || whole {
             self.let_through();
         }
@@ -224,7 +236,7 @@ impl Filter {
     }
 
     /// Takes back what the kernel remembers of targets that are gone.
-    fn forget(&self, changes: &Changes) {
+    fn forget(&self, changes: &Changes, whole: bool) {
         let unkept: BTreeSet<Frontend> = changes.unkept();
         if !unkept.is_empty() {
             let forgotten = self.nft.forget_clients(|frontend, target| {
@@ -235,9 +247,12 @@ impl Filter {
             }
         }
         let doubtful = changes.doubtful();
-        if !doubtful.is_empty()
-            && let Err(error) = forget(|flow| self.planner.is_stale(&doubtful, flow))
-        {
+        let forgotten = match whole {
+            true => forget(|flow| self.planner.is_astray(flow)),
+            false if doubtful.is_empty() => Ok(0),
+            false => forget(|flow| self.planner.is_stale(&doubtful, flow)),
+        };
+        if let Err(error) = forgotten {
             tracing::warn!(%error, "connections of UDP may lead to an endpoint that is gone");
         }
     }
@@ -263,8 +278,9 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::net::Ipv4Addr;
-    use std::process::Command;
+    use std::process::{Child, Command, Stdio};
 
     use model::network::{NetEndpoint, NetPort, NetService};
 
@@ -306,23 +322,29 @@ mod tests {
         Arc::new(NetState { services, ..NetState::default() })
     }
 
-    async fn trial() -> io::Result<()> {
-        let block = |text: &str| text.parse::<Ipv4Block>().expect("a block");
-        let site = Site {
+    fn block(text: &str) -> Ipv4Block {
+        text.parse().expect("a block")
+    }
+
+    fn site() -> Site {
+        Site {
             board: "here".to_owned(),
             block: None,
             pod_range: block("10.42.0.0/16"),
             service_range: block("10.43.0.0/16"),
             dns: None,
             own_ports: Vec::new(),
-        };
+        }
+    }
+
+    async fn trial() -> io::Result<()> {
         let (known, state_known) = watch::channel(state(Ipv4Addr::new(10, 42, 0, 2)));
         let (_local, local) = watch::channel(Arc::default());
         let (blocks, block_known) = watch::channel(Some(block("10.42.0.0/25")));
         let (names, names_known) = watch::channel(None);
         let (trouble, troubled) = watch::channel(None);
         let proxy = ProxyLoop {
-            site,
+            site: site(),
             state: state_known,
             local,
             block: block_known,
@@ -357,9 +379,51 @@ mod tests {
         Ok(())
     }
 
+    /// A program that alone may change our table, until its input ends.
+    fn usurper() -> io::Result<Child> {
+        let mut nft =
+            Command::new("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        let input = nft.stdin.as_mut().expect("piped");
+        input.write_all(b"add table inet kumquat { flags owner; }\n")?;
+        Ok(nft)
+    }
+
+    async fn trial_of_patience() -> io::Result<()> {
+        let mut nft = usurper()?;
+        shown("flags owner").await?;
+        let (_known, state) = watch::channel(state(Ipv4Addr::new(10, 42, 0, 2)));
+        let (_local, local) = watch::channel(Arc::default());
+        let (_block, block) = watch::channel("10.42.0.0/25".parse().ok());
+        let address = SocketAddrV4::new(Ipv4Addr::new(10, 42, 0, 1), 1053);
+        let (_names, names) = watch::channel(Some(address));
+        let (trouble, mut troubled) = watch::channel(None);
+        let proxy = ProxyLoop { site: site(), state, local, block, names, trouble };
+        let running = tokio::spawn(proxy.run());
+        let told = timeout(PATIENCE, troubled.wait_for(Option::is_some)).await;
+        assert!(told.is_ok_and(|told| told.is_ok()), "it is not ours to change");
+        drop(nft.stdin.take());
+        nft.wait()?;
+        let took = shown("vmap @services").await?;
+        assert!(took < Duration::from_secs(2), "it was free for {took:?}");
+        let well = timeout(PATIENCE, troubled.wait_for(Option::is_none)).await;
+        assert!(well.is_ok_and(|well| well.is_ok()));
+        running.abort();
+        remove().map_err(io::Error::other)
+    }
+
+    #[test]
+    fn one_refusal_is_soon_over() {
+        run("patience", trial_of_patience);
+    }
+
     #[test]
     fn rules_follow_what_is_known_and_are_repaired_within_a_second() {
-        let path = std::env::temp_dir().join(format!("kumquat-proxy-{}", std::process::id()));
+        run("follow", trial);
+    }
+
+    fn run<F: Future<Output = io::Result<()>>>(name: &str, trial: impl FnOnce() -> F + Send) {
+        let name = format!("kumquat-proxy-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
         if create(&path).is_err() || Command::new("nft").arg("--version").output().is_err() {
             println!("not run: this needs network namespaces and nft");
             return;

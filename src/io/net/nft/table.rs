@@ -294,7 +294,11 @@ fn differing(
 
 /// Makes the table whole; what clients have as their target is taken over.
 pub(super) fn replace(socket: &Socket, rules: &Rules) -> io::Result<()> {
-    let clients = clients(socket)?;
+    let clients = clients(socket).unwrap_or_else(|error| {
+        // No rules would be worse than clients that are led to another target.
+        tracing::warn!(%error, "clients of services with affinity begin anew");
+        Vec::new()
+    });
     Batch::whole(rules, clients).commit(socket)
 }
 

@@ -67,6 +67,21 @@ impl Planner {
         !self.leads_to(&frontend, &flow.answered_by)
     }
 
+    /// The same for all frontends, when all rules are made anew: connections may have passed by
+    /// meanwhile. A translated one to an address of services where nothing is found is of a service that
+    /// went unseen.
+    pub fn is_astray(&self, flow: &Flow) -> bool {
+        let (address, port) = flow.to;
+        let at = |address| Frontend { address, protocol: flow.protocol, port };
+        let is_translated = flow.answered_by != flow.to;
+        let found = [(address, true), (Ipv4Addr::UNSPECIFIED, is_translated)];
+        let mut found = found.into_iter().filter(|(_, counts)| *counts).map(|(it, _)| at(it));
+        match found.find(|frontend| self.backends(frontend).is_some()) {
+            Some(frontend) => !self.leads_to(&frontend, &flow.answered_by),
+            None => is_translated && self.site().service_range.contains(address),
+        }
+    }
+
     /// Whether a frontend has a target.
     pub fn leads_to(&self, frontend: &Frontend, target: &Target) -> bool {
         self.backends(frontend).is_some_and(|backends| backends.has(target))

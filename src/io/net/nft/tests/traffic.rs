@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 
 use logic::network::local::{LocalPod, LocalPods};
+use logic::network::rules::Planner;
 use model::ids::Uid;
 use model::network::{NetPeers, NetPolicy, NetPolicyPort, NetRule, NetState, Protocol};
 
@@ -220,6 +221,13 @@ fn a_client_of_udp_is_led_anew_when_its_endpoint_goes() {
     assert_eq!(ask(&outside, NODE_PORT).expect("answer"), "far 10.42.0.1");
     let count = bed.on("board", || forget(|flow| planner.is_stale(&doubtful, flow)));
     assert_eq!(count, 0, "what is right stays");
+    // The service goes while nobody looks.
+    let count = bed.on("board", || forget(|flow| bed.planner.is_astray(flow)));
+    assert_eq!(count, 0, "all of it is right");
+    let planner = Planner::new(bed.planner.site().clone());
+    assert_eq!(bed.on("board", || forget(|flow| planner.is_astray(flow))), 1);
+    bed.nft().replace(&planner.rules()).expect("replaced");
+    assert!(ask(&inside, AT).is_err(), "the service is gone");
 }
 
 #[test]

@@ -150,6 +150,36 @@ fn nothing_stays_behind(cluster: &mut Cluster) {
     assert_eq!(own, 0, "{addresses:?}");
 }
 
+/// As when the record of its place is torn, or an earlier version made the pod.
+#[test]
+fn a_pod_without_a_place_starts_again_in_another_sandbox() {
+    let name = "a_pod_without_a_place_starts_again_in_another_sandbox";
+    if !possible(name) || !present(name) {
+        return;
+    }
+    let mut cluster = Cluster::new("placeless", 1);
+    cluster.import_busybox(0);
+    create(&cluster, "lost", 0, |_| {});
+    create(&cluster, "other", 0, |_| {});
+    let (lost, other) = (running(&cluster, "lost", 0), running(&cluster, "other", 0));
+    cluster.boards[0].kill();
+    let uid = lost.namespace.parent().and_then(|folder| folder.file_name()).expect("a uid");
+    let record = cluster.boards[0].run_dir().join("pods").join(uid).join("network.json");
+    std::fs::write(record, "{").expect("torn");
+    cluster.boards[0].start(&[]);
+    cluster.wait_ready(0, PATIENCE);
+    let path = format!("{PODS}/lost");
+    cluster.master().wait_for("the pod again", &path, PATIENCE, |pod| {
+        pod["status"]["containerStatuses"][0]["restartCount"] == 1
+            && pod["status"]["phase"] == "Running"
+    });
+    all_reach_each_other(&[running(&cluster, "lost", 0), running(&cluster, "other", 0)]);
+    let pod = cluster.master().get(&format!("{PODS}/other"));
+    assert_eq!(pod["status"]["podIP"], other.address.to_string());
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
+    wait_pod_links(&cluster.boards[0], 2 + READY);
+}
+
 #[test]
 fn pods_of_the_host_network_have_the_boards_address() {
     let name = "pods_of_the_host_network_have_the_boards_address";

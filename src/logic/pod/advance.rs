@@ -32,7 +32,9 @@ impl PodMachine {
             self.advance_stop(now, out);
             return;
         }
-        if self.state.sandbox.is_due(now) {
+        if self.state.outdated {
+            self.advance_outdated(now, out);
+        } else if self.state.sandbox.is_due(now) {
             self.state.sandbox = Step::Asked;
             out.push(Effect::CreateSandbox);
         }

@@ -180,8 +180,13 @@ pub enum Event {
         /// The failure's text.
         result: Result<(), String>,
     },
-    /// The sandbox of a finished pod is gone.
+    /// The sandbox is gone.
     SandboxRemoved,
+    /// The sandbox could not be removed.
+    SandboxNotRemoved {
+        /// Why.
+        message: String,
+    },
     /// Every trace is gone.
     TornDown,
     /// Some trace is left.

@@ -71,6 +71,9 @@ pub struct PodState {
     pub containers: Vec<ContainerState>,
     /// Network, IPC, host name.
     pub sandbox: Step,
+    /// Containers cannot go on in it: they end, and it is made anew.
+    #[serde(default)]
+    pub(super) outdated: bool,
     /// Its own address in the pod network; kept when the sandbox of a finished pod goes.
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
@@ -94,7 +97,7 @@ pub struct PodState {
     /// All init containers have been through once.
     pub initialized: bool,
     pub(super) conditions: Conditions,
-    delays: [u64; 3],
+    pub(super) delays: [u64; 3],
 }
 
 /// A pod's machine: events in, effects out, no clock and no IO.
@@ -121,6 +124,7 @@ impl PodMachine {
         let state = PodState {
             containers: init.chain(main).collect(),
             sandbox: Step::Todo,
+            outdated: false,
             address: None,
             volumes: Step::Todo,
             teardown: Step::Todo,
@@ -195,6 +199,7 @@ impl PodMachine {
         let steps =
             if ending { [state.teardown, Step::Done] } else { [state.sandbox, state.volumes] };
         let mut wakes: Vec<u64> = steps.iter().filter_map(Step::wake_ticks).collect();
+        wakes.extend(self.removal_wake().filter(|_| ending));
         wakes.extend(state.containers.iter().filter_map(|container| container.settle_ticks));
         self.stop_wakes(&mut wakes);
         let asked: Vec<usize> = match ending {
@@ -213,11 +218,6 @@ impl PodMachine {
             wakes.extend(state.deadline_ticks);
         }
         wakes.into_iter().min()
-    }
-
-    /// Sandbox and volumes are there.
-    pub(super) fn is_set_up(&self) -> bool {
-        self.state.sandbox == Step::Done && self.state.volumes == Step::Done
     }
 
     /// The containers whose turn it is, by index: init containers one after the other, sidecars
@@ -250,7 +250,8 @@ impl PodMachine {
                 self.state.sandbox = Step::Done;
                 self.state.address = address;
             }
-            Event::SandboxRemoved => {}
+            Event::SandboxRemoved => self.sandbox_removed(),
+            Event::SandboxNotRemoved { message } => self.sandbox_not_removed(&message, now, out),
             Event::SandboxFailed { message } => {
                 let message = format!("Failed to create pod sandbox: {message}");
                 self.report(out, true, "FailedCreatePodSandBox", message, None);
@@ -258,8 +259,7 @@ impl PodMachine {
             }
             Event::VolumesReady => self.state.volumes = Step::Done,
             Event::VolumesFailed { message, retry } => {
-                self.report(out, true, "FailedMount", message, None);
-                self.fail_step(1, retry, now);
+                self.volumes_failed(message, retry, now, out);
             }
             Event::TornDown => self.state.teardown = Step::Done,
             Event::TeardownFailed { message } => {
@@ -271,18 +271,6 @@ impl PodMachine {
             Event::ImagesChanged => self.retry_blocked(|container| container.image.is_none()),
             Event::Timer => {}
             other => self.take_container_event(now, other, out),
-        }
-    }
-
-    fn fail_step(&mut self, which: usize, retry: bool, now: Moment) {
-        let step = match which {
-            0 => &mut self.state.sandbox,
-            1 => &mut self.state.volumes,
-            _ => &mut self.state.teardown,
-        };
-        step.fail(retry, self.state.delays[which], now);
-        if let Step::Failed { delay_millis, .. } = step {
-            self.state.delays[which] = *delay_millis;
         }
     }
 

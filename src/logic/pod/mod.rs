@@ -27,6 +27,7 @@ mod event;
 mod machine;
 mod probe;
 mod restore;
+mod setup;
 pub mod spec;
 mod status;
 mod stop;

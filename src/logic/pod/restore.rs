@@ -35,6 +35,8 @@ pub struct Remains {
     pub rebooted: bool,
     /// The keeper has no sandbox of this pod, whatever the state says.
     pub sandbox_lost: bool,
+    /// The sandbox that the keeper has is without a network, and the pod is to have one.
+    pub place_lost: bool,
 }
 
 impl PodMachine {
@@ -74,23 +76,36 @@ impl PodMachine {
             if let (true, Some(spec)) = (container.is_running(), spec) {
                 if container.probes.is_empty() {
                     container.probes = ProbeState::of_container(spec, now.ticks);
-                    container.hooked = true;
                 }
+                // The answer of a hook is lost with the agent; nobody runs it a second time.
+                container.hooked = true;
                 container.probes.iter_mut().for_each(ProbeState::forget_asked);
             }
         }
         if remains.rebooted && !machine.is_terminal() {
             machine.run_init_again();
         }
-        if machine.state.sandbox == Step::Todo && !machine.is_terminal() {
-            // The next sandbox brings another one.
-            machine.state.address = None;
-        }
+        machine.restore_sandbox(&remains);
         machine
     }
 
+    fn restore_sandbox(&mut self, remains: &Remains) {
+        let (terminal, state) = (self.is_terminal(), &mut self.state);
+        let is_there = !remains.rebooted && !remains.sandbox_lost;
+        let place_lost = state.sandbox == Step::Done && remains.place_lost;
+        state.outdated = is_there && !terminal && (state.outdated || place_lost);
+        if is_there && (terminal || state.outdated) {
+            // It is removed, whatever was asked before.
+            state.sandbox = Step::Done;
+        }
+        if !terminal && (state.sandbox == Step::Todo || state.outdated) {
+            // The next sandbox brings another one.
+            state.address = None;
+        }
+    }
+
     /// A new sandbox runs its init containers again, those that succeeded too.
-    fn run_init_again(&mut self) {
+    pub(super) fn run_init_again(&mut self) {
         self.state.initialized = false;
         for container in &mut self.state.containers {
             if container.role == Role::Init && container.has_succeeded() {

@@ -192,9 +192,8 @@ impl PodMachine {
                 self.state.teardown = Step::Asked;
                 out.push(Effect::Teardown);
             }
-        } else if self.state.sandbox == Step::Done {
-            self.state.sandbox = Step::Todo;
-            out.push(Effect::RemoveSandbox);
+        } else {
+            self.remove_sandbox(now, out);
         }
     }
 
@@ -252,6 +251,6 @@ impl PodMachine {
     }
 }
 
-fn is_busy(container: &ContainerState) -> bool {
+pub(super) fn is_busy(container: &ContainerState) -> bool {
     container.is_running() || container.is_starting()
 }

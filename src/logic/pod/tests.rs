@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::*;
 
 mod ending;
+mod setup;
 
 const UID: &str = "30313233-3435-4637-b839-616263646566";
 const START: i64 = 1_790_000_000;
@@ -80,8 +81,8 @@ impl Board {
                 assert!(!busy(container), "second start of {container}");
                 assert!(self.sandbox, "start without a sandbox");
             }
-            Effect::Teardown => {
-                assert!(self.running.is_empty(), "teardown under {:?}", self.running);
+            Effect::Teardown | Effect::RemoveSandbox => {
+                assert!(self.running.is_empty(), "{effect:?} under {:?}", self.running);
             }
             Effect::Signal { .. } => return,
             _ => {}
@@ -110,6 +111,7 @@ impl Board {
                 Event::SandboxReady { address: None }
             }
             Effect::CreateSandbox => Event::SandboxFailed { message: fault() },
+            Effect::RemoveSandbox if !good => Event::SandboxNotRemoved { message: fault() },
             Effect::RemoveSandbox => {
                 self.sandbox = false;
                 Event::SandboxRemoved
@@ -185,6 +187,10 @@ impl Board {
     }
 
     fn restart_agent(&mut self, rebooted: bool) {
+        self.restart(rebooted, false);
+    }
+
+    fn restart(&mut self, rebooted: bool, place_lost: bool) {
         let instance = |(container, attempt): &(String, u32)| Instance {
             container: container.clone(),
             attempt: *attempt,
@@ -198,6 +204,7 @@ impl Board {
             logged: Vec::new(),
             rebooted,
             sandbox_lost: !self.sandbox,
+            place_lost,
         };
         if rebooted {
             self.running.clear();
@@ -513,7 +520,12 @@ fn walk(seed: u64) {
                 board.feed(Event::Served { calls: dice.roll(2) == 0, led: dice.roll(2) == 0 })
             }
             10 => board.feed(Event::ObjectsChanged),
-            11 if dice.roll(10) == 0 => board.restart_agent(dice.roll(3) == 0),
+            11 if dice.roll(10) == 0 => board.restart(dice.roll(3) == 0, dice.roll(3) == 0),
+            11 if board.machine.refreshes_volumes() => {
+                let retry = dice.roll(2) == 0;
+                board.feed(Event::VolumesFailed { message: "no".to_owned(), retry });
+                board.feed(Event::ObjectsChanged);
+            }
             _ => board.advance(dice.roll(3_000)),
         }
         for container in &board.machine.state().containers {
@@ -545,6 +557,7 @@ fn heal(board: &mut Board) {
     let expected =
         if board.machine.is_terminal() { &["Succeeded", "Failed"][..] } else { &["Running"] };
     assert!(expected.iter().any(|word| phase == *word), "{phase}: {:#?}", board.machine.state());
+    assert_eq!(board.sandbox, !board.machine.is_terminal(), "{:#?}", board.machine.state());
     let gone = deleted(board.machine.pod(), 1);
     board.feed(served(true));
     board.feed(Event::Desired(gone));

@@ -170,8 +170,7 @@ impl Agent {
 
     /// Volumes of a running pod follow their objects; the machine has nothing to do with it.
     fn refresh_volumes(&mut self, uid: Uid) {
-        let is_filled = |entry: &PodEntry| entry.machine.state().volumes == Step::Done;
-        if self.pods.get(&uid).is_some_and(is_filled) {
+        if self.pods.get(&uid).is_some_and(|entry| entry.machine.refreshes_volumes()) {
             self.perform(uid, Effect::PrepareVolumes);
         }
     }

@@ -96,6 +96,8 @@ impl Agent {
                 .sandboxes
                 .as_ref()
                 .is_some_and(|all| !all.contains(&uid.to_string())),
+            place_lost: !pod.spec.host_network
+                && self.driver.network.as_ref().is_some_and(|network| !network.has(uid)),
         };
         let machine = PodMachine::restore(pod, remains, now);
         let mut entry = PodEntry::new(machine, places);

@@ -94,10 +94,7 @@ impl Driver {
             Effect::CreateSandbox => Some(self.create_sandbox(&job).await),
             Effect::RemoveSandbox => match self.remove_sandbox(job.pod.uid()).await {
                 Ok(()) => Some(Event::SandboxRemoved),
-                Err(error) => {
-                    tracing::warn!(pod = job.pod.full_name(), %error, "sandbox is not removed");
-                    None
-                }
+                Err(error) => Some(Event::SandboxNotRemoved { message: error.to_string() }),
             },
             Effect::PrepareVolumes => Some(self.prepare_volumes(&job).await),
             Effect::EnsureImage { container } => {
@@ -159,8 +156,9 @@ impl Driver {
             let made = self.keeper.sandbox_create(sandbox).await;
             return made.map(|()| None).map_err(|error| error.to_string());
         };
-        if network.has(pod.uid()) {
-            // Begun and not answered before the agent was restarted: its namespace is another one.
+        if network.has(pod.uid()) || self.keeper.sandbox_netns(&sandbox.uid).exists() {
+            // Begun and not answered before the agent was restarted: its namespace is another one, and
+            // the keeper would leave it as it is.
             self.remove_sandbox(pod.uid()).await.map_err(|error| error.to_string())?;
         }
         // Another sandbox has another address.

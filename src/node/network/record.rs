@@ -38,7 +38,8 @@ pub(super) fn remove(run_dir: &Path, uid: Uid) -> io::Result<()> {
     forget(&path(run_dir, &uid.to_string()))
 }
 
-/// All of this boot. One that cannot be read is of a pod that gets another place.
+/// All of this boot. The sandbox of a pod whose record cannot be read is
+/// made anew when the pod is taken up.
 pub(super) fn all(run_dir: &Path) -> io::Result<Vec<(Uid, Record)>> {
     let read = |name: String| {
         let uid = Uid::parse(&name)?;

@@ -92,7 +92,7 @@ fn network(identity: &Identity, config: &Config) -> node::NetworkOptions {
     node::NetworkOptions {
         pod_range: block(identity.pod_range),
         service_range: block(identity.service_range),
-        own_ports: vec![config.api_port, config.mqtt_port, config.peer_port],
+        own_ports: config.own_ports(),
     }
 }
 

@@ -7,12 +7,17 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use model::limits::PEERS_MAX;
-use model::network::Ipv4Block;
+use model::network::{Ipv4Block, Protocol};
 use serde::{Deserialize, Serialize};
 
 use super::cli::{Role, UpArgs};
 use crate::io::bus::external::BrokerUrl;
 use crate::io::tls::{trusting_config, unverified_config};
+
+/// Multicast DNS (RFC 6762).
+const MDNS_PORT: u16 = 5353;
+/// What boards of different subnets send each other's pods.
+const VXLAN_PORT: u16 = 8472;
 
 /// The file, every field optional. Unknown fields are refused: a typing error must not pass.
 #[derive(Debug, Default, Deserialize)]
@@ -133,6 +138,16 @@ impl Range {
     pub(super) fn overlaps(self, other: Self) -> bool {
         let mask = !(u32::MAX >> self.prefix.min(other.prefix));
         self.base.to_bits() & mask == other.base.to_bits() & mask
+    }
+}
+
+impl Config {
+    /// Ports of a board that are kumquat's own: nothing in the cluster may take them over.
+    pub(super) fn own_ports(&self) -> Vec<(Protocol, u16)> {
+        let tcp = [self.api_port, self.mqtt_port, self.peer_port];
+        let tcp = tcp.into_iter().map(|port| (Protocol::Tcp, port));
+        let udp = [MDNS_PORT, VXLAN_PORT].into_iter().map(|port| (Protocol::Udp, port));
+        tcp.chain(udp).collect()
     }
 }
 

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use model::leader::SignedRecord;
 use model::limits::LISTEN_BACKLOG;
-use model::network::Protocol;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
@@ -44,11 +43,6 @@ use announce::Announcer;
 use peers::Peers;
 pub(super) use peers::{LEADER, STATUS};
 use reach::{Reach, server_names};
-
-/// Multicast DNS (RFC 6762).
-const MDNS_PORT: u16 = 5353;
-/// What boards of different subnets send each other's pods.
-const VXLAN_PORT: u16 = 8472;
 
 /// What the role is started with.
 pub(super) struct MasterOptions<'a> {
@@ -136,7 +130,7 @@ impl Core {
         let of_controllers = controllers::all(controllers::Cluster {
             root_ca: pki.ca_certificate(),
             pods: identity.pod_range.into(),
-            reserved_ports: reserved_ports(config),
+            reserved_ports: config.own_ports(),
         });
         let (views, hook) = Views::new(of_controllers, clock.clone());
         let mut of_store = store::Options::new(dirs.store());
@@ -321,14 +315,6 @@ impl Core {
         let serving = dispatcher::run(views, registry, as_leader, own, options.link, stop);
         loops.spawn("dispatcher", serving);
     }
-}
-
-/// Ports of the boards that belong to the cluster.
-fn reserved_ports(config: &Config) -> Vec<(Protocol, u16)> {
-    let tcp = [config.api_port, config.mqtt_port, config.peer_port];
-    let udp = [MDNS_PORT, VXLAN_PORT];
-    let tcp = tcp.into_iter().map(|port| (Protocol::Tcp, port));
-    tcp.chain(udp.into_iter().map(|port| (Protocol::Udp, port))).collect()
 }
 
 /// The ports of a master, taken before anything else is done.

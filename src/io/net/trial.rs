@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use logic::network::rules::{Rules, Site, plan};
-use model::network::{NetEndpoint, NetPort, NetService, NetState};
+use model::network::{NetEndpoint, NetPort, NetService, NetState, Protocol};
 use nix::sched::{CloneFlags, unshare};
 
 use super::Links;
@@ -88,7 +88,7 @@ fn sample() -> Rules {
         pod_range: block("10.42.0.0/16"),
         service_range: block("10.43.0.0/16"),
         dns: Some((at(10), 10_053)),
-        own_ports: vec![6_443],
+        own_ports: vec![(Protocol::Tcp, 6_443)],
     };
     plan(&Arc::new(state), &Arc::default(), &site)
 }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use logic::dns::Ranges;
 use logic::network::rules::Site;
-use model::network::{Ipv4Block, NetState};
+use model::network::{Ipv4Block, NetState, Protocol};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -51,8 +51,8 @@ pub struct NetworkOptions {
     pub pod_range: Ipv4Block,
     /// Of all services.
     pub service_range: Ipv4Block,
-    /// TCP ports of kumquat itself.
-    pub own_ports: Vec<u16>,
+    /// Ports of kumquat itself.
+    pub own_ports: Vec<(Protocol, u16)>,
 }
 
 impl NetworkOptions {
@@ -129,9 +129,7 @@ impl Network {
         let (pods, filler) =
             PodNetwork::new(&options.run_dir, known, addresses).map_err(NodeError::RunDir)?;
         // Before anybody makes links: they would be taken for an earlier process's.
-        if let Err(error) = pods.remove_strays().await {
-            tracing::warn!(%error, "links of an earlier process are not removed");
-        }
+        remove_strays(&pods).await;
         let routes = RouteLoop {
             name: options.name.clone(),
             data_dir: options.data_dir.clone(),
@@ -195,6 +193,12 @@ impl Network {
             None => std::future::pending().await,
         };
         NodeError::Network { part: name, cause }
+    }
+}
+
+async fn remove_strays(pods: &PodNetwork) {
+    if let Err(error) = pods.remove_strays().await {
+        tracing::warn!(%error, "links of an earlier process are not removed");
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use crate::io::net::nft::{Disturbance, Monitor, Nft, NftError, Passage, forget};
+use crate::io::seldom::Seldom;
 
 /// Place of the name service in the range of services.
 const DNS_PLACE: u32 = 10;
@@ -33,6 +34,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 const REPAIR_PAUSE: Duration = Duration::from_millis(200);
 /// After a packet filter that cannot be used, doubled each time.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+
+/// Lines about what is refused, in a row.
+const LINES_MAX: u32 = 8;
 
 /// What the rules are made of, and who is told what is wrong.
 #[derive(Debug)]
@@ -206,11 +210,19 @@ struct Filter {
     passage: bool,
     /// Chains that were reported.
     shut: Vec<String>,
+    /// Lines about what is refused.
+    lines: Seldom,
 }
 
 impl Filter {
     fn open(site: Site) -> Result<Self, NftError> {
-        Ok(Self { nft: Nft::open()?, planner: Planner::new(site), passage: true, shut: Vec::new() })
+        Ok(Self {
+            nft: Nft::open()?,
+            planner: Planner::new(site),
+            passage: true,
+            shut: Vec::new(),
+            lines: Seldom::bursts(LINES_MAX, RETRY),
+        })
     }
 
     fn apply(
@@ -220,6 +232,7 @@ impl Filter {
         whole: bool,
     ) -> Result<(), NftError> {
         let changes = self.planner.update(state, local);
+        self.tell_refused(&changes);
         let refused =
             if whole || changes.is_empty() { None } else { self.nft.change(&changes).err() };
         if let Some(error) = &refused {
@@ -233,6 +246,19 @@ impl Filter {
             self.let_through();
         }
         Ok(())
+    }
+
+    fn tell_refused(&self, changes: &Changes) {
+        for (who, frontend) in &changes.refused {
+            let Some(left_out) = self.lines.line() else { continue };
+            tracing::warn!(
+                %who,
+                port = %frontend,
+                left_out,
+                "a port of kumquat itself, or an address that only the cluster gives, is not taken over: \
+                 choose another"
+            );
+        }
     }
 
     /// Takes back what the kernel remembers of targets that are gone.

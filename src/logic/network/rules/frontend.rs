@@ -15,27 +15,38 @@ use super::super::local::LocalPods;
 use super::{Backends, Choice, Frontend, Site, Target, own_address};
 
 /// What somebody asks to be found at.
-pub(super) type Claims = Vec<(Frontend, Backends)>;
+#[derive(Default)]
+pub(super) struct Claims {
+    /// What they get, unless another comes before them.
+    pub(super) found: Vec<(Frontend, Door, Backends)>,
+    /// What nobody gets, and who asks for it.
+    pub(super) refused: BTreeSet<(Arc<str>, Frontend)>,
+}
 
-/// Whose address a frontend has.
-#[derive(Clone, Copy, PartialEq)]
-enum Door {
+/// Whose address a frontend has. Of those who ask for the same one, the first door counts, whoever
+/// is behind it: an address that the cluster has given out is not to be had by naming it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Door {
+    Names,
     Cluster,
-    External,
     LoadBalancer,
+    External,
     Node,
+    Host,
 }
 
 /// Everything that one service is found at.
 pub(super) fn of_service(service: &NetService, site: &Site, boards: &BTreeSet<Ipv4Addr>) -> Claims {
-    let Some(cluster_ip) = service.cluster_ip else { return Vec::new() };
-    let mut claims = Vec::new();
+    let mut claims = Claims::default();
+    let Some(cluster_ip) = service.cluster_ip else { return claims };
     for (index, port) in service.ports.iter().enumerate() {
         let targets = Targets::of(service, index, &site.board);
         let mut claim = |address: Ipv4Addr, number: u16, door: Door| {
             let frontend = Frontend { address, protocol: port.protocol, port: number };
-            if !is_own_port(&frontend, site, boards) {
-                claims.push((frontend, targets.behind(door, frontend, service, site)));
+            if may_have(door, &frontend, site, boards) {
+                claims.found.push((frontend, door, targets.behind(door, frontend, service, site)));
+            } else {
+                claims.refused.insert((format!("service {}", service.key()).into(), frontend));
             }
         };
         claim(cluster_ip, port.port, Door::Cluster);
@@ -53,13 +64,18 @@ pub(super) fn of_service(service: &NetService, site: &Site, boards: &BTreeSet<Ip
 }
 
 /// The host ports of this board's pods.
-pub(super) fn of_host_ports(local: &LocalPods) -> Claims {
-    let mut claims = Vec::new();
+pub(super) fn of_host_ports(local: &LocalPods, site: &Site, boards: &BTreeSet<Ipv4Addr>) -> Claims {
+    let mut claims = Claims::default();
     for (pod, entry) in &local.pods {
         for (protocol, host, container, address) in &entry.host_ports {
             let address = address.unwrap_or(Ipv4Addr::UNSPECIFIED);
             let frontend = Frontend { address, protocol: *protocol, port: *host };
-            claims.push((frontend, single((*pod, *container), frontend)));
+            if may_have(Door::Host, &frontend, site, boards) {
+                let backends = single((*pod, *container), frontend);
+                claims.found.push((frontend, Door::Host, backends));
+            } else {
+                claims.refused.insert((format!("the pod at {pod}").into(), frontend));
+            }
         }
     }
     claims
@@ -67,13 +83,14 @@ pub(super) fn of_host_ports(local: &LocalPods) -> Claims {
 
 /// The name service.
 pub(super) fn of_dns(site: &Site) -> Claims {
-    let (Some((address, held)), Some(block)) = (site.dns, site.block) else { return Vec::new() };
+    let mut claims = Claims::default();
+    let (Some((address, held)), Some(block)) = (site.dns, site.block) else { return claims };
     let target = (own_address(block), held);
-    let claim = |protocol| {
+    for protocol in [Protocol::Udp, Protocol::Tcp] {
         let frontend = Frontend { address, protocol, port: 53 };
-        (frontend, single(target, frontend))
-    };
-    vec![claim(Protocol::Udp), claim(Protocol::Tcp)]
+        claims.found.push((frontend, Door::Names, single(target, frontend)));
+    }
+    claims
 }
 
 /// The chain that guards a service's load balancer.
@@ -83,7 +100,8 @@ pub(super) fn guard_name(service: &NetService) -> Option<Arc<str>> {
 }
 
 /// A name that the kernel takes. Names are cut behind the namespace, so that who shortens them in the
-/// same way shares their namespace.
+/// same way shares their namespace; what is added to a name begins with `_`, which names of objects
+/// cannot contain.
 pub(super) fn short(name: &str) -> String {
     if name.len() <= NFT_NAME_BYTES_MAX {
         return name.to_owned();
@@ -92,7 +110,7 @@ pub(super) fn short(name: &str) -> String {
     let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, mix);
     let head: String = name.chars().take(NFT_NAME_BYTES_MAX - 17).collect();
-    format!("{head}-{hash:016x}")
+    format!("{head}_{hash:016x}")
 }
 
 fn single(target: Target, frontend: Frontend) -> Backends {
@@ -101,10 +119,16 @@ fn single(target: Target, frontend: Frontend) -> Backends {
     Backends { inside: Some(choice), endpoints: vec![target], ..Backends::default() }
 }
 
-fn is_own_port(frontend: &Frontend, site: &Site, boards: &BTreeSet<Ipv4Addr>) -> bool {
-    frontend.protocol == Protocol::Tcp
-        && site.own_ports.contains(&frontend.port)
-        && (frontend.address.is_unspecified() || boards.contains(&frontend.address))
+/// Whether a frontend may be had by this door: neither kumquat's own ports at a board's address, nor,
+/// by an address that somebody chose, one that the cluster gives out.
+fn may_have(door: Door, frontend: &Frontend, site: &Site, boards: &BTreeSet<Ipv4Addr>) -> bool {
+    let address = frontend.address;
+    let of_boards = address.is_unspecified() || boards.contains(&address);
+    if of_boards && site.own_ports.contains(&(frontend.protocol, frontend.port)) {
+        return false;
+    }
+    let given = site.service_range.contains(address) || site.pod_range.contains(address);
+    door <= Door::Cluster || !given
 }
 
 /// The targets of one port of a service.

@@ -57,8 +57,8 @@ pub struct Site {
     /// The address at which pods ask for names, and the port of the board's own address
     /// ([`own_address`]) that answers.
     pub dns: Option<(Ipv4Addr, u16)>,
-    /// TCP ports of kumquat itself: no load balancer takes them away at a board's address.
-    pub own_ports: Vec<u16>,
+    /// Ports of kumquat itself: no service and no pod takes them away at a board's address.
+    pub own_ports: Vec<(Protocol, u16)>,
 }
 
 /// Where a service is found: address, protocol and port.

@@ -7,12 +7,10 @@ use std::sync::Arc;
 use model::network::{NetService, NetState};
 
 use super::super::local::LocalPods;
-use super::frontend::{self, Claims};
+use super::frontend::{self, Claims, Door};
 use super::{Backends, Choice, Frontend, Program, Rules, Site};
 
-/// Before all services: a name comes first that begins with the smallest character.
 const DNS: &str = "!dns";
-/// Behind all services.
 const HOST_PORTS: &str = "~host-ports";
 
 /// A frontend before and after.
@@ -33,17 +31,20 @@ pub struct Changes {
     pub services: Vec<Change>,
     /// Chains and sets before and after; `None` when they are the same.
     pub program: Option<(Program, Program)>,
+    /// What is refused from this update on, and whom: kumquat's own ports, addresses that are the
+    /// cluster's to give.
+    pub refused: Vec<(Arc<str>, Frontend)>,
 }
 
 impl Changes {
-    /// Whether nothing changed.
+    /// Whether nothing of the rules changed.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty() && self.program.is_none()
     }
 }
 
 /// Who is found at a frontend, and who would be if that one were not.
-type Claimants = BTreeMap<Arc<str>, Arc<Backends>>;
+type Claimants = BTreeMap<(Door, Arc<str>), Arc<Backends>>;
 
 /// The rules of one board and what they were made from.
 #[derive(Clone, Debug)]
@@ -72,7 +73,7 @@ impl Planner {
         };
         let mut touched = Touched::default();
         let dns = frontend::of_dns(&planner.site);
-        planner.replace(&DNS.into(), Vec::new(), dns, &mut touched);
+        planner.replace(&DNS.into(), Claims::default(), dns, &mut touched);
         planner.count(touched);
         planner.program = planner.program_now();
         planner
@@ -107,18 +108,23 @@ impl Planner {
         let old_boards = std::mem::replace(&mut self.boards, boards);
         let moved = old_boards != self.boards;
         let before = std::mem::replace(&mut self.state, Arc::clone(&state));
-        let mut guards = false;
+        let (mut guards, mut refused) = (false, Vec::new());
         for (key, old, new) in differences(&before, &state, moved) {
             guards |= [old, new].into_iter().flatten().any(|s| !s.source_ranges.is_empty());
             let claims = |service: Option<&NetService>, boards: &BTreeSet<Ipv4Addr>| {
                 service.map(|service| frontend::of_service(service, &self.site, boards))
             };
             let (old, new) = (claims(old, &old_boards), claims(new, &self.boards));
-            self.replace(key, old.unwrap_or_default(), new.unwrap_or_default(), &mut touched);
+            let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
+            refused.extend(new.refused.difference(&old.refused).cloned());
+            self.replace(key, old, new, &mut touched);
         }
-        if *self.local != *local {
-            let (old, new) =
-                (frontend::of_host_ports(&self.local), frontend::of_host_ports(&local));
+        if moved || *self.local != *local {
+            let claims = |local: &LocalPods, boards: &BTreeSet<Ipv4Addr>| {
+                frontend::of_host_ports(local, &self.site, boards)
+            };
+            let (old, new) = (claims(&self.local, &old_boards), claims(&local, &self.boards));
+            refused.extend(new.refused.difference(&old.refused).cloned());
             self.replace(&HOST_PORTS.into(), old, new, &mut touched);
             self.local = local;
         }
@@ -132,7 +138,7 @@ impl Planner {
                 program = Some((before, self.program.clone()));
             }
         }
-        Changes { services, program }
+        Changes { services, program, refused }
     }
 
     fn program_now(&self) -> Program {
@@ -141,19 +147,19 @@ impl Planner {
 
     /// Replaces what somebody asks for, and notes what was at each of the frontends before.
     fn replace(&mut self, owner: &Arc<str>, old: Claims, new: Claims, touched: &mut Touched) {
-        for (frontend, _) in old {
+        for (frontend, door, _) in old.found {
             self.touch(frontend, touched);
             if let Some(claimants) = self.claims.get_mut(&frontend) {
-                claimants.remove(owner);
+                claimants.remove(&(door, Arc::clone(owner)));
                 if claimants.is_empty() {
                     self.claims.remove(&frontend);
                 }
             }
         }
-        for (frontend, backends) in new {
+        for (frontend, door, backends) in new.found {
             self.touch(frontend, touched);
             let claimants = self.claims.entry(frontend).or_default();
-            claimants.insert(Arc::clone(owner), Arc::new(backends));
+            claimants.insert((door, Arc::clone(owner)), Arc::new(backends));
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A pod that some policy with a direction selects gets one chain for that direction: every rule of
 //! every such policy lets traffic return, the end drops it. Chains are named by the pod's address, sets
-//! by the policy, so that several pods share them. What comes back on a connection that was let
+//! by the policy, so that several pods share them; `_` parts what names of policies may look like. What comes back on a connection that was let
 //! through, a pod that talks to itself, and this board's own traffic never get here.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -103,7 +103,7 @@ fn allow(
 ) {
     for (index, rule) in direction.rules(policy).unwrap_or_default().iter().enumerate() {
         let name = format!("{}-{}/{}", direction.peers(), policy.namespace, policy.name);
-        let name = format!("{}-{index}", short(&name));
+        let name = format!("{}_{index}", short(&name));
         let peers = match &rule.peers {
             None => vec![None],
             Some(peers) => {
@@ -131,7 +131,7 @@ fn sets_of(program: &mut Program, name: &str, peers: &NetPeers) -> Vec<Arc<str>>
     }
     let ranges = ranges_of(&peers.blocks);
     if !ranges.is_empty() {
-        let name = format!("{name}-blocks");
+        let name = format!("{name}_blocks");
         let elements = ranges.into_iter().map(|(first, last)| (Key::Range(first, last), None));
         program.set(&name, SetKind::Ranges, elements);
         sets.push(name.into());
@@ -158,7 +158,7 @@ fn ports_of(
                 Direction::Ingress if port.only.contains(&pod) => (),
                 Direction::Ingress => continue,
                 Direction::Egress => {
-                    let set = format!("{name}-port-{index}");
+                    let set = format!("{name}_port_{index}");
                     let elements = port.only.iter().map(|address| (Key::Address(*address), None));
                     program.set(&set, SetKind::Addresses, elements);
                     matches.push(Match::DestinationIn(set.into()));

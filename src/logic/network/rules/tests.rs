@@ -19,7 +19,7 @@ fn site() -> Site {
         pod_range: "10.42.0.0/16".parse().expect("a block"),
         service_range: "10.43.0.0/16".parse().expect("a block"),
         dns: Some((Ipv4Addr::new(10, 43, 0, 10), 1053)),
-        own_ports: vec![6443],
+        own_ports: vec![(Protocol::Tcp, 6443)],
     }
 }
 
@@ -142,6 +142,148 @@ fn who_comes_first_keeps_an_address_that_two_want() {
     assert_eq!(first(&planner), Some(Ipv4Addr::new(10, 42, 0, 3)));
     planner.update(Arc::default(), Arc::default());
     assert_eq!(first(&planner), None);
+}
+
+/// Where a plan leads at a place, and what it refuses.
+fn led(
+    services: Vec<NetService>,
+    host_ports: &[super::super::local::HostPort],
+    own_ports: Vec<(Protocol, u16)>,
+) -> (Vec<String>, Vec<String>) {
+    let mut planner = Planner::new(Site { dns: None, own_ports, ..site() });
+    let mut state = state(services);
+    let board = NetBoard { address: Some(Ipv4Addr::new(192, 0, 2, 1)), ..NetBoard::default() };
+    state.boards.insert("here".into(), Arc::new(board));
+    let pod = LocalPod {
+        uid: Uid::from_random([1; 16]),
+        host_ports: host_ports.to_vec(),
+        veth: "kq1".to_owned(),
+    };
+    let local = LocalPods { pods: [(Ipv4Addr::new(10, 42, 0, 3), pod)].into() };
+    let changes = planner.update(Arc::new(state), Arc::new(local));
+    let rules = planner.rules();
+    let shown = rules.services.iter();
+    let refused = changes.refused.iter();
+    (
+        shown.map(|(frontend, backends)| format!("{frontend}: {backends}")).collect(),
+        refused.map(|(who, frontend)| format!("{who} {frontend}")).collect(),
+    )
+}
+
+#[test]
+fn no_external_address_takes_over_what_the_cluster_gives() {
+    let mut api = service("kubernetes", vec![endpoint(2, "there")]);
+    api.namespace = "default".to_owned();
+    api.cluster_ip = Some(Ipv4Addr::new(10, 43, 0, 1));
+    api.load_balancer = vec![Ipv4Addr::new(198, 51, 100, 1)];
+    let mut thief = service("x", vec![endpoint(3, "here")]);
+    thief.namespace = "aaa".to_owned();
+    thief.external_ips = vec![
+        Ipv4Addr::new(10, 43, 0, 1),
+        Ipv4Addr::new(10, 42, 1, 2),
+        Ipv4Addr::new(198, 51, 100, 1),
+        Ipv4Addr::new(198, 51, 100, 2),
+    ];
+    let (found, refused) = led(vec![api, thief], &[], Vec::new());
+    assert_eq!(
+        found,
+        [
+            "10.43.0.1:80/TCP: pick-1 [10.42.1.2:8080]",
+            "10.43.0.7:80/TCP: pick-1 [10.42.0.3:8080]",
+            "198.51.100.1:80/TCP: pick-1 [10.42.1.2:8080]",
+            "198.51.100.2:80/TCP: pick-1 [10.42.0.3:8080]",
+        ]
+    );
+    let expected = ["service aaa/x 10.42.1.2:80/TCP", "service aaa/x 10.43.0.1:80/TCP"];
+    assert_eq!(refused, expected);
+}
+
+#[test]
+fn a_cluster_address_goes_before_others_of_the_same_number() {
+    // Outside of the range, where nothing else refuses it.
+    let mut first = service("a", vec![endpoint(2, "here")]);
+    first.cluster_ip = Some(Ipv4Addr::new(10, 43, 0, 8));
+    first.external_ips = vec![Ipv4Addr::new(10, 44, 0, 1)];
+    let mut second = service("b", vec![endpoint(3, "here")]);
+    second.cluster_ip = Some(Ipv4Addr::new(10, 44, 0, 1));
+    let (found, _) = led(vec![first, second], &[], Vec::new());
+    assert!(found.contains(&"10.44.0.1:80/TCP: pick-1 [10.42.0.3:8080]".to_owned()), "{found:?}");
+}
+
+#[test]
+fn nobody_takes_a_boards_own_ports() {
+    let own = vec![(Protocol::Tcp, 8883), (Protocol::Udp, 8472)];
+    let board = Some(Ipv4Addr::new(192, 0, 2, 1));
+    let host_ports = [
+        (Protocol::Tcp, 8883, 80, None),
+        (Protocol::Tcp, 8883, 80, board),
+        (Protocol::Udp, 8472, 80, None),
+        (Protocol::Tcp, 443, 80, Some(Ipv4Addr::new(10, 43, 0, 1))),
+        // The same number of the other protocol is nobody's.
+        (Protocol::Tcp, 8472, 80, None),
+    ];
+    let mut external = service("x", vec![endpoint(2, "here")]);
+    external.ports[0] =
+        NetPort { port: 8472, protocol: Protocol::Udp, node_port: 8472, ..NetPort::default() };
+    external.external_ips.extend(board);
+    let (found, refused) = led(vec![external], &host_ports, own);
+    assert_eq!(
+        found,
+        [
+            "0.0.0.0:8472/TCP: pick-1-any [10.42.0.3:80]",
+            "10.43.0.7:8472/UDP: pick-1 [10.42.0.2:8080]",
+        ]
+    );
+    assert_eq!(
+        refused,
+        [
+            "service ns/x 0.0.0.0:8472/UDP",
+            "service ns/x 192.0.2.1:8472/UDP",
+            "the pod at 10.42.0.3 0.0.0.0:8883/TCP",
+            "the pod at 10.42.0.3 0.0.0.0:8472/UDP",
+            "the pod at 10.42.0.3 10.43.0.1:443/TCP",
+            "the pod at 10.42.0.3 192.0.2.1:8883/TCP",
+        ]
+    );
+}
+
+#[test]
+fn sets_of_policies_that_sound_alike_are_not_the_same() {
+    let rule = |address: u8, named: bool| NetRule {
+        peers: Some(NetPeers {
+            addresses: vec![Ipv4Addr::new(10, 42, 7, address)],
+            ..NetPeers::default()
+        }),
+        ports: vec![NetPolicyPort {
+            port: 80,
+            end: 80,
+            only: if named { vec![Ipv4Addr::new(10, 42, 8, address)] } else { Vec::new() },
+            ..NetPolicyPort::default()
+        }],
+    };
+    let policy = |name: &str, rules: Vec<NetRule>| NetPolicy {
+        namespace: "ns".to_owned(),
+        name: name.to_owned(),
+        pods: vec![Ipv4Addr::new(10, 42, 0, 2)],
+        ingress: None,
+        egress: Some(rules),
+    };
+    let policies = [
+        policy("a", vec![rule(1, true), rule(2, true)]),
+        policy("a-1-port", vec![rule(3, false)]),
+        policy("a-1", vec![rule(4, true)]),
+    ];
+    let mut state = NetState::default();
+    for policy in policies {
+        state.policies.insert(policy.key().into(), Arc::new(policy));
+    }
+    let rules = plan(&Arc::new(state), &Arc::default(), &site());
+    let of_policies = rules.program.sets.iter().filter(|(name, _)| name.contains('/'));
+    let held: Vec<_> = of_policies.map(|(_, set)| set.elements.clone()).collect();
+    assert_eq!(held.len(), 7, "{:?}", rules.program.sets.keys());
+    let different: std::collections::BTreeSet<_> =
+        held.iter().map(|set| format!("{set:?}")).collect();
+    assert_eq!(different.len(), 7);
 }
 
 #[test]

@@ -80,7 +80,7 @@ pub(super) fn site() -> Site {
         pod_range: "10.42.0.0/16".parse().expect("a block"),
         service_range: "10.43.0.0/16".parse().expect("a block"),
         dns: Some((Ipv4Addr::new(10, 43, 0, 10), 10_053)),
-        own_ports: vec![6443],
+        own_ports: vec![(Protocol::Tcp, 6443)],
     }
 }
 

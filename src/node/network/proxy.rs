@@ -37,6 +37,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 
 /// Lines about what is refused, in a row.
 const LINES_MAX: u32 = 8;
+/// And then one in this time.
+const LINES_EVERY: Duration = Duration::from_secs(30);
 
 /// What the rules are made of, and who is told what is wrong.
 #[derive(Debug)]
@@ -221,7 +223,7 @@ impl Filter {
             planner: Planner::new(site),
             passage: true,
             shut: Vec::new(),
-            lines: Seldom::bursts(LINES_MAX, RETRY),
+            lines: Seldom::bursts(LINES_MAX, LINES_EVERY),
         })
     }
 

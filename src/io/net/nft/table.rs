@@ -324,16 +324,30 @@ pub(super) fn forget_clients(
     let gone = |element: &Element| {
         client_of(element).is_some_and(|(frontend, target)| is_gone(&frontend, &target))
     };
-    for element in clients(socket)?.into_iter().filter(gone) {
+    let gone: Vec<Element> = clients(socket)?.into_iter().filter(gone).collect();
+    delete_clients(socket, &gone).map(drop)
+}
+
+/// Deletes clients, hundreds in one step; how many steps that took. A step that one of them refuses,
+/// because its time was over just then, is taken in two halves.
+fn delete_clients(socket: &Socket, gone: &[Element]) -> io::Result<usize> {
+    let mut steps = 0;
+    let mut parts: Vec<&[Element]> = pieces(gone).collect();
+    while let Some(part) = parts.pop() {
+        steps += 1;
         let mut batch = Batch::new();
-        batch.elements(&Elements::from([(names::AFFINITY.into(), vec![element])]), false);
+        batch.elements(&Elements::from([(names::AFFINITY.into(), part.to_vec())]), false);
         match batch.commit(socket) {
-            // Its time was over just then.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let halves = part.split_at(part.len() / 2);
+                if part.len() > 1 {
+                    parts.extend([halves.0, halves.1]);
+                }
+            }
             outcome => outcome?,
         }
     }
-    Ok(())
+    Ok(steps)
 }
 
 /// The handle of the table, which no other table has; `None` when it is not there.
@@ -381,4 +395,66 @@ fn client(bytes: &[u8]) -> Option<Element> {
     let value = element.within(2)?.get(1).filter(|value| value.len() == 8)?.to_vec();
     let lives = Some((element.u64(4)?, element.u64(5).filter(|left| *left > 0)?));
     Some(Element { lives, ..Element::new(key, Value::Bytes(value)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use logic::network::rules::{Site, plan};
+
+    use super::*;
+    use crate::io::net::{create, inside, remove as remove_namespace};
+
+    fn clients_of(target: u8, count: u16) -> Vec<Element> {
+        let of = |number: u16| {
+            let [high, low] = number.to_be_bytes();
+            let key = [10, 43, 0, 7, 6, 0, 0, 0, 0, 80, 0, 0, 192, 0, high, low].to_vec();
+            let value = Value::Bytes(vec![10, 42, 0, target, 0x1f, 0x90, 0, 0]);
+            Element { lives: Some((600_000, 600_000)), ..Element::new(key, value) }
+        };
+        (0..count).map(of).collect()
+    }
+
+    fn trial() -> io::Result<()> {
+        let block = |text: &str| text.parse().expect("a block");
+        let site = Site {
+            board: "here".to_owned(),
+            block: None,
+            pod_range: block("10.42.0.0/16"),
+            service_range: block("10.43.0.0/16"),
+            dns: None,
+            own_ports: Vec::new(),
+        };
+        let socket = Socket::open()?;
+        let rules = plan(&Arc::default(), &Arc::default(), &site);
+        let all = clients_of(2, 3_000);
+        Batch::whole(&rules, all.clone()).commit(&socket)?;
+        assert_eq!(clients(&socket)?.len(), 3_000);
+        // Two of them are gone already when they are to be deleted.
+        let over = [all[5].clone(), all[1_700].clone()];
+        assert_eq!(delete_clients(&socket, &over)?, 1);
+        let steps = delete_clients(&socket, &all[..2_900])?;
+        assert!(steps < 60, "2,900 clients took {steps} steps");
+        assert_eq!(clients(&socket)?.len(), 100);
+        let gone = |frontend: &Frontend, target: &Target| {
+            assert_eq!((frontend.port, *target), (80, (Ipv4Addr::new(10, 42, 0, 2), 8080)));
+            true
+        };
+        forget_clients(&socket, gone)?;
+        assert_eq!(clients(&socket)?.len(), 0);
+        remove(&socket)
+    }
+
+    #[test]
+    fn many_clients_are_forgotten_in_few_steps() {
+        let path = std::env::temp_dir().join(format!("kumquat-clients-{}", std::process::id()));
+        if create(&path).is_err() {
+            println!("not run: this needs network namespaces");
+            return;
+        }
+        let outcome = inside(&path, trial);
+        remove_namespace(&path).expect("namespace removed");
+        outcome.expect("trial");
+    }
 }

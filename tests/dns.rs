@@ -5,6 +5,8 @@
 
 #[path = "dns/bed.rs"]
 mod bed;
+#[path = "harness/fake_keeper.rs"]
+mod fake_keeper;
 
 use std::time::{Duration, Instant};
 
@@ -234,5 +236,31 @@ fn what_changes_is_answered_at_once() {
         let answer = bed.ask("new.default.svc.cluster.local", types::A).await;
         assert_eq!(answer, Shown::addresses(&["10.43.0.99"]));
         serving.abort();
+    });
+}
+
+#[test]
+fn a_board_with_another_block_answers_at_its_new_address() {
+    run("moved", |bed: Bed| async move {
+        let (serving, mut answered) = bed.serve_as("here").await;
+        let mut at = async |octets: [u8; 4]| {
+            let there = |at: &Option<_>| {
+                at.is_some_and(|at: std::net::SocketAddrV4| at.ip().octets() == octets)
+            };
+            let known = tokio::time::timeout(Duration::from_secs(10), answered.wait_for(there));
+            let at = known.await.expect("in time").expect("it runs");
+            at.expect("waited for")
+        };
+        for (block, own) in [("10.42.0.0/25", [10, 42, 0, 1]), ("10.42.0.128/25", [10, 42, 0, 129])]
+        {
+            bed.give_block("here", Some(block));
+            let at = at(own).await;
+            assert_eq!(bed.ask_at(at, WEB, types::A).await, Shown::addresses(&["10.43.0.7"]));
+            // A Node that comes back has no block for a moment; nothing moves.
+            bed.give_block("here", None);
+            assert_eq!(bed.ask_at(at, WEB, types::A).await, Shown::addresses(&["10.43.0.7"]));
+        }
+        bed.stop();
+        serving.await.expect("no panic");
     });
 }

@@ -13,13 +13,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kumquat::io::dns::{Held, read_message, write_message};
+use kumquat::io::keeper::{Keeper, KeeperPaths};
 use kumquat::io::net::{self, Links};
-use kumquat::node::network::dns::{DnsOptions, serve};
+use kumquat::node::network::dns::{self, DnsOptions, serve};
 use logic::dns::{Name, Ranges, types};
-use model::network::{NetEndpoint, NetPort, NetService, NetState};
+use model::network::{NetBoard, NetEndpoint, NetPort, NetService, NetState};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+use crate::fake_keeper::FakeKeeper;
 
 /// Where clients ask.
 pub const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 43, 0, 10), 53);
@@ -48,7 +51,11 @@ pub fn run<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Bed) -> F + Sen
     net::create(&namespace).expect("network namespace");
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         net::inside(&namespace, || {
-            Links::open()?.add_address("lo", *SERVICE.ip(), 32)?;
+            let mut links = Links::open()?;
+            links.add_address("lo", *SERVICE.ip(), 32)?;
+            for own in [[10, 42, 0, 1], [10, 42, 0, 129]] {
+                links.add_address("lo", own.into(), 32)?;
+            }
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let bed = Bed {
                 folder: folder.clone(),
@@ -150,13 +157,54 @@ impl Bed {
         self.serve_on(Held::open_at(SERVICE).expect("port 53 of an address of our own"))
     }
 
-    pub fn serve_on(&self, held: Held) -> JoinHandle<()> {
+    fn options(&self) -> DnsOptions {
         let block = |text: &str| text.parse().expect("a block");
-        let options = DnsOptions {
+        DnsOptions {
             state: self.state.subscribe(),
             ranges: Ranges { pods: block("10.42.0.0/16"), services: block("10.43.0.0/16") },
             resolv_conf: self.folder.join("resolv.conf"),
+        }
+    }
+
+    /// The board's whole DNS, with sockets of its own making; where it answers.
+    pub async fn serve_as(
+        &self,
+        board: &'static str,
+    ) -> (JoinHandle<()>, watch::Receiver<Option<SocketAddrV4>>) {
+        let paths = KeeperPaths {
+            run_dir: self.folder.join("run"),
+            data_dir: self.folder.join("data"),
+            cgroup: "kumquat-dns".to_owned(),
+            // Never run: the fake one listens before anybody asks.
+            exe: "/nonexistent".into(),
         };
+        let fake = FakeKeeper::listen(&paths.run_dir).expect("a socket");
+        let keeper = Keeper::connect_or_spawn(paths).await.expect("the fake answers");
+        let (held, answered) = watch::channel(None);
+        let (options, stop) = (self.options(), self.stop.subscribe());
+        let serving = tokio::spawn(async move {
+            dns::run(board, options, &keeper, &held, stop).await.expect("serves");
+            drop(fake);
+        });
+        (serving, answered)
+    }
+
+    /// Gives a board a block of pods, or none.
+    pub fn give_block(&self, board: &str, block: Option<&str>) {
+        self.state.send_modify(|state| {
+            let state = Arc::make_mut(state);
+            let pods = block.map(|block| block.parse().expect("a block"));
+            let given = NetBoard { name: board.to_owned(), pods, ..NetBoard::default() };
+            state.boards.insert(board.into(), Arc::new(given));
+        });
+    }
+
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    pub fn serve_on(&self, held: Held) -> JoinHandle<()> {
+        let options = self.options();
         let stop = self.stop.subscribe();
         tokio::spawn(async move { serve(held, options, stop).await.expect("serves") })
     }
@@ -200,7 +248,12 @@ impl Bed {
     }
 
     pub async fn ask(&self, name: &str, kind: u16) -> Shown {
-        let socket = self.client().await;
+        self.ask_at(SERVICE, name, kind).await
+    }
+
+    pub async fn ask_at(&self, at: SocketAddrV4, name: &str, kind: u16) -> Shown {
+        let socket = tokio::net::UdpSocket::bind("0.0.0.0:0").await.expect("a port");
+        socket.connect(at).await.expect("connected");
         let query = message(name, kind);
         socket.send(&query).await.expect("sent");
         let mut buffer = [0; 4096];

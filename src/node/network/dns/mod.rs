@@ -46,8 +46,8 @@ pub struct DnsOptions {
     pub resolv_conf: PathBuf,
 }
 
-/// Answers from when the board's block of addresses is known until `stop`. `held` tells where queries
-/// have to be redirected to.
+/// Answers from when the board's block of addresses is known until `stop`, at the address of the block
+/// that the board has at the time. `held` tells where queries have to be redirected to.
 ///
 /// # Errors
 /// There are no sockets to be had, or they broke.
@@ -59,20 +59,26 @@ pub async fn run(
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let mut state = options.state.clone();
-    // Cancel safety: neither changes anything.
-    let address = tokio::select! {
-        address = own_address(board, &mut state) => address,
-        () = stopped(&mut stop) => return Ok(()),
-    };
-    let Some(address) = address else { return Ok(()) };
-    let sockets = take_over(keeper, address).await?;
-    let copies = sockets.copies()?;
-    tracing::info!(address = %sockets.address, "DNS answers");
-    held.send_replace(Some(sockets.address));
-    // Cancel safety: whoever ends first ends the role; the sockets stay with the keeper.
-    tokio::select! {
-        served = serve(sockets, options, stop) => served,
-        () = give_again(keeper, &copies) => Ok(()),
+    let mut before = None;
+    loop {
+        // Cancel safety: neither changes anything.
+        let address = tokio::select! {
+            address = own_address(board, &mut state, before) => address,
+            () = stopped(&mut stop) => return Ok(()),
+        };
+        let Some(address) = address else { return Ok(()) };
+        before = Some(address);
+        let sockets = take_over(keeper, address).await?;
+        let copies = sockets.copies()?;
+        tracing::info!(address = %sockets.address, "DNS answers");
+        held.send_replace(Some(sockets.address));
+        // Cancel safety: whoever ends first ends the role, and the sockets stay with the keeper; at
+        // another address, what waits in those of the old one is lost as on the way to it.
+        tokio::select! {
+            served = serve(sockets, options.clone(), stop.clone()) => return served,
+            () = give_again(keeper, &copies) => return Ok(()),
+            () = moved(board, &mut state, address) => (),
+        }
     }
 }
 
@@ -81,11 +87,25 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _asked = stop.wait_for(|stop| *stop).await;
 }
 
-/// The first address of the board's block; `None` when nobody can tell any more.
-async fn own_address(board: &str, state: &mut watch::Receiver<Arc<NetState>>) -> Option<Ipv4Addr> {
-    let of = |state: &NetState| state.boards.get(board)?.pods?.nth(1);
+/// The first address of the board's block, other than `before`; `None` when nobody can tell any more.
+async fn own_address(
+    board: &str,
+    state: &mut watch::Receiver<Arc<NetState>>,
+    before: Option<Ipv4Addr>,
+) -> Option<Ipv4Addr> {
+    let of = |state: &NetState| {
+        state.boards.get(board)?.pods?.nth(1).filter(|address| Some(*address) != before)
+    };
     let known = state.wait_for(|state| of(state).is_some()).await.ok()?;
     of(&known)
+}
+
+/// The board's block is another one. A Node without a block is about to get one: never then.
+async fn moved(board: &str, state: &mut watch::Receiver<Arc<NetState>>, address: Ipv4Addr) {
+    if own_address(board, state, Some(address)).await.is_none() {
+        // `serve` hears of the end too, and ends properly.
+        std::future::pending::<()>().await;
+    }
 }
 
 /// The sockets of an earlier agent, or new ones.

@@ -20,11 +20,11 @@ use model::ids::Uid;
 use model::network::{Ipv4Block, NetState};
 use tokio::sync::watch;
 
-use super::kernel::{Done, Kernel, Wish};
+use super::kernel::{Done, Kernel, Mended, Wish};
 use super::sandbox::PodNetwork;
 use crate::io::durable;
 use crate::io::keeper::Keeper;
-use crate::io::net::AddressChanges;
+use crate::io::net::{AddressChanges, Links};
 use crate::node::driver::blocking;
 
 /// Changes of the kernel's come in groups, ours among them; what comes within this is one pass.
@@ -89,6 +89,7 @@ impl RouteLoop {
         let mut changes = AddressChanges::open()?;
         let mut kernel = Kernel::open()?;
         let mut block = kept_block(&self.data_dir);
+        let mut failure = None;
         loop {
             let state = self.state.borrow_and_update().clone();
             let told = state.boards.get(self.name.as_str()).and_then(|own| own.pods);
@@ -97,12 +98,18 @@ impl RouteLoop {
                 block = Some(told);
             }
             let wish = self.wish(state.clone(), block);
-            let Some((back, done)) = blocking(move || kernel.pass(wish)).await else {
+            let Some((back, mut done)) = blocking(move || kernel.pass(wish)).await else {
                 return Ok(());
             };
             kernel = back;
-            let complete = self.tell(done, block);
-            if !self.changed(&mut changes, &state, complete).await? {
+            self.keep_mended(std::mem::take(&mut done.mended)).await;
+            if let Some(error) = done.failure.as_ref().filter(|new| failure.as_ref() != Some(*new))
+            {
+                tracing::warn!(error, "the pod network is not complete; trying again");
+            }
+            failure = done.failure.take();
+            self.tell(done);
+            if !self.changed(&mut changes, &state, failure.is_none()).await? {
                 return Ok(());
             }
         }
@@ -124,19 +131,26 @@ impl RouteLoop {
         }
     }
 
-    /// Tells what came of a pass; whether nothing of it has to be tried again.
-    fn tell(&self, done: Done, block: Option<Ipv4Block>) -> bool {
-        let Done { changes, mtu, problems, cut_off, mended, failure } = done;
-        for (uid, record) in mended {
-            tracing::warn!(pod = %uid, veth = record.veth, "the pod's link was lost; it has another");
-            if let Err(error) = self.pods.mended(uid, record) {
-                tracing::warn!(pod = %uid, %error, "the pod's new link is not recorded");
+    /// Has the links recorded that were made anew; one of a pod that went meanwhile goes too.
+    async fn keep_mended(&self, mended: Vec<Mended>) {
+        for Mended { uid, lost, record } in mended {
+            let veth = record.veth.clone();
+            if self.pods.mended(uid, &lost, record) {
+                tracing::warn!(pod = %uid, veth, "the pod's link was lost; it has another");
+                continue;
+            }
+            let removed = blocking(move || Links::open()?.delete(&veth)).await;
+            if let Some(Err(error)) = removed {
+                tracing::warn!(pod = %uid, %error, "the link of a pod that went is not removed");
             }
         }
-        if let Some(error) = &failure {
-            tracing::warn!(error, "routes of the pod network are not complete; trying again");
-        } else {
-            // Not before the board has its own address of the block.
+    }
+
+    /// Tells what came of a pass.
+    fn tell(&self, done: Done) {
+        let Done { changes, mtu, block, problems, cut_off, .. } = done;
+        // Whatever else failed: pods of this board can start, and reach those that can be reached.
+        if block.is_some() {
             self.block.send_if_modified(|known| std::mem::replace(known, block) != block);
         }
         self.mtu.send_if_modified(|known| std::mem::replace(known, mtu) != mtu);
@@ -149,7 +163,6 @@ impl RouteLoop {
             *known = fresh;
             modified
         });
-        failure.is_none()
     }
 
     /// Waits for something that a pass can see; false when the board stops.

@@ -225,8 +225,12 @@ impl PodNetwork {
 
     /// Removes a pod's link, record and address; a pod without any is fine.
     pub(crate) async fn release(&self, uid: Uid) {
-        let Some(veth) = self.lock().records.get(&uid).map(|record| record.veth.clone()) else {
-            return;
+        let veth = {
+            let mut pods = self.lock();
+            // From here on nobody mends the link.
+            let Some(record) = pods.records.remove(&uid) else { return };
+            self.publish(&pods);
+            record.veth
         };
         let run_dir = self.shared.run_dir.clone();
         let removed = blocking(move || {
@@ -237,12 +241,10 @@ impl PodNetwork {
             // The link goes with its namespace in any case.
             tracing::warn!(pod = %uid, %error, "the pod's link is not removed");
         }
-        let mut pods = self.lock();
-        pods.records.remove(&uid);
-        if let Some(pool) = &mut pods.pool {
+        // Not before the way to it is gone.
+        if let Some(pool) = &mut self.lock().pool {
             pool.free(uid);
         }
-        self.publish(&pods);
     }
 
     /// Forgets the address that a pod had before the reboot: it does not come back.
@@ -290,13 +292,19 @@ impl PodNetwork {
         self.lock().records.clone()
     }
 
-    /// A pod's link was made anew.
-    pub(super) fn mended(&self, uid: Uid, record: Record) -> io::Result<()> {
-        record.save(&self.shared.run_dir, uid)?;
+    /// A pod's link was made anew in place of `lost`. Whether the pod still has that place.
+    pub(super) fn mended(&self, uid: Uid, lost: &str, record: Record) -> bool {
         let mut pods = self.lock();
+        if pods.records.get(&uid).is_none_or(|known| known.veth != lost) {
+            return false;
+        }
+        if let Err(error) = record.save(&self.shared.run_dir, uid) {
+            // The next agent takes the link for a stray one and mends it again.
+            tracing::warn!(pod = %uid, %error, "the pod's new link is not recorded");
+        }
         pods.records.insert(uid, record);
         self.publish(&pods);
-        Ok(())
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, Pods> {
@@ -450,6 +458,43 @@ mod tests {
         let last = [at(2), at(3)].into_iter().find(|it| *it != given);
         assert_eq!(pods.take(block, uid(90), policy.clone()), last);
         assert_eq!(pods.take(block, uid(91), policy), Some(at(6)), "rather than none");
+    }
+
+    #[tokio::test]
+    async fn only_a_pod_that_still_has_its_place_is_mended() {
+        let run = std::env::temp_dir().join(format!("kumquat-mended-{}", std::process::id()));
+        let record = |veth: &str| Record {
+            address: Ipv4Addr::new(10, 42, 0, 7),
+            veth: veth.to_owned(),
+            mac: [2; 6],
+            host_ports: Vec::new(),
+        };
+        let uid = Uid::from_random([1; 16]);
+        record("kq-lost").save(&run, uid).expect("saved");
+        let known = Known {
+            block: watch::channel(None).1,
+            mtu: watch::channel(1_500).1,
+            state: watch::channel(Arc::default()).1,
+        };
+        let (pods, _filler) =
+            PodNetwork::new(&run, known, watch::Sender::default()).expect("a network");
+        let veth = || pods.records()[&uid].veth.clone();
+        assert!(!pods.mended(uid, "kq-older", record("kq-late")), "it has another place since");
+        assert_eq!(veth(), "kq-lost");
+        assert!(pods.mended(uid, "kq-lost", record("kq-new")));
+        assert_eq!(veth(), "kq-new");
+        assert_eq!(record::all(&run).expect("read"), [(uid, record("kq-new"))]);
+        // Without room in the run-dir it is mended all the same, and once.
+        std::fs::remove_dir_all(run.join("pods")).expect("removable");
+        std::fs::write(run.join("pods"), "").expect("in the way");
+        assert!(pods.mended(uid, "kq-new", record("kq-newer")));
+        assert_eq!(veth(), "kq-newer");
+        std::fs::remove_file(run.join("pods")).expect("removable");
+        pods.release(uid).await;
+        assert!(!pods.mended(uid, "kq-newer", record("kq-late")), "it is gone");
+        assert!(pods.records().is_empty());
+        assert_eq!(record::all(&run).expect("read"), []);
+        std::fs::remove_dir_all(run).expect("removable");
     }
 
     #[test]

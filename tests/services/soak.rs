@@ -2,7 +2,7 @@
 //! what is written.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -39,14 +39,15 @@ fn pods_come_and_go_and_boards_reboot() {
     }
     reboot(&mut bed, 1);
     reboot(&mut bed, 2);
-    scale(&bed, 0);
+    emptied(&bed);
     let before: Vec<_> = bed.cluster.boards.iter().map(Footprint::settled).collect();
     let memory: Vec<_> = bed.cluster.boards.iter().map(pss).collect();
     scale(&bed, 3);
     let (began, mut written) = (Instant::now(), Written::default());
     let mut reboots = 0;
-    let count = rounds(4);
-    for round in 0..count {
+    let least = Duration::from_secs(60 * minutes());
+    let mut round = 0;
+    while round < rounds(4) || began.elapsed() < least {
         change(&bed, round, &mut random);
         called(&bed, address);
         if round % REBOOT_EVERY == REBOOT_EVERY - 1 {
@@ -56,17 +57,18 @@ fn pods_come_and_go_and_boards_reboot() {
             reboots += 1;
             called(&bed, address);
         }
-        if round % 30 == 29 {
+        if round % 300 == 299 {
             let now: Vec<_> = bed.cluster.boards.iter().map(pss).collect();
             println!("soak: round {round}, {:.0?}, PSS {now:.1?} MB", began.elapsed());
         }
+        round += 1;
     }
-    scale(&bed, 0);
+    emptied(&bed);
     for (board, footprint) in bed.cluster.boards.iter().zip(&before) {
         footprint.assert_same(board, board.node());
     }
     let took = began.elapsed();
-    println!("soak: {count} rounds, {reboots} reboots in {took:.0?}; nothing left behind");
+    println!("soak: {round} rounds, {reboots} reboots in {took:.0?}; nothing left behind");
     for (board, before) in bed.cluster.boards.iter().zip(memory) {
         written.keep(board);
         println!(
@@ -106,6 +108,18 @@ fn change(bed: &Bed, round: usize, random: &mut Random) {
         }
         _ => scale(bed, 1 + random.below(REPLICAS_MAX)),
     }
+}
+
+/// No pods, on boards that all had some since they were started: what a first one makes is no leak.
+fn emptied(bed: &Bed) {
+    scale(bed, REPLICAS_MAX);
+    scale(bed, 0);
+}
+
+/// Of a long trial.
+fn minutes() -> u64 {
+    let minutes = std::env::var("KUMQUAT_SOAK_MINUTES").ok();
+    minutes.map_or(0, |text| text.parse().expect("KUMQUAT_SOAK_MINUTES is a number"))
 }
 
 fn scale(bed: &Bed, replicas: u64) {

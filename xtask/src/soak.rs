@@ -5,25 +5,54 @@ use anyhow::{Result, bail};
 use crate::setup;
 use crate::shell::{cargo, run};
 
-/// A long trial: its name, the test binary, which tests of it, how many rounds, and how many tests run
-/// at a time.
+/// A long trial: its name, the test binary, which tests of it, how many rounds or minutes, and how many
+/// tests run at a time.
 struct Trial {
     name: &'static str,
     binary: &'static str,
     filter: &'static str,
+    /// At least.
     rounds: u32,
+    minutes: u32,
     threads: u32,
 }
 
 const TRIALS: &[Trial] = &[
-    Trial { name: "power", binary: "power", filter: "", rounds: 200, threads: 1 },
-    Trial { name: "images", binary: "image_power", filter: "", rounds: 200, threads: 1 },
-    Trial { name: "restarts", binary: "cluster", filter: "survival::", rounds: 50, threads: 1 },
+    Trial { name: "power", binary: "power", filter: "", rounds: 200, minutes: 0, threads: 1 },
+    Trial {
+        name: "images",
+        binary: "image_power",
+        filter: "",
+        rounds: 200,
+        minutes: 0,
+        threads: 1,
+    },
+    Trial {
+        name: "restarts",
+        binary: "cluster",
+        filter: "survival::",
+        rounds: 50,
+        minutes: 0,
+        threads: 1,
+    },
     // Most of a fault is waiting for somebody to notice it.
-    Trial { name: "faults", binary: "faults", filter: "", rounds: 50, threads: 3 },
-    Trial { name: "rolls", binary: "services", filter: "rolling::", rounds: 20, threads: 1 },
-    // A round takes about ten seconds.
-    Trial { name: "hour", binary: "services", filter: "soak::", rounds: 360, threads: 1 },
+    Trial { name: "faults", binary: "faults", filter: "", rounds: 50, minutes: 0, threads: 3 },
+    Trial {
+        name: "rolls",
+        binary: "services",
+        filter: "rolling::",
+        rounds: 20,
+        minutes: 0,
+        threads: 1,
+    },
+    Trial {
+        name: "hour",
+        binary: "services",
+        filter: "soak::",
+        rounds: 4,
+        minutes: 60,
+        threads: 1,
+    },
 ];
 
 /// Runs one trial, or one test of it (`soak faults link_down`), or all trials.
@@ -36,10 +65,14 @@ pub(crate) fn soak(words: &[String]) -> Result<()> {
         bail!("no trial of that name; there are: {}", names.join(", "));
     }
     setup::for_tests()?;
+    // What users run: memory is measured too.
+    let binary = setup::build_static("fast")?;
     let test = words.get(1).map(String::as_str);
     for trial in chosen {
         run(cargo()
+            .env("KUMQUAT_BINARY", &binary)
             .env("KUMQUAT_SOAK_ROUNDS", trial.rounds.to_string())
+            .env("KUMQUAT_SOAK_MINUTES", trial.minutes.to_string())
             .args(["test", "--test", trial.binary, "--", "--nocapture"])
             .arg(format!("--test-threads={}", trial.threads))
             .args(test.or((!trial.filter.is_empty()).then_some(trial.filter))))?;

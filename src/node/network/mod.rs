@@ -171,11 +171,8 @@ impl Network {
         spawn(&mut loops, "routes", routes.run());
         spawn(&mut loops, "prepared namespaces", async { io::Result::Ok(filler.run().await) });
         spawn(&mut loops, "rules", proxy.run());
-        spawn(
-            &mut loops,
-            "DNS",
-            async move { dns::run(&name, dns, &keeper, &held, stopped).await },
-        );
+        let dns = async move { dns::run(&name, dns, &keeper, &held, stopped).await };
+        spawn(&mut loops, "DNS", dns);
         spawn(&mut loops, "health checks", async { io::Result::Ok(checks.await) });
         spawn(&mut loops, "echoes", async { io::Result::Ok(probe.run().await) });
         spawn(&mut loops, "network health", async { io::Result::Ok(sources.run(told).await) });

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +17,7 @@ use kumquat::io::image::{ImageStore, Source};
 use kumquat::io::keeper::{Keeper, KeeperPaths};
 use kumquat::io::link::BoardEnd;
 use kumquat::node::{self, NodeError, NodeOptions};
+use model::ids::Uid;
 use model::network::NetState;
 use model::timestamp::Timestamp;
 use model::wire::{self, MessageKind, NetV1};
@@ -135,7 +138,8 @@ impl SimulatedBoard {
         let bytes = std::fs::read(self.run_dir.join("net.bin")).unwrap_or_default();
         // A head of eight bytes: format and checksum, which is the agent's own business.
         let Some(body) = bytes.get(8..) else { return NetState::default() };
-        let whole: NetV1 = wire::decode(MessageKind::Net, body).expect("a whole file");
+        let (_, whole): (BTreeMap<Uid, Ipv4Addr>, NetV1) =
+            wire::decode(MessageKind::Net, body).expect("a whole file");
         NetState::default().apply(whole).expect("a whole state")
     }
 

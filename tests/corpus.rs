@@ -262,6 +262,10 @@ fn wire_messages() -> Vec<(&'static str, Vec<u8>)> {
             gone: vec![address],
             come: Vec::new(),
         }],
+        starting: vec![wire::NetStartingV1 {
+            policy: "shop/allow".into(),
+            pods: vec![Uid([1; 16])],
+        }],
         ..wire::NetV1::default()
     };
     let gone = wire::NetV1 {

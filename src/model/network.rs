@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::Uid;
+
 pub use change::{NetMismatch, differences};
 
 /// A transport protocol.
@@ -216,6 +218,9 @@ pub struct NetPolicy {
     pub ingress: Option<Vec<NetRule>>,
     /// What may go out from them; `None` when it does not say anything about that.
     pub egress: Option<Vec<NetRule>>,
+    /// Pods that it applies to and whose address only their board knows yet, sorted; at most
+    /// `NET_POLICY_STARTING_MAX`.
+    pub starting: Vec<Uid>,
 }
 
 /// Traffic that a policy allows.

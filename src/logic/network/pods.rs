@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use model::view::{Labels, NamedPort, PodView, Selector};
+use model::ids::Uid;
+use model::view::{NamedPort, PodView, Selector};
 
 use crate::world::World;
 
@@ -33,7 +34,11 @@ pub(super) enum Namespaces {
 /// A pod of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Member {
-    pub(super) address: Ipv4Addr,
+    pub(super) uid: Uid,
+    /// A board starts it, or has.
+    pub(super) is_bound: bool,
+    /// Not before its board has told it.
+    pub(super) address: Option<Ipv4Addr>,
     pub(super) named_ports: Box<[NamedPort]>,
 }
 
@@ -68,10 +73,16 @@ impl PodQuery {
     /// The pod as a member, if it is one. Pods on the network of their board have no address of
     /// their own, and finished ones none any more.
     fn member(&self, world: &World, pod: &PodView) -> Option<Member> {
-        let address = pod.address.filter(|_| !pod.host_network && !pod.finished())?;
-        let taken =
-            self.pods.matches(&pod.meta.labels) && self.takes_namespace(world, &pod.meta.namespace);
-        taken.then(|| Member { address, named_ports: pod.named_ports.clone() })
+        let taken = !pod.host_network
+            && !pod.finished()
+            && self.pods.matches(&pod.meta.labels)
+            && self.takes_namespace(world, &pod.meta.namespace);
+        taken.then(|| Member {
+            uid: pod.meta.uid,
+            is_bound: !pod.node.is_empty(),
+            address: pod.address,
+            named_ports: pod.named_ports.clone(),
+        })
     }
 }
 
@@ -205,8 +216,9 @@ fn fill(
 
 /// Whether a change of a pod can matter to any set.
 pub(super) fn matters(old: &PodView, new: &PodView) -> bool {
-    fn shown(pod: &PodView) -> (Option<Ipv4Addr>, bool, bool, &Labels, &[NamedPort]) {
-        (pod.address, pod.host_network, pod.finished(), &pod.meta.labels, &pod.named_ports)
+    fn shown(pod: &PodView) -> impl PartialEq + '_ {
+        let network = (pod.address, pod.host_network, &pod.named_ports);
+        (network, pod.meta.uid, pod.node.is_empty(), pod.finished(), &pod.meta.labels)
     }
     shown(old) != shown(new)
 }

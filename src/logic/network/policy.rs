@@ -3,11 +3,15 @@
 //! Ports with a name are another number in another pod: they are resolved for each destination, which
 //! is a pod that the policy applies to for ingress, and a peer for egress (any pod where the peers
 //! are everybody or a block). A rule none of whose ports exists allows nothing and is left out.
+//!
+//! Pods that have no address yet are named by uid: their board isolates them with the address.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use model::ids::Uid;
+use model::limits::NET_POLICY_STARTING_MAX;
 use model::network::{NetPeers, NetPolicy, NetPolicyPort, NetRule};
 use model::view::{NetworkPolicyView, PolicyPeer, PolicyPort, PolicyRule, Selector, TargetPort};
 
@@ -56,6 +60,7 @@ impl Policies {
             pods: addresses(selected.iter().copied()),
             ingress: rules.map(|rules| rules.iter().filter_map(ingress).collect()),
             egress: view.egress.as_ref().map(|rules| rules.iter().filter_map(egress).collect()),
+            starting: starting(&selected),
         }
     }
 
@@ -132,7 +137,19 @@ fn destination_queries(namespace: &Arc<str>, rule: &PolicyRule) -> impl Iterator
 }
 
 fn addresses<'a>(members: impl Iterator<Item = &'a Member>) -> Vec<Ipv4Addr> {
-    let sorted: BTreeSet<Ipv4Addr> = members.map(|member| member.address).collect();
+    let sorted: BTreeSet<Ipv4Addr> = members.filter_map(|member| member.address).collect();
+    sorted.into_iter().collect()
+}
+
+/// Those without an address; when there are too many, the ones that boards start already.
+fn starting(members: &[&Member]) -> Vec<Uid> {
+    let mut starting: Vec<&Member> =
+        members.iter().copied().filter(|member| member.address.is_none()).collect();
+    if starting.len() > NET_POLICY_STARTING_MAX {
+        starting.sort_by_key(|member| (!member.is_bound, member.uid));
+        starting.truncate(NET_POLICY_STARTING_MAX);
+    }
+    let sorted: BTreeSet<Uid> = starting.iter().map(|member| member.uid).collect();
     sorted.into_iter().collect()
 }
 
@@ -157,10 +174,11 @@ fn ports<'a>(
                     .get_or_insert_with(|| destinations.take().map(|it| it()).unwrap_or_default());
                 let mut numbers: BTreeMap<u16, BTreeSet<Ipv4Addr>> = BTreeMap::new();
                 for member in destinations.iter() {
+                    let Some(address) = member.address else { continue };
                     let ports = member.named_ports.iter();
                     let mut same = ports.filter(|it| it.name == *name && it.protocol == protocol);
                     if let Some(found) = same.next() {
-                        numbers.entry(found.port).or_default().insert(member.address);
+                        numbers.entry(found.port).or_default().insert(address);
                     }
                 }
                 resolved.extend(numbers.into_iter().map(|(number, only)| NetPolicyPort {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use model::ids::{ObjectKey, Uid, Version};
+use model::limits::NET_POLICY_STARTING_MAX;
 use model::network::{
     NetBoard, NetEndpoint, NetPeers, NetPolicy, NetPolicyPort, NetPort, NetRule, NetService,
     NetState, Protocol,
@@ -258,6 +259,29 @@ fn the_feed_says_what_the_objects_say_and_boards_follow() {
         bad = bad.apply(feed.state().whole()).expect("whole");
         assert_eq!(bad, oracle::state(&objects, feed.state().revision), "seed {seed}");
     }
+}
+
+#[test]
+fn the_pods_that_boards_start_are_named_first_when_there_are_too_many() {
+    let (mut world, mut feed) = (World::default(), Feed::default());
+    let mut apply = |kind: &'static str, name: String, body: Value| {
+        let key = ObjectKey { kind: kind.into(), namespace: "one".to_owned(), name };
+        let (version, text) = (Version(world.version().0 + 1), body.to_string());
+        let changed = world.apply(&key, version, uid(&key), Some(text.as_bytes()));
+        feed.note(&world, &changed.expect("a good shape"));
+        uid(&key)
+    };
+    let policy = json!({ "metadata": {}, "spec": { "podSelector": {} } });
+    apply("networking.k8s.io/networkpolicies", "closed".to_owned(), policy);
+    for number in 0..2 * NET_POLICY_STARTING_MAX {
+        apply("/pods", format!("p{number}"), json!({ "metadata": {}, "spec": {} }));
+    }
+    let bound = json!({ "metadata": {}, "spec": { "nodeName": "a" } });
+    let bound = apply("/pods", "bound".to_owned(), bound);
+    feed.advance(&world);
+    let starting = &feed.state().policies["one/closed"].starting;
+    assert_eq!(starting.len(), NET_POLICY_STARTING_MAX);
+    assert!(starting.is_sorted() && starting.contains(&bound));
 }
 
 #[test]

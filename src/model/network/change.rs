@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::{NetEndpoint, NetPolicy, NetRule, NetService, NetState};
-use crate::wire::{NetAddressesV1, NetEndpointsV1, NetPlace, NetV1};
+use crate::wire::{NetAddressesV1, NetEndpointsV1, NetPlace, NetStartingV1, NetV1};
 
 /// A message is a difference to a revision that this board does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,6 +83,10 @@ impl NetState {
             (Some(old), Some(new)) if old == new => {}
             (Some(old), Some(new)) if has_same_shape(old, new) => {
                 address_changes(key, old, new, &mut change.addresses);
+                if old.starting != new.starting {
+                    let (policy, pods) = (key.clone(), new.starting.clone());
+                    change.starting.push(NetStartingV1 { policy, pods });
+                }
             }
             (_, Some(new)) => change.policies.push(new.clone()),
         });
@@ -114,6 +118,10 @@ impl NetState {
         for change in message.addresses {
             let policy = new.policies.get_mut(&change.policy).ok_or(mismatch)?;
             change_addresses(Arc::make_mut(policy), change).ok_or(mismatch)?;
+        }
+        for change in message.starting {
+            let policy = new.policies.get_mut(&change.policy).ok_or(mismatch)?;
+            Arc::make_mut(policy).starting = change.pods;
         }
         Ok(new)
     }
@@ -320,6 +328,20 @@ mod tests {
         assert_eq!(again, new);
         assert!(Arc::ptr_eq(&again.services["shop/web"], &new.services["shop/web"]), "shared");
         assert_eq!(NetState::default().apply(new.whole()), Ok(new));
+    }
+
+    #[test]
+    fn a_pod_that_starts_is_a_small_message() {
+        let mut old = state(7, Vec::new(), &(1..1_000).collect::<Vec<_>>());
+        let mut new = old.clone();
+        new.revision = 8;
+        let policy = new.policies.get_mut("shop/allow").expect("there");
+        Arc::make_mut(policy).starting = vec![crate::ids::Uid([7; 16])];
+        let change = old.change_to(&new);
+        assert!(change.policies.is_empty() && change.addresses.is_empty() && !change.is_empty());
+        assert_eq!(old.apply(change.clone()), Ok(new));
+        old.policies.clear();
+        assert!(old.apply(change).is_err(), "the policy is not there");
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod tests;
 
 pub use down::{BeatDownV1, CommandV1, DesiredPodV1, DesiredV1, FetchV1, ObjectV1};
 pub use header::{Header, MessageKind, Part, SCHEMA, WireError, decode, encode, encode_body};
-pub use net::{NetAddressesV1, NetEndpointsV1, NetPlace, NetV1};
+pub use net::{NetAddressesV1, NetEndpointsV1, NetPlace, NetStartingV1, NetV1};
 pub use parts::{Assembly, encode_parts, pack, parts_of, unpack};
 pub use stream::{
     AttachRequestV1, BlobRequestV1, ExecRequestV1, LogsRequestV1, PortForwardRequestV1, StdioV1,

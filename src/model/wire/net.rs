@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::Uid;
 use crate::network::{NetBoard, NetEndpoint, NetPolicy, NetService};
 
 /// What boards know of the network, whole or as the difference to an earlier revision.
@@ -34,6 +35,8 @@ pub struct NetV1 {
     pub policies_gone: Vec<Arc<str>>,
     /// Changes of addresses in policies that stay as they are.
     pub addresses: Vec<NetAddressesV1>,
+    /// Pods without an address of policies that stay as they are.
+    pub starting: Vec<NetStartingV1>,
 }
 
 impl NetV1 {
@@ -57,6 +60,7 @@ impl NetV1 {
             && self.policies.is_empty()
             && self.policies_gone.is_empty()
             && self.addresses.is_empty()
+            && self.starting.is_empty()
     }
 }
 
@@ -82,6 +86,15 @@ pub struct NetAddressesV1 {
     pub gone: Vec<Ipv4Addr>,
     /// Addresses that were not there.
     pub come: Vec<Ipv4Addr>,
+}
+
+/// The pods of a policy that have no address yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetStartingV1 {
+    /// `namespace/name`.
+    pub policy: Arc<str>,
+    /// All of them.
+    pub pods: Vec<Uid>,
 }
 
 /// A list of addresses in a policy.

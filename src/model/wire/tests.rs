@@ -125,7 +125,7 @@ fn the_network_whole() {
     let port = b"\x01\x01h\x01\xac\x02\x00\xac\x02\x00\x01\x01\x00";
     let endpoint = b"\x01\x0a\x2a\x00\x02\x01p\x00\x01w\x01\x01\x00\x01\x50";
     let head: &[u8] = &[0xac, 2, 0, 1];
-    check(whole, &[head, board, &[0, 1], service, port, endpoint, &[0, 0, 0, 0, 0]]);
+    check(whole, &[head, board, &[0, 1], service, port, endpoint, &[0, 0, 0, 0, 0, 0]]);
 }
 
 #[test]
@@ -143,6 +143,7 @@ fn the_network_as_a_difference() {
         pods: vec![address],
         ingress: Some(vec![NetRule { peers: Some(peers), ports: vec![port] }]),
         egress: None,
+        starting: vec![UID],
     };
     let endpoint = NetEndpoint { address, board: "p".into(), ..NetEndpoint::default() };
     let change = NetV1 {
@@ -163,13 +164,15 @@ fn the_network_as_a_difference() {
             gone: vec![address],
             come: Vec::new(),
         }],
+        starting: vec![NetStartingV1 { policy: "n/z".into(), pods: vec![UID] }],
         ..NetV1::default()
     };
     let ip: &[u8] = &[10, 42, 0, 2];
     let endpoints = [b"\x03n/t\x01", ip, b"\x01", ip, b"\x01p\x00\x00\x00\x00\x00\x00"].concat();
     let peers = [b"\x01", ip, b"\x01\x0a\x00\x00\x00\x08\x01\x0a\x01\x00\x00\x10"].concat();
     let port = [&b"\x01\x02\x50\x5a\x01"[..], ip].concat();
-    let policy = [b"\x01n\x01a\x01", ip, b"\x01\x01\x01", &peers, &port, b"\x00"].concat();
+    let policy =
+        [b"\x01n\x01a\x01", ip, b"\x01\x01\x01", &peers, &port, b"\x00\x01", &UID.0].concat();
     let addresses = [&b"\x03n/y\x02\x01\x01"[..], ip, b"\x00"].concat();
     let golden: &[&[u8]] = &[
         b"\x03\x02\x00\x01\x01b\x00\x01\x03n/s\x01",
@@ -178,6 +181,8 @@ fn the_network_as_a_difference() {
         &policy,
         b"\x01\x03n/x\x01",
         &addresses,
+        b"\x01\x03n/z\x01",
+        &UID.0,
     ];
     check(change, golden);
 }

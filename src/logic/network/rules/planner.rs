@@ -119,7 +119,8 @@ impl Planner {
             refused.extend(new.refused.difference(&old.refused).cloned());
             self.replace(key, old, new, &mut touched);
         }
-        if moved || *self.local != *local {
+        let moved_in = *self.local != *local;
+        if moved || moved_in {
             let claims = |local: &LocalPods, boards: &BTreeSet<Ipv4Addr>| {
                 frontend::of_host_ports(local, &self.site, boards)
             };
@@ -129,7 +130,8 @@ impl Planner {
             self.local = local;
         }
         let (services, choices) = self.count(touched);
-        let policies = before.policies != state.policies;
+        let awaited = state.policies.values().any(|policy| !policy.starting.is_empty());
+        let policies = before.policies != state.policies || (moved_in && awaited);
         let mut program = None;
         if guards || choices || policies {
             let now = self.program_now();
@@ -142,7 +144,7 @@ impl Planner {
     }
 
     fn program_now(&self) -> Program {
-        Program::new(&self.site, &self.state, self.choices.keys().copied())
+        Program::new(&self.site, &self.state, &self.local, self.choices.keys().copied())
     }
 
     /// Replaces what somebody asks for, and notes what was at each of the frontends before.

@@ -2,15 +2,19 @@
 //!
 //! A pod that some policy with a direction selects gets one chain for that direction: every rule of
 //! every such policy lets traffic return, the end drops it. Chains are named by the pod's address, sets
-//! by the policy, so that several pods share them; `_` parts what names of policies may look like. What comes back on a connection that was let
-//! through, a pod that talks to itself, and this board's own traffic never get here.
+//! by the policy, so that several pods share them; `_` parts what names of policies may look like. What
+//! comes back on a connection that was let through, a pod that talks to itself, and this board's own
+//! traffic never get here. A pod has its chains from the moment the board gives it an address, not only
+//! when the cluster knows it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use model::ids::Uid;
 use model::network::{Ipv4Block, NetPeers, NetPolicy, NetPolicyPort, NetRule, NetState};
 
+use super::super::local::LocalPods;
 use super::Site;
 use super::frontend::short;
 use super::program::{Action, Key, Match, Program, Rule, SetKind, Verdict, names};
@@ -61,13 +65,18 @@ pub(super) struct Policies<'a> {
 }
 
 impl<'a> Policies<'a> {
-    pub(super) fn of(state: &'a NetState, site: &Site) -> Self {
+    pub(super) fn of(state: &'a NetState, local: &LocalPods, site: &Site) -> Self {
         let mut pods: BTreeMap<_, Vec<&NetPolicy>> = BTreeMap::new();
         let Some(block) = site.block else { return Self { pods } };
+        let here: BTreeMap<Uid, Ipv4Addr> =
+            local.pods.iter().map(|(address, pod)| (pod.uid, *address)).collect();
         for policy in state.policies.values() {
+            let known = policy.pods.iter().copied().filter(|pod| block.contains(*pod));
+            let starting = policy.starting.iter().filter_map(|uid| here.get(uid).copied());
+            let selected: BTreeSet<Ipv4Addr> = known.chain(starting).collect();
             let directions = Direction::BOTH.into_iter().filter(|d| d.rules(policy).is_some());
             for direction in directions {
-                for pod in policy.pods.iter().filter(|pod| block.contains(**pod)) {
+                for pod in &selected {
                     pods.entry((direction, *pod)).or_default().push(policy);
                 }
             }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use model::limits::HAIRPIN_PODS_MAX;
 use model::network::{Ipv4Block, NetState, Protocol};
 
+use super::super::local::LocalPods;
 use super::frontend::guard_name;
 use super::policy::Policies;
 use super::{Choice, Site, own_address};
@@ -222,6 +223,7 @@ impl Program {
     pub(super) fn new(
         site: &Site,
         state: &NetState,
+        local: &LocalPods,
         choices: impl Iterator<Item = Choice>,
     ) -> Self {
         let mut program = Self::default();
@@ -229,7 +231,7 @@ impl Program {
         program.filter(site);
         program.guards(state);
         program.choices(choices);
-        Policies::of(state, site).add_to(&mut program);
+        Policies::of(state, local, site).add_to(&mut program);
         program
     }
 

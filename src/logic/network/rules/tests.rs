@@ -267,6 +267,7 @@ fn sets_of_policies_that_sound_alike_are_not_the_same() {
         pods: vec![Ipv4Addr::new(10, 42, 0, 2)],
         ingress: None,
         egress: Some(rules),
+        ..NetPolicy::default()
     };
     let policies = [
         policy("a", vec![rule(1, true), rule(2, true)]),
@@ -308,6 +309,43 @@ fn a_changed_endpoint_changes_nothing_else() {
 }
 
 #[test]
+fn a_pod_is_isolated_before_the_cluster_knows_its_address() {
+    let (own, other) = (Uid::from_random([1; 16]), Uid::from_random([2; 16]));
+    let closed = |starting: Vec<Uid>, pods: Vec<Ipv4Addr>| {
+        let policy = NetPolicy {
+            namespace: "ns".to_owned(),
+            name: "closed".to_owned(),
+            ingress: Some(Vec::new()),
+            starting,
+            pods,
+            ..NetPolicy::default()
+        };
+        let mut state = state(Vec::new());
+        state.policies.insert(policy.key().into(), Arc::new(policy));
+        Arc::new(state)
+    };
+    let address = Ipv4Addr::new(10, 42, 0, 2);
+    let local = |uid| {
+        let pod = LocalPod { uid, host_ports: Vec::new(), veth: "kq1".to_owned() };
+        Arc::new(LocalPods { pods: [(address, pod)].into() })
+    };
+    let mut planner = Planner::new(site());
+    let chain = format!("{}-{address}", names::INGRESS);
+    let is_isolated =
+        |planner: &Planner| planner.rules().program.chains.contains_key(chain.as_str());
+    planner.update(closed(vec![own], Vec::new()), Arc::default());
+    assert!(!is_isolated(&planner));
+    planner.update(closed(vec![own], Vec::new()), local(other));
+    assert!(!is_isolated(&planner));
+    let changes = planner.update(closed(vec![own], Vec::new()), local(own));
+    assert!(is_isolated(&planner) && changes.program.is_some(), "as soon as it has an address");
+    let changes = planner.update(closed(Vec::new(), vec![address]), local(own));
+    assert!(is_isolated(&planner) && changes.is_empty(), "the cluster knows it by its address");
+    planner.update(closed(vec![own], Vec::new()), Arc::default());
+    assert!(!is_isolated(&planner));
+}
+
+#[test]
 fn the_whole_plan_of_a_small_board() {
     let mut web = service("web", vec![endpoint(2, "here"), endpoint(2, "there")]);
     web.affinity_seconds = 10_800;
@@ -334,6 +372,7 @@ fn the_whole_plan_of_a_small_board() {
         pods: vec![Ipv4Addr::new(10, 42, 0, 2), Ipv4Addr::new(10, 42, 1, 2)],
         ingress: Some(vec![NetRule { peers: Some(peers), ports: ports.clone() }]),
         egress: Some(vec![NetRule { peers: None, ports }]),
+        starting: Vec::new(),
     };
     let mut state = state(vec![web]);
     state.policies.insert(policy.key().into(), Arc::new(policy));

@@ -150,11 +150,16 @@ fn matches(selector: &Value, labels: &Value) -> bool {
         })
 }
 
-/// Pods with an address of their own.
-fn pods<'a>(objects: &'a Objects) -> impl Iterator<Item = (&'a ObjectKey, &'a Value, Ipv4Addr)> {
+/// Pods that have, or will have, an address of their own.
+fn networked(objects: &Objects) -> impl Iterator<Item = (&ObjectKey, &Value)> {
     of_kind(objects, "/pods")
         .filter(|(_, pod)| pod["spec"]["hostNetwork"] != true)
         .filter(|(_, pod)| pod["status"]["phase"] != "Succeeded")
+}
+
+/// Those that have it.
+fn pods<'a>(objects: &'a Objects) -> impl Iterator<Item = (&'a ObjectKey, &'a Value, Ipv4Addr)> {
+    networked(objects)
         .filter_map(|(key, pod)| Some((key, pod, pod["status"]["podIP"].as_str()?.parse().ok()?)))
 }
 
@@ -174,7 +179,12 @@ fn policy(objects: &Objects, key: &ObjectKey, body: &Value) -> NetPolicy {
     let rules = |rules: &Value, peers: &str| -> Vec<NetRule> {
         list(rules).filter_map(|it| rule(objects, key, it, &it[peers], peers, &own)).collect()
     };
+    let starting: BTreeSet<Uid> = networked(objects)
+        .filter(|(pod, body)| own(pod, body) && body["status"]["podIP"].is_null())
+        .map(|(pod, _)| uid(pod))
+        .collect();
     NetPolicy {
+        starting: starting.into_iter().collect(),
         namespace: key.namespace.clone(),
         name: key.name.clone(),
         pods: selected.into_iter().collect(),

@@ -79,6 +79,7 @@ fn random_state(random: &mut Random) -> NetState {
             pods: random.pods(),
             ingress: random.chance().then(|| vec![rule(random), rule(random)]),
             egress: random.chance().then(|| vec![rule(random)]),
+            starting: Vec::new(),
         };
         state.policies.insert(policy.key().into(), Arc::new(policy));
     }

@@ -98,7 +98,13 @@ fn a_restart_of_the_agent_is_not_noticed(cluster: &mut Cluster, pods: &[crate::b
 
 /// Somebody deletes a pod's link: the board makes another one, with the same address.
 fn a_lost_link_is_mended(cluster: &Cluster, pods: &[crate::bed::Pod]) {
-    let board = &cluster.boards[0];
+    delete_links(&cluster.boards[0]);
+    reaches(&pods[1].namespace, &pods[0]);
+    reaches(&pods[0].namespace, &pods[3]);
+}
+
+/// Deletes the links of all pods, and those made beforehand.
+fn delete_links(board: &crate::board::Board) {
     let deleted = net::inside(board.namespace(), || {
         let mut links = net::Links::open()?;
         for link in links.list()? {
@@ -109,8 +115,6 @@ fn a_lost_link_is_mended(cluster: &Cluster, pods: &[crate::bed::Pod]) {
         Ok(())
     });
     deleted.expect("links deleted");
-    reaches(&pods[1].namespace, &pods[0]);
-    reaches(&pods[0].namespace, &pods[3]);
 }
 
 /// Sooner than the board writes addresses to its disk.
@@ -185,6 +189,16 @@ fn a_pod_without_a_place_starts_again_in_another_sandbox() {
     assert_eq!(pod["status"]["podIP"], other.address.to_string());
     assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
     wait_pod_links(&cluster.boards[0], 2 + READY);
+
+    // A namespace that has lost its link is nobody's place.
+    delete_links(&cluster.boards[0]);
+    create(&cluster, "fresh", 0, |_| {});
+    let fresh = running(&cluster, "fresh", 0);
+    reaches(cluster.boards[0].namespace(), &fresh);
+    let events = cluster.master().get("/api/v1/namespaces/default/events");
+    let mut events = events["items"].as_array().expect("a list").iter();
+    let failed = events.find(|event| event["reason"] == "FailedCreatePodSandBox");
+    assert!(failed.is_none(), "{failed:?}");
 }
 
 #[test]

@@ -122,6 +122,11 @@ impl Prepared {
         &self.name
     }
 
+    /// Whether the link is still there: anybody on the board can remove it.
+    pub fn is_wired(&self) -> bool {
+        if_nametoindex(self.name.as_str()) == Ok(self.board_end)
+    }
+
     /// Hardware address of the pod's end.
     pub fn mac(&self) -> Mac {
         self.mac
@@ -208,7 +213,9 @@ mod tests {
             reach(Some(&two.path()), at(2), at(3))?;
             reach(Some(&one.path()), at(2), at(2))?;
             reach(None, at(2), own)?;
+            assert!(two.is_wired());
             links.delete(two.name())?;
+            assert!(!two.is_wired());
             let mut mended = Prepared::mend(&two.path(), [3; 8], 1_500)?;
             mended.settle(&mut routes, at(3), own)?;
             reach(Some(&mended.path()), at(2), at(3))?;

@@ -104,6 +104,8 @@ pub enum Event {
         /// Whether trying again can help; else only a change of objects or of the pod does.
         retry: bool,
     },
+    /// The board can give pods a place in the network.
+    NetworkReady,
     /// A ConfigMap or Secret of the pod changed.
     ObjectsChanged,
     /// An image was imported on this board.

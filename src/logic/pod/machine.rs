@@ -267,6 +267,7 @@ impl PodMachine {
                 self.report(out, true, "FailedKillPod", message, None);
                 self.fail_step(2, true, now);
             }
+            Event::NetworkReady => self.network_ready(now),
             Event::ObjectsChanged => self.retry_blocked(|_| true),
             Event::ImagesChanged => self.retry_blocked(|container| container.image.is_none()),
             Event::Timer => {}

@@ -57,6 +57,14 @@ impl PodMachine {
         }
     }
 
+    /// What a sandbox waited for may be there.
+    pub(super) fn network_ready(&mut self, now: Moment) {
+        self.state.delays[0] = 0;
+        if let Step::Failed { retry_ticks: Some(at), .. } = &mut self.state.sandbox {
+            *at = now.ticks.min(*at);
+        }
+    }
+
     /// The sandbox is gone; unless the pod is over, the next one is due.
     pub(super) fn sandbox_removed(&mut self) {
         self.state.sandbox = Step::Todo;

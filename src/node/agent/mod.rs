@@ -75,6 +75,8 @@ pub(super) struct Agent {
     beats: u64,
     /// When a master was heard last.
     heard_ticks: Option<u64>,
+    /// Pods can have a place in the network.
+    network_open: bool,
 }
 
 /// Runs the agent until shutdown or until the link closes.
@@ -140,7 +142,7 @@ pub(super) async fn run(
             Ok(()) = imports.changed() => agent.images_changed(),
             Some(image) = offered.recv() => agent.image_offered(&image),
             Ok(()) = address.changed() => agent.address_changed(),
-            Some(()) = changed(&mut health) => agent.report_board(),
+            Some(health) = changed(&mut health) => agent.network_changed(&health),
             error = failed(&mut network) => return Err(error),
             _ = beat.tick() => agent.beat().await,
             () = sleep_until(wake) => {}
@@ -155,8 +157,10 @@ async fn stopped(shutdown: &mut watch::Receiver<bool>) {
 }
 
 /// Waits for the network to fare otherwise; for ever where there is none.
-async fn changed(health: &mut Option<watch::Receiver<NetworkHealth>>) -> Option<()> {
-    health.as_mut()?.changed().await.ok()
+async fn changed(health: &mut Option<watch::Receiver<NetworkHealth>>) -> Option<NetworkHealth> {
+    let health = health.as_mut()?;
+    health.changed().await.ok()?;
+    Some(health.borrow_and_update().clone())
 }
 
 /// Waits for a part of the network to end; for ever where there is none.
@@ -195,6 +199,7 @@ impl Agent {
             condition,
             beats: 0,
             heard_ticks: None,
+            network_open: false,
             driver,
             version,
             desired,

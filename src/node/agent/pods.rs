@@ -21,6 +21,7 @@ use crate::io::image::Hold;
 use crate::io::keeper::{ContainerStateV1, ExitV1, RunStateV1};
 use crate::node::desired::Changes;
 use crate::node::driver::{Answer, Job, exit_of};
+use crate::node::network::NetworkHealth;
 use crate::node::object;
 use crate::node::place::{PodPlaces, replace};
 use crate::node::report::Report;
@@ -172,6 +173,21 @@ impl Agent {
     fn refresh_volumes(&mut self, uid: Uid) {
         if self.pods.get(&uid).is_some_and(|entry| entry.machine.refreshes_volumes()) {
             self.perform(uid, Effect::PrepareVolumes);
+        }
+    }
+
+    /// How the network fares has changed: pods that wait for it need not wait their pauses out.
+    pub(super) fn network_changed(&mut self, health: &NetworkHealth) {
+        self.report_board();
+        let was_open = std::mem::replace(&mut self.network_open, health.is_open());
+        if !self.network_open || was_open {
+            return;
+        }
+        let waits = |entry: &PodEntry| matches!(entry.machine.state().sandbox, Step::Failed { .. });
+        let waiting: Vec<Uid> =
+            self.pods.iter().filter(|(_, entry)| waits(entry)).map(|(uid, _)| *uid).collect();
+        for uid in waiting {
+            self.feed(uid, Event::NetworkReady);
         }
     }
 

@@ -65,6 +65,14 @@ pub(super) struct Job {
     pub(super) address: Option<Ipv4Addr>,
 }
 
+/// Why a sandbox has no place in the network.
+enum Unplaced {
+    /// What was prepared, or the board's own address, has gone meanwhile: another may do.
+    Unwired(String),
+    /// It is to be tried later.
+    Refused(String),
+}
+
 /// What came of an effect.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -156,25 +164,45 @@ impl Driver {
             let made = self.keeper.sandbox_create(sandbox).await;
             return made.map(|()| None).map_err(|error| error.to_string());
         };
+        // Another sandbox has another address.
+        place::forget(&places.etc("hosts")).map_err(|error| error.to_string())?;
+        let address = match self.place_sandbox(network, pod, sandbox.clone()).await {
+            Err(Unplaced::Unwired(message)) => {
+                tracing::warn!(pod = pod.full_name(), message, "it gets another place");
+                self.place_sandbox(network, pod, sandbox).await
+            }
+            placed => placed,
+        };
+        address.map(Some).map_err(|unplaced| match unplaced {
+            Unplaced::Unwired(message) | Unplaced::Refused(message) => message,
+        })
+    }
+
+    /// A sandbox around a namespace with an address; nothing is left of one that fails.
+    async fn place_sandbox(
+        &self,
+        network: &PodNetwork,
+        pod: &Pod,
+        sandbox: SandboxV1,
+    ) -> Result<Ipv4Addr, Unplaced> {
+        let refused = |error: KeeperError| Unplaced::Refused(error.to_string());
         if network.has(pod.uid()) || self.keeper.sandbox_netns(&sandbox.uid).exists() {
             // Begun and not answered before the agent was restarted: its namespace is another one, and
             // the keeper would leave it as it is.
-            self.remove_sandbox(pod.uid()).await.map_err(|error| error.to_string())?;
+            self.remove_sandbox(pod.uid()).await.map_err(refused)?;
         }
-        // Another sandbox has another address.
-        place::forget(&places.etc("hosts")).map_err(|error| error.to_string())?;
-        let place = network.reserve(pod).await?;
+        let place = network.reserve(pod).await.map_err(Unplaced::Refused)?;
         let (address, (namespace, held)) = (place.address(), place.namespace());
         let (adopted, settled) =
             tokio::join!(self.keeper.sandbox_adopt(sandbox, namespace), place.settle());
         drop(held);
-        let made = adopted.map_err(|error| error.to_string()).and(settled);
+        let made = adopted.map_err(refused).and(settled.map_err(Unplaced::Unwired));
         if made.is_err()
             && let Err(error) = self.remove_sandbox(pod.uid()).await
         {
             tracing::debug!(pod = pod.full_name(), %error, "half a sandbox is not removed");
         }
-        made.map(|_adopted| Some(address))
+        made.map(|_adopted| address)
     }
 
     /// The namespaces, then the link, whose other end was in one of them.

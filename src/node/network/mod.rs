@@ -91,6 +91,15 @@ pub(crate) struct NetworkHealth {
     pub(crate) problems: Vec<String>,
     /// Why pods get no network at all.
     pub(crate) unavailable: Option<String>,
+    /// The board has addresses for pods.
+    pub(crate) has_block: bool,
+}
+
+impl NetworkHealth {
+    /// Whether pods can have a place in the network.
+    pub(crate) fn is_open(&self) -> bool {
+        self.has_block && self.unavailable.is_none()
+    }
 }
 
 /// The running network of a board.
@@ -151,18 +160,19 @@ impl Network {
             names,
             trouble,
         };
+        let sources = HealthLoop {
+            outcome: known_outcome.clone(),
+            lost: known_lost,
+            trouble: pods.trouble(),
+            unfiltered,
+            block: known_block.clone(),
+        };
         let probe = ProbeLoop {
             name: options.name.clone(),
             state: state.clone(),
             block: known_block,
-            outcome: known_outcome.clone(),
-            lost,
-        };
-        let sources = HealthLoop {
             outcome: known_outcome,
-            lost: known_lost,
-            trouble: pods.trouble(),
-            unfiltered,
+            lost,
         };
         let dns = network.dns(state.clone());
         let (name, keeper) = (options.name.clone(), options.keeper.clone());
@@ -213,6 +223,7 @@ struct HealthLoop {
     lost: watch::Receiver<BTreeSet<String>>,
     trouble: watch::Receiver<Option<String>>,
     unfiltered: watch::Receiver<Option<String>>,
+    block: watch::Receiver<Option<Ipv4Block>>,
 }
 
 impl HealthLoop {
@@ -231,6 +242,7 @@ impl HealthLoop {
                 changed = self.lost.changed() => changed,
                 changed = self.trouble.changed() => changed,
                 changed = self.unfiltered.changed() => changed,
+                changed = self.block.changed() => changed,
             };
             if changed.is_err() {
                 return;
@@ -245,7 +257,8 @@ impl HealthLoop {
         let unavailable = self.trouble.borrow_and_update().clone();
         let mut problems = outcome.problems;
         problems.extend(self.unfiltered.borrow_and_update().clone());
-        NetworkHealth { unreachable, problems, unavailable }
+        let has_block = self.block.borrow_and_update().is_some();
+        NetworkHealth { unreachable, problems, unavailable, has_block }
     }
 }
 

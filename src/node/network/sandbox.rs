@@ -202,10 +202,12 @@ impl PodNetwork {
         let mut pool = self.shared.prepared.lock().await;
         loop {
             match tokio::time::timeout_at(deadline, pool.recv()).await {
-                Ok(Some((mtu, prepared))) if mtu == *self.shared.known.mtu.borrow() => {
+                Ok(Some((mtu, prepared)))
+                    if mtu == *self.shared.known.mtu.borrow() && prepared.is_wired() =>
+                {
                     return Ok(prepared);
                 }
-                // It was made before the links' MTU changed.
+                // It was made before the links' MTU changed, or somebody removed its link.
                 Ok(Some(outdated)) => drop(blocking(move || drop(outdated)).await),
                 Ok(None) => return Err("the board is stopping".to_owned()),
                 Err(_) => {

@@ -123,6 +123,28 @@ fn a_deleted_pods_teardown_waits_for_the_removal_of_its_sandbox() {
     assert!(board.machine.is_removable());
 }
 
+#[test]
+fn a_pod_that_waits_for_the_network_tries_again_once_it_is_there() {
+    let mut board = Board::new(one(json!({"name": "c", "image": "i"})));
+    for _ in 0..9 {
+        let create = board.pending.iter().position(|effect| *effect == Effect::CreateSandbox);
+        let effect = board.pending.remove(create.expect("asked"));
+        board.answer(effect, false);
+        board.wake();
+    }
+    let create = board.pending.iter().position(|effect| *effect == Effect::CreateSandbox);
+    let effect = board.pending.remove(create.expect("asked"));
+    board.answer(effect, false);
+    board.settle();
+    assert!(board.machine.next_wake().is_some_and(|at| at >= board.now.ticks + 100_000));
+    board.feed(Event::NetworkReady);
+    assert_eq!(board.pending, [Effect::CreateSandbox]);
+    board.settle();
+    assert!(is_ready(&mut board));
+    board.feed(Event::NetworkReady);
+    assert!(board.pending.is_empty(), "who has a sandbox needs no other");
+}
+
 /// A sandbox that has no place in the network: its containers end gracefully and start in another.
 #[test]
 fn a_sandbox_without_a_place_is_made_anew() {

@@ -55,6 +55,14 @@ fn volumes_that_cannot_be_filled_again_leave_the_pod_as_it_is() {
     board.settle();
     assert_eq!(board.status()["containerStatuses"][0]["restartCount"], 1);
     assert!(is_ready(&mut board));
+    // Nothing of it runs, between two starts.
+    board.exit("c", 1);
+    board.settle();
+    assert!(board.running.is_empty());
+    board.feed(failed());
+    board.wake();
+    board.settle();
+    assert_eq!(board.status()["containerStatuses"][0]["restartCount"], 2);
 }
 
 #[test]

@@ -100,8 +100,10 @@ pub(crate) fn judge(what: &str, calls: &[(String, Vec<Call>)], began: Instant) -
     (made, failed)
 }
 
-/// From `began` to the end of the last failure's second; zero without failures.
+/// From `began` to the last call that failed; zero without failures.
 pub(crate) fn last_failure(calls: &[(String, Vec<Call>)], began: Instant) -> Duration {
     let failed = calls.iter().flat_map(|(_, calls)| calls).filter(|call| call.answer.is_err());
-    failed.map(|call| call.at.saturating_duration_since(began)).max().unwrap_or_default()
+    let Some(last) = failed.max_by_key(|call| call.at) else { return Duration::ZERO };
+    println!("the last call to fail: {:?}", last.answer);
+    last.at.saturating_duration_since(began)
 }

@@ -15,6 +15,8 @@ use crate::loss::Random;
 use crate::switch::is_ready;
 use crate::traces::Footprint;
 
+/// Between the rounds of a long trial: clusters rest, too.
+const PAUSE: Duration = Duration::from_secs(2);
 const REPLICAS_MAX: u64 = 9;
 /// Rounds between two reboots.
 const REBOOT_EVERY: usize = 5;
@@ -57,11 +59,14 @@ fn pods_come_and_go_and_boards_reboot() {
             reboots += 1;
             called(&bed, address);
         }
-        if round % 300 == 299 {
+        if round % 100 == 99 {
             let now: Vec<_> = bed.cluster.boards.iter().map(pss).collect();
             println!("soak: round {round}, {:.0?}, PSS {now:.1?} MB", began.elapsed());
         }
         round += 1;
+        if !least.is_zero() {
+            std::thread::sleep(PAUSE);
+        }
     }
     emptied(&bed);
     for (board, footprint) in bed.cluster.boards.iter().zip(&before) {

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -92,6 +92,35 @@ impl Inside {
             }
         });
         Ok(())
+    }
+
+    /// Tells everybody who asks over HTTP which address they come from; its thread ends with this process.
+    pub fn tell_callers(&self, port: u16) -> io::Result<()> {
+        let listener = self.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?;
+        std::thread::spawn(move || {
+            while let Ok((mut stream, peer)) = listener.accept() {
+                let _request = stream.read(&mut [0; 512]);
+                let _gone = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{}", peer.ip());
+            }
+        });
+        Ok(())
+    }
+
+    /// Sends so many bytes on one connection to somebody at an address; how many arrive.
+    pub fn send(&self, to: &Self, address: Ipv4Addr, bytes: usize) -> io::Result<usize> {
+        let listener = to.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+        let at = SocketAddr::from((address, listener.local_addr()?.port()));
+        let mut sender = self.run(|| TcpStream::connect_timeout(&at, WITHIN))?;
+        let (mut receiver, _) = listener.accept()?;
+        receiver.set_read_timeout(Some(WITHIN))?;
+        sender.set_write_timeout(Some(WITHIN))?;
+        std::thread::scope(|scope| {
+            let received = scope.spawn(move || io::copy(&mut receiver, &mut io::sink()));
+            sender.write_all(&vec![b'x'; bytes])?;
+            drop(sender);
+            let received = received.join().expect("it only reads")?;
+            usize::try_from(received).map_err(io::Error::other)
+        })
     }
 
     /// What comes back for a packet to an address and a UDP port.

@@ -1,7 +1,7 @@
 //! Boards whose addresses change, as when a router hands out new leases.
 
 use std::net::Ipv4Addr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kumquat::io::net;
 
@@ -61,4 +61,32 @@ fn pods_reach_each_other_again_when_all_boards_have_new_addresses() {
     create(&cluster, "later", 2, |_| {});
     let later = running(&cluster, "later", 2);
     reaches(&pods[0].namespace, &later);
+}
+
+#[test]
+fn pods_reach_each_other_again_when_an_interface_was_down() {
+    let name = "pods_reach_each_other_again_when_an_interface_was_down";
+    if !possible(name) || !present(name) {
+        return;
+    }
+    let cluster = Cluster::new("flaps", 2);
+    cluster.import_busybox(0);
+    for number in 0..2 {
+        create(&cluster, &format!("p{number}"), number, |_| {});
+    }
+    let pods: Vec<_> =
+        (0..2).map(|number| running(&cluster, &format!("p{number}"), number)).collect();
+    all_reach_each_other(&pods);
+
+    let board = &cluster.boards[1];
+    for round in 0..3 {
+        // The kernel forgets the routes through a link that goes down.
+        let down = net::inside(board.namespace(), || net::Links::open()?.set_down(ETH));
+        down.expect("down");
+        std::thread::sleep(Duration::from_millis(300 * round));
+        net::inside(board.namespace(), || net::Links::open()?.set_up(ETH)).expect("up");
+        let began = Instant::now();
+        all_reach_each_other(&pods);
+        println!("interface up again: pods reach each other after {:?}", began.elapsed());
+    }
 }

@@ -18,6 +18,12 @@ use crate::router::{Far, know_the_way, switch_knows_the_way};
 
 /// Calls that show how a Service spreads them.
 const MANY: usize = 100;
+/// Port of a board that leads to a pod.
+const HOST_PORT: u16 = 8_085;
+/// Where the stranger listens.
+const OUTSIDE_PORT: u16 = 8_086;
+/// Of bytes that no packet holds.
+const LONG: usize = 300_000;
 
 /// Results by cell: what it is, and what was wrong with it.
 #[derive(Default)]
@@ -62,6 +68,8 @@ struct World {
     servers: Vec<(String, Ipv4Addr, Inside)>,
     clients: Vec<Inside>,
     stranger: Inside,
+    /// The stranger's address.
+    outside: Ipv4Addr,
     /// The last board hangs on it.
     _far: Far,
     services: BTreeMap<&'static str, (Option<Ipv4Addr>, u16)>,
@@ -70,7 +78,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut bed = Bed::new("matrix", 3);
-        bed.cluster.switch.listen();
+        let outside = bed.cluster.switch.listen();
         let far = Far::behind(&bed.cluster.switch);
         know_the_way(&bed.cluster);
         switch_knows_the_way(&bed.cluster.switch);
@@ -85,6 +93,9 @@ impl World {
             bed.pod(&own, index, &labels, &bed::server(busybox::IMAGE));
             bed.pod(&format!("c{index}"), index, &json!({"app": "client"}), &bed::idle());
         }
+        let mut port = bed::server(busybox::IMAGE);
+        port["ports"][0]["hostPort"] = json!(HOST_PORT);
+        bed.pod("port", 1, &json!({"app": "port"}), &port);
         let server = |index: usize| {
             let name = format!("s{index}");
             let (address, inside) = bed.ready(&name);
@@ -121,8 +132,10 @@ impl World {
         ];
         let services =
             specs.into_iter().map(|(name, spec)| (name, bed.service(name, &spec))).collect();
+        bed.ready("port");
         let stranger = Inside::namespace("a stranger", bed.cluster.switch.namespace());
-        let world = Self { bed, servers, clients, stranger, _far: far, services };
+        stranger.tell_callers(OUTSIDE_PORT).expect("a server outside");
+        let world = Self { bed, servers, clients, stranger, outside, _far: far, services };
         world.settle();
         world
     }
@@ -159,6 +172,7 @@ impl World {
         self.pods(&mut cells);
         self.service_addresses(&mut cells);
         self.node_ports(&mut cells);
+        self.outside(&mut cells);
         self.names_of_services(&mut cells);
         self.spread(&mut cells, when);
         cells.all_good(when);
@@ -225,6 +239,28 @@ impl World {
             match index {
                 1 => cells.among(&cell, &local, &["s1"]),
                 _ => cells.fails(&cell, &local),
+            }
+        }
+    }
+
+    /// Pods reach what is no pod, as their board; whoever is outside reaches a port of a board; and what
+    /// does not fit into one packet arrives, through the tunnel too.
+    fn outside(&self, cells: &mut Cells) {
+        for (client, board) in self.clients.iter().zip(self.boards()) {
+            let cell = format!("{} to a stranger, seen as its board", client.name);
+            let expected = board.address().to_string();
+            cells.among(&cell, &client.read(self.outside, OUTSIDE_PORT), &[&expected]);
+        }
+        let address = self.boards()[1].address();
+        for client in self.clients.iter().chain([&self.stranger]) {
+            let cell = format!("{} to a port of a board", client.name);
+            cells.among(&cell, &client.read(address, HOST_PORT), &["port"]);
+        }
+        for client in &self.clients {
+            for (name, address, server) in &self.servers {
+                let sent = client.send(server, *address, LONG);
+                let good = sent.as_ref().is_ok_and(|bytes| *bytes == LONG);
+                cells.check(&format!("{} to {name}, {LONG} bytes", client.name), good, &sent);
             }
         }
     }

@@ -174,10 +174,10 @@ fn check_floor(name: &str, at: &str, line: &str, findings: &mut Vec<String>) {
         let Some(sibling) = part.strip_prefix("io::").map(word) else { continue };
         let own_folder = word(name.split('/').nth(1).unwrap_or_default());
         // All may know the clock, which is a value, the one way to replace a file durably and the one
-        // to write a log line seldom, which would else be written anew, with its own mistakes, in each
-        // adapter that needs it, and who a peer is, which must be judged in one place. The link is a
+        // to write a log line seldom or to share out places, which would else be written anew, with its
+        // own mistakes, in each adapter that needs it, and who a peer is, which must be judged in one place. The link is a
         // pair of queues and no outside thing: it is what the bus carries further.
-        let shared = ["clock", "durable", "link", "seldom", "tls"];
+        let shared = ["clock", "crowd", "durable", "link", "seldom", "tls"];
         if module == "io" && !["", own_folder].contains(&sibling) && !shared.contains(&sibling) {
             findings.push(format!("{at}: adapters do not know each other; meet in floor 4"));
         }

@@ -3,6 +3,7 @@
 pub mod bus;
 pub mod clock;
 pub mod control;
+pub mod crowd;
 pub mod discovery;
 pub mod dns;
 pub mod durable;

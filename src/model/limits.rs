@@ -127,10 +127,13 @@ pub const API_IDLE_SECONDS_MAX: u64 = 90;
 pub const API_STRANGER_IDLE_SECONDS_MAX: u64 = 15;
 /// Seconds that a stopping API waits for requests under way.
 pub const API_STOP_SECONDS_MAX: u64 = 5;
-/// Connections of boards to a master's peer port at a time; further ones are closed.
+/// Connections of boards to a master's peer port at a time; the oldest of a board with most of them gives way.
 pub const PEER_BOARDS_MAX: usize = 4096;
+/// Connections of one board to it at a time; the newest displaces the oldest, so that what lingers
+/// after a cut keeps no board out. A board needs one, and a second for moments.
+pub const PEER_BOARD_CONNECTIONS_MAX: usize = 4;
 /// Connections to it at a time of which it is not known whose they are: the handshake is under way, or
-/// there is no certificate. A newcomer displaces the oldest of the greediest address.
+/// there is no certificate, or its board is not admitted. A newcomer displaces the oldest of the greediest address.
 pub const PEER_STRANGERS_MAX: usize = 256;
 const _: () = assert!((PEER_BOARDS_MAX + PEER_STRANGERS_MAX) as u64 * 2 < OPEN_FILES_MAX);
 /// Seconds that a TLS handshake between boards may take.

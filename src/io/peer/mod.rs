@@ -4,13 +4,13 @@
 //! sent them. Both ends know the connection's exporter, so that a secret can be proven for this very
 //! connection (RFC 5705, RFC 8446 section 7.5).
 //! Invariants: whatever a peer sends ends at most its own connection; peers without a certificate have
-//! few places, few seconds and two paths; a board keeps a connection only while it is admitted.
+//! few places, few seconds and two paths; a board keeps a connection only while it is admitted, and at
+//! most [`model::limits::PEER_BOARD_CONNECTIONS_MAX`] of them.
 //! Deliberately absent: HTTP/2 pings. Boards keep a stream open all the time, so that they would be
 //! sent for ever; a dead link is noticed by TCP, and a frozen peer by the beats on the bus.
 
 mod chunks;
 mod client;
-mod crowd;
 mod server;
 mod socket;
 

@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! accepted -> TLS -> no certificate: stays in the crowd, few seconds, join only
-//!          |      -> board, admitted: leaves the crowd, stays as long as it likes
-//!          |      -> board, not admitted: told so once, ended
+//!          |      -> board, admitted: leaves the crowd, stays while it is admitted and has few
+//!          |         others that are newer
+//!          |      -> board, not admitted: stays in the crowd, told so once, ended
 //!          -> too slow, no TLS, another authority's certificate: ended
 //! ```
 
 use std::convert::Infallible;
 use std::error::Error;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,22 +22,22 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use model::limits::{
-    PEER_BOARDS_MAX, PEER_CHUNK_BYTES, PEER_CONNECTION_WINDOW_BYTES, PEER_HANDSHAKE_SECONDS_MAX,
-    PEER_STOP_SECONDS_MAX, PEER_STRANGER_SECONDS_MAX, PEER_STRANGERS_MAX, PEER_STREAMS_MAX,
-    PEER_WINDOW_BYTES,
+    PEER_BOARD_CONNECTIONS_MAX, PEER_BOARDS_MAX, PEER_CHUNK_BYTES, PEER_CONNECTION_WINDOW_BYTES,
+    PEER_HANDSHAKE_SECONDS_MAX, PEER_STOP_SECONDS_MAX, PEER_STRANGER_SECONDS_MAX,
+    PEER_STRANGERS_MAX, PEER_STREAMS_MAX, PEER_WINDOW_BYTES,
 };
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::crowd::Crowd;
 use super::{
     Body, Caller, EXPORTER_LABEL, JOIN, PING, PeerHandler, empty, head_bytes_max, socket, text,
 };
+use crate::io::crowd::Crowd;
 use crate::io::seldom::Seldom;
 use crate::io::tls::board_peer;
 
@@ -62,7 +63,7 @@ pub async fn serve(
         tls,
         handler,
         crowd: Crowd::new(PEER_STRANGERS_MAX),
-        boards: Semaphore::new(PEER_BOARDS_MAX),
+        boards: Crowd::new(PEER_BOARDS_MAX).with_each(PEER_BOARD_CONNECTIONS_MAX),
         lines: Lines::default(),
         stop: stop.clone(),
     });
@@ -100,8 +101,10 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 struct Port {
     tls: Arc<ServerConfig>,
     handler: Arc<dyn PeerHandler>,
-    crowd: Crowd,
-    boards: Semaphore,
+    /// By address.
+    crowd: Crowd<IpAddr>,
+    /// By name.
+    boards: Crowd<String>,
     lines: Lines,
     stop: watch::Receiver<bool>,
 }
@@ -126,7 +129,8 @@ enum Ended {
     Late,
     Displaced,
     Refused(String),
-    Full(String),
+    /// The board has newer connections.
+    Superseded(String),
     Http(hyper::Error),
 }
 
@@ -150,22 +154,28 @@ impl Port {
         let Some(board) = &caller.board else {
             let deadline = Duration::from_secs(PEER_STRANGER_SECONDS_MAX);
             return tokio::select! {
-                served = timeout(deadline, self.clone().requests(stream, caller)) => {
+                served = timeout(deadline, self.clone().requests(stream, caller, false)) => {
                     served.map_err(|_| Ended::Late)?
                 }
                 () = place.displaced() => Err(Ended::Displaced),
             };
         };
         let name = board.name.clone();
-        drop(place);
-        let Ok(_slot) = self.boards.try_acquire() else { return Err(Ended::Full(name)) };
-        if self.handler.admits(board) {
-            return self.clone().requests(stream, caller).await;
+        if !self.handler.admits(board) {
+            // Long enough to be told why: the answer to its first request says so.
+            let told = timeout(deadline, self.clone().requests(stream, caller, false));
+            return tokio::select! {
+                _ = told => Err(Ended::Refused(name)),
+                () = place.displaced() => Err(Ended::Displaced),
+            };
         }
-        // Long enough to be told why: the answer to its first request says so.
-        let deadline = Duration::from_secs(PEER_HANDSHAKE_SECONDS_MAX);
-        let _ = timeout(deadline, self.clone().requests(stream, caller)).await;
-        Err(Ended::Refused(name))
+        drop(place);
+        let mut place = self.boards.enter(name.clone());
+        // Cancel safety: the connection is over, whichever comes first.
+        tokio::select! {
+            served = self.clone().requests(stream, caller, true) => served,
+            () = place.displaced() => Err(Ended::Superseded(name)),
+        }
     }
 
     async fn greet(
@@ -188,8 +198,8 @@ impl Port {
         self: Arc<Self>,
         stream: TlsStream<TcpStream>,
         caller: Caller,
+        is_admitted: bool,
     ) -> Result<(), Ended> {
-        let is_board = caller.board.is_some();
         let guard = Guard { handler: self.handler.clone(), caller: Arc::new(caller) };
         let caller = guard.caller.clone();
         let port = self.clone();
@@ -197,7 +207,7 @@ impl Port {
             let (port, caller) = (port.clone(), caller.clone());
             async move { Ok::<_, Infallible>(port.answer(caller, request).await) }
         });
-        let connection = builder(is_board).serve_connection(TokioIo::new(stream), service);
+        let connection = builder(is_admitted).serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let mut stop = self.stop.clone();
         // Cancel safety: the connection is polled by reference.
@@ -251,9 +261,9 @@ impl Port {
                     tracing::warn!(%address, board, left_out, "peer port: board is not admitted");
                 }
             }
-            Ended::Full(board) => {
+            Ended::Superseded(board) => {
                 if let Some(left_out) = self.lines.crowd.line() {
-                    tracing::warn!(%address, board, left_out, "peer port: too many boards");
+                    tracing::warn!(%address, board, left_out, "peer port: too many connections of a board");
                 }
             }
             Ended::Http(error) if is_cut(error) => {
@@ -281,8 +291,8 @@ fn is_cut(error: &hyper::Error) -> bool {
     false
 }
 
-fn builder(is_board: bool) -> http2::Builder<TokioExecutor> {
-    let (streams, window, all) = match is_board {
+fn builder(is_admitted: bool) -> http2::Builder<TokioExecutor> {
+    let (streams, window, all) = match is_admitted {
         true => (PEER_STREAMS_MAX, PEER_WINDOW_BYTES, PEER_CONNECTION_WINDOW_BYTES),
         false => (STRANGER_STREAMS, STRANGER_WINDOW_BYTES, 4 * STRANGER_WINDOW_BYTES),
     };

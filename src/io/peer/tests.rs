@@ -216,3 +216,45 @@ async fn half_open_connections_keep_nobody_out() {
     let read = timeout(Duration::from_secs(3), crowd[0].read(&mut byte)).await.unwrap();
     assert!(matches!(read, Ok(0) | Err(_)));
 }
+
+#[tokio::test]
+async fn a_board_has_few_connections_and_the_newest_stay() {
+    let cluster = Cluster::new("few");
+    let server = server(&cluster.board("pi-1", true)).await;
+    let [greedy, other] =
+        ["pi-2", "pi-3"].map(|name| cluster.board(name, false).client_config(ALPN).unwrap());
+    let other = Connection::open(server.address, other, SOON).await.unwrap();
+    let mut all = Vec::new();
+    for _ in 0..2 * model::limits::PEER_BOARD_CONNECTIONS_MAX {
+        all.push(Connection::open(server.address, greedy.clone(), SOON).await.unwrap());
+    }
+    let kept = all.split_off(model::limits::PEER_BOARD_CONNECTIONS_MAX);
+    for old in &all {
+        timeout(SOON, old.closed()).await.expect("the oldest give way");
+    }
+    for connection in kept.iter().chain([&other]) {
+        assert_eq!(ask(connection, "/v1/x", "").await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_board_that_is_not_admitted_stays_in_the_crowd() {
+    let cluster = Cluster::new("refused");
+    let server = server(&cluster.board("pi-1", true)).await;
+    server.echo.shut.store(true, Ordering::Relaxed);
+    let tls = cluster.board("pi-2", false).client_config(ALPN).unwrap();
+    let mut held = Vec::new();
+    for _ in 0..=model::limits::PEER_STRANGERS_MAX {
+        let stream = TcpStream::connect(server.address).await.unwrap();
+        let name = rustls_pki_types::ServerName::try_from("kumquat").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(tls.clone()).connect(name, stream);
+        held.push(timeout(SOON, stream).await.unwrap().unwrap());
+    }
+    // One too many: the oldest is cut off long before its time is over.
+    let mut rest = Vec::new();
+    let end = timeout(Duration::from_secs(3), held[0].read_to_end(&mut rest)).await;
+    let _ = end.expect("its place was taken");
+    server.echo.shut.store(false, Ordering::Relaxed);
+    let board = Connection::open(server.address, tls, SOON).await.unwrap();
+    assert_eq!(ask(&board, "/v1/x", "").await.0, 200);
+}

@@ -38,10 +38,11 @@ pub(crate) struct Outgoing {
 }
 
 impl Outbox {
-    /// Queues a message if it fits into `room` bytes; one alone always fits.
+    /// Queues a message if it fits into `room` bytes; where half of them are free, any does. (What is
+    /// refused waits until so much is free.)
     pub(crate) fn push(&mut self, delivery: &Delivery, room: usize, now: Instant) -> bool {
         let bytes = self.bytes + delivery.message.bytes();
-        if self.bytes > 0 && bytes > room {
+        if self.bytes > room / 2 && bytes > room {
             self.full_since.get_or_insert(now);
             return false;
         }
@@ -203,6 +204,20 @@ mod tests {
         assert_eq!(outbox.full_since(room), Some(start), "a trickle does not start the time anew");
         assert!(outbox.next(1).is_some() && outbox.next(1).is_some());
         assert_eq!(outbox.full_since(room), None);
+    }
+
+    #[test]
+    fn who_is_refused_waits_until_half_is_free() {
+        let (mut outbox, start) = (Outbox::default(), Instant::now());
+        let room = 3 * delivery(1, QoS::AtMostOnce).message.bytes();
+        let large =
+            Published::new("t", vec![0; 4 * room].into(), QoS::AtMostOnce, &Held::default());
+        let large = Delivery::new(&large, QoS::AtMostOnce, false);
+        assert!(outbox.push(&delivery(1, QoS::AtMostOnce), room, start));
+        assert_eq!(outbox.full_since(room), None);
+        assert!(outbox.push(&large, room, start), "nobody would wake who waits for more room");
+        assert!(!outbox.push(&delivery(2, QoS::AtMostOnce), room, start));
+        assert_eq!(outbox.full_since(room), Some(start));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::{
     fs::{self, File, TryLockError},
     ops::Bound,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -28,6 +29,10 @@ use super::{
     state::{self, FlushError, Put, State},
     types::{Applied, Change, OpenError, Options},
 };
+
+/// How long the lock may be held by somebody who is about to let go of it.
+const LOCKED_WITHIN: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Where the parts of a store lie.
 pub(super) struct Paths {
@@ -60,10 +65,19 @@ impl Paths {
             .write(true)
             .open(&self.lock)
             .map_err(io_error("open", &self.lock))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => Err(OpenError::Locked(dir.to_owned())),
-            Err(TryLockError::Error(error)) => Err(io_error("lock", &self.lock)(error)),
+        let begun = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                // A child of this process has it too until it executes its program.
+                Err(TryLockError::WouldBlock) if begun.elapsed() < LOCKED_WITHIN => {
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(dir.to_owned())),
+                Err(TryLockError::Error(error)) => {
+                    return Err(io_error("lock", &self.lock)(error));
+                }
+            }
         }
     }
 }

@@ -106,6 +106,8 @@ pub enum Event {
     },
     /// The board can give pods a place in the network.
     NetworkReady,
+    /// The sandbox has no place in the pod network, such as one of a version that had none.
+    PlaceLost,
     /// A ConfigMap or Secret of the pod changed.
     ObjectsChanged,
     /// An image was imported on this board.

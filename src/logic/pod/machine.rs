@@ -268,6 +268,7 @@ impl PodMachine {
                 self.fail_step(2, true, now);
             }
             Event::NetworkReady => self.network_ready(now),
+            Event::PlaceLost => self.place_lost(),
             Event::ObjectsChanged => self.retry_blocked(|_| true),
             Event::ImagesChanged => self.retry_blocked(|container| container.image.is_none()),
             Event::Timer => {}

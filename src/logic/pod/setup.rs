@@ -65,6 +65,14 @@ impl PodMachine {
         }
     }
 
+    /// The sandbox is of no use to its containers.
+    pub(super) fn place_lost(&mut self) {
+        if self.state.sandbox == Step::Done && !self.is_terminal() {
+            self.state.outdated = true;
+            self.state.address = None;
+        }
+    }
+
     /// The sandbox is gone; unless the pod is over, the next one is due.
     pub(super) fn sandbox_removed(&mut self) {
         self.state.sandbox = Step::Todo;

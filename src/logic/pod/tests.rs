@@ -516,6 +516,7 @@ fn walk(seed: u64) {
                 board.exit(&name, dice.roll(2) as i32);
             }
             9 if dice.roll(4) == 0 => board.feed(Event::NetworkReady),
+            9 if dice.roll(9) == 0 => board.feed(Event::PlaceLost),
             9 => board.feed(Event::ImagesChanged),
             10 if dice.roll(2) == 0 => {
                 board.feed(Event::Served { calls: dice.roll(2) == 0, led: dice.roll(2) == 0 })

@@ -361,17 +361,20 @@ impl Session {
         if wrote == Wrote::Refused {
             wrote = self.write_one_by_one(&name, &status).await?;
         }
+        if wrote != Wrote::NotNow {
+            // Boards say them once, whatever becomes of the rest.
+            for event in events {
+                if self.events.try_send(event).is_err() {
+                    tracing::debug!(node = name, "an event of a board is dropped: too many wait");
+                }
+            }
+        }
         if wrote == Wrote::NotNow || unproven.again {
             // Not acknowledged, nor is what follows: with its next beat the board is asked again.
             if let Some(board) = &mut self.board {
                 board.has_gap = true;
             }
             return Ok(());
-        }
-        for event in events {
-            if self.events.try_send(event).is_err() {
-                tracing::debug!(node = name, "an event of a board is dropped: too many wait");
-            }
         }
         if let Some(board) = self.board.as_mut().filter(|board| !board.has_gap) {
             board.status_sequence = board.status_sequence.max(status.sequence);

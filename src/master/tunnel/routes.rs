@@ -133,6 +133,8 @@ impl Routes {
         let input = taken.input.take();
         // A task of its own: when the connection ends, the reader still has to be told.
         let forwarding = tokio::spawn(async move {
+            // All of it: its place is taken until the end.
+            let taken = taken;
             if let Some(text) = peer::error_of(request.headers()) {
                 drop(taken.answer.send(Err(text)).await);
             } else {

@@ -183,11 +183,17 @@ impl Agent {
         if !self.network_open || was_open {
             return;
         }
-        let waits = |entry: &PodEntry| matches!(entry.machine.state().sandbox, Step::Failed { .. });
-        let waiting: Vec<Uid> =
-            self.pods.iter().filter(|(_, entry)| waits(entry)).map(|(uid, _)| *uid).collect();
-        for uid in waiting {
-            self.feed(uid, Event::NetworkReady);
+        let news = self.pods.iter().filter_map(|(uid, entry)| {
+            let is_lost = !entry.machine.pod().spec.host_network
+                && self.driver.network.as_ref().is_some_and(|network| network.has_lost(*uid));
+            match entry.machine.state().sandbox {
+                Step::Failed { .. } => Some((*uid, Event::NetworkReady)),
+                Step::Done if is_lost => Some((*uid, Event::PlaceLost)),
+                _ => None,
+            }
+        });
+        for (uid, event) in news.collect::<Vec<_>>() {
+            self.feed(uid, event);
         }
     }
 

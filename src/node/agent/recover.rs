@@ -97,7 +97,7 @@ impl Agent {
                 .as_ref()
                 .is_some_and(|all| !all.contains(&uid.to_string())),
             place_lost: !pod.spec.host_network
-                && self.driver.network.as_ref().is_some_and(|network| !network.has(uid)),
+                && self.driver.network.as_ref().is_some_and(|network| network.has_lost(uid)),
         };
         let machine = PodMachine::restore(pod, remains, now);
         let mut entry = PodEntry::new(machine, places);

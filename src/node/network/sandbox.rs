@@ -225,6 +225,12 @@ impl PodNetwork {
         self.lock().records.contains_key(&uid)
     }
 
+    /// Whether a pod that was set up has no place, though there are places to have. Without a block
+    /// it would be stopped and could not be started again.
+    pub(crate) fn has_lost(&self, uid: Uid) -> bool {
+        self.shared.known.block.borrow().is_some() && !self.has(uid)
+    }
+
     /// Removes a pod's link, record and address; a pod without any is fine.
     pub(crate) async fn release(&self, uid: Uid) {
         let veth = {

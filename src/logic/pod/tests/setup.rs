@@ -153,6 +153,20 @@ fn a_pod_that_waits_for_the_network_tries_again_once_it_is_there() {
     assert!(board.pending.is_empty(), "who has a sandbox needs no other");
 }
 
+/// One of a version that knew no network, on a board that gets its addresses now.
+#[test]
+fn a_sandbox_gets_a_place_once_there_are_places() {
+    let mut board = Board::new(one(json!({"name": "c", "image": "i"})));
+    board.feed(Event::PlaceLost);
+    board.settle();
+    assert!(is_ready(&mut board));
+    board.restart(false, false);
+    let term = |e: &Effect| matches!(e, Effect::Signal { signal, .. } if signal == "SIGTERM");
+    assert!(!board.pending.iter().any(term) && is_ready(&mut board), "it goes on until then");
+    board.feed(Event::PlaceLost);
+    assert!(board.pending.iter().any(term), "{:?}", board.pending);
+}
+
 /// A sandbox that has no place in the network: its containers end gracefully and start in another.
 #[test]
 fn a_sandbox_without_a_place_is_made_anew() {

@@ -41,6 +41,8 @@ pub(super) async fn process(
     // Cancel safety: a client that has gone ends the process; a process that has ended needs no input.
     tokio::select! {
         () = hear(&mut incoming, &to_board, half_close, stdio) => {}
+        // Nobody reads what a client says while the board takes no more: that it has gone is seen here.
+        () = frames.closed() => {}
         () = tell(&mut from_board, &frames) => {
             drop(to_board);
             end(incoming, frames, flushing).await;
@@ -157,6 +159,7 @@ pub(super) async fn ports(stream: Upgraded, at: PodPlace, ports: Vec<u16>) {
     // Cancel safety: connections end with their client.
     tokio::select! {
         () = hear => {}
+        () = frames.closed() => {}
         () = async { while connections.join_next().await.is_some() {} } => {}
     }
     drop(connections);

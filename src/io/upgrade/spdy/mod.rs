@@ -7,6 +7,7 @@ mod frame;
 mod headers;
 
 use std::collections::HashMap;
+use std::future::pending;
 
 use bytes::Bytes;
 use model::limits::{
@@ -14,7 +15,7 @@ use model::limits::{
     SPDY_PIECES_MAX, SPDY_STREAMS_MAX,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{Flushing, Frames, start_writer};
 pub use frame::{CANCEL, Decoder, Encoder, Frame, REFUSED_STREAM, SpdyError, data, ping, reset};
@@ -47,13 +48,20 @@ impl Stream {
 pub struct Outgoing {
     id: u32,
     frames: Frames,
+    is_reset: watch::Receiver<bool>,
 }
 
 impl Outgoing {
-    /// Says something, as fast as the client reads; whether it is still there.
+    /// Says something, as fast as the client reads; whether it is still there and wants the stream.
     pub async fn send(&self, bytes: &[u8]) -> bool {
         for part in bytes.chunks(CHANNEL_FRAME_BYTES_MAX) {
-            if self.frames.send(data(self.id, part, false)).await.is_err() {
+            // Cancel safety: nobody wants a frame that is not sent.
+            let sent = tokio::select! {
+                biased;
+                () = self.was_reset() => return false,
+                sent = self.frames.send(data(self.id, part, false)) => sent,
+            };
+            if sent.is_err() {
                 return false;
             }
         }
@@ -62,8 +70,27 @@ impl Outgoing {
 
     /// Says no more.
     pub async fn finish(&self) {
-        // A client that has gone knows.
-        let _ = self.frames.send(data(self.id, b"", true)).await;
+        if !self.is_reset() {
+            // A client that has gone knows.
+            let _ = self.frames.send(data(self.id, b"", true)).await;
+        }
+    }
+
+    /// Whether the client has reset the stream.
+    pub fn is_reset(&self) -> bool {
+        *self.is_reset.borrow()
+    }
+
+    /// Resolves when the client resets the stream, which is more than saying no more on it.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn was_reset(&self) {
+        let is_over = self.is_reset.clone().wait_for(|is_reset| *is_reset).await.is_err();
+        if is_over {
+            // Nobody reads the connection any more.
+            pending().await
+        }
     }
 
     /// Ends both parts.
@@ -80,8 +107,21 @@ pub struct Incoming<R> {
     decoder: Decoder,
     encoder: Encoder,
     frames: Frames,
-    /// Who gets the bytes of a stream that the client has not ended.
-    open: HashMap<u32, mpsc::Sender<Bytes>>,
+    open: HashMap<u32, Open>,
+}
+
+/// A stream that somebody here still holds.
+#[derive(Debug)]
+struct Open {
+    /// Who gets its bytes, until the client says no more.
+    input: Option<mpsc::Sender<Bytes>>,
+    is_reset: watch::Sender<bool>,
+}
+
+impl Open {
+    fn is_over(&self) -> bool {
+        self.is_reset.is_closed() && self.input.as_ref().is_none_or(mpsc::Sender::is_closed)
+    }
 }
 
 /// Begins to speak on an upgraded connection.
@@ -125,7 +165,11 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
                     }
                 }
                 Frame::Data { id, bytes, fin } => self.pass_on(id, bytes, fin).await?,
-                Frame::Reset { id } => drop(self.open.remove(&id)),
+                Frame::Reset { id } => {
+                    if let Some(open) = self.open.remove(&id) {
+                        open.is_reset.send_replace(true);
+                    }
+                }
                 // Odd numbers are the client's; the others are its answers to ours.
                 Frame::Ping { id } if id % 2 == 1 => self.frames.send(ping(id)).await.ok()?,
                 Frame::Ping { .. } | Frame::GoAway => {}
@@ -134,7 +178,7 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
     }
 
     async fn take_in(&mut self, id: u32, headers: Headers, fin: bool) -> Option<Option<Stream>> {
-        self.open.retain(|_, stream| !stream.is_closed());
+        self.open.retain(|_, stream| !stream.is_over());
         if self.open.len() >= SPDY_STREAMS_MAX || self.open.contains_key(&id) {
             self.frames.send(reset(id, REFUSED_STREAM)).await.ok()?;
             return Some(None);
@@ -142,20 +186,20 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
         let reply = self.encoder.reply(id).ok()?;
         self.frames.send(reply).await.ok()?;
         let (sender, incoming) = mpsc::channel(SPDY_PIECES_MAX);
-        if !fin {
-            self.open.insert(id, sender);
-        }
-        let outgoing = Outgoing { id, frames: self.frames.clone() };
+        let (resetting, is_reset) = watch::channel(false);
+        self.open.insert(id, Open { input: (!fin).then_some(sender), is_reset: resetting });
+        let outgoing = Outgoing { id, frames: self.frames.clone(), is_reset };
         Some(Some(Stream { headers, incoming, outgoing }))
     }
 
     async fn pass_on(&mut self, id: u32, bytes: Bytes, fin: bool) -> Option<()> {
-        if let Some(stream) = self.open.get(&id) {
+        let Some(open) = self.open.get_mut(&id) else { return Some(()) };
+        if let Some(input) = &open.input {
             // A client that has gone is noticed by the writer, also while this waits.
             let sent = async {
                 if !bytes.is_empty() {
                     // One that nobody reads any more loses its bytes.
-                    let _ = stream.send(bytes).await;
+                    let _ = input.send(bytes).await;
                 }
             };
             // Cancel safety: nobody comes back after the end of the writer.
@@ -165,7 +209,7 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
             }
         }
         if fin {
-            self.open.remove(&id);
+            open.input = None;
         }
         Some(())
     }
@@ -243,6 +287,30 @@ mod tests {
         assert_eq!(refusal.to_vec(), reset(id, REFUSED_STREAM));
         drop(theirs);
         assert!(accepting.await.expect("ends"));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_reset_takes_no_more() {
+        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        let (mut incoming, _flushing) = start(ours);
+        let mut client = Encoder::default();
+        // One says no more, which is no reset; the other does both.
+        let said = [
+            client.open(1, &named("data")).expect("small"),
+            client.open(3, &named("data")).expect("small"),
+            data(1, b"", true),
+            data(3, b"", true),
+            reset(3, CANCEL),
+            client.open(5, &named("data")).expect("small"),
+        ];
+        theirs.write_all(&said.concat()).await.expect("room");
+        let ended = incoming.accept().await.expect("a stream");
+        let reset = incoming.accept().await.expect("another");
+        let _last = incoming.accept().await.expect("what comes after the reset");
+        assert!(ended.outgoing.send(b"answer").await);
+        assert!(!reset.outgoing.send(b"answer").await);
+        assert!(reset.outgoing.is_reset() && !ended.outgoing.is_reset());
+        reset.outgoing.was_reset().await;
     }
 
     #[tokio::test]

@@ -17,7 +17,8 @@ use crate::io::upgrade::spdy::{self, Outgoing, Stream};
 
 /// How long the second stream of a connection may take.
 const PAIR_WITHIN: Duration = Duration::from_secs(API_UPGRADE_BEGIN_SECONDS_MAX);
-/// How long a client may still send after the pod has closed its direction (as containerd).
+/// How long what a client has sent may still take after the pod has closed its direction (as
+/// containerd), or after the client has reset the connection.
 const LAST_INPUT: Duration = Duration::from_secs(1);
 /// First streams that wait for their second.
 const PAIRS_MAX: usize = FORWARD_STREAMS_MAX;
@@ -116,7 +117,12 @@ async fn connection(at: PodPlace, error: Stream, data: Stream) {
         std::future::pending::<()>().await;
     };
     let tell = async {
-        let told = tell(&mut from_board, &outgoing).await;
+        // Cancel safety: nobody wants what is under way.
+        let told = tokio::select! {
+            told = tell(&mut from_board, &outgoing) => told,
+            // kubectl's own client has closed the connection: a pod that goes on sending is not heard.
+            () = outgoing.was_reset() => Ok(()),
+        };
         if let Err(text) = &told {
             error_outgoing.send(failed(&at, port, text).as_bytes()).await;
         }
@@ -159,4 +165,81 @@ async fn tell(from_board: &mut FromBoard, outgoing: &Outgoing) -> Result<(), Str
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use model::wire::channel::{BEGUN, channel_frame};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::io::upgrade::spdy::{CANCEL, Decoder, Encoder, Frame, data, reset};
+    use crate::master::tunnel::Streams;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// Reads until the client is told that the connection has no error.
+    async fn end_of_error(mut stream: impl AsyncRead + Unpin, id: u32) {
+        let (mut decoder, mut buffer) = (Decoder::default(), [0; 4096]);
+        loop {
+            while let Some(frame) = decoder.take().expect("frames") {
+                match frame {
+                    Frame::Data { id: other, bytes, fin } if other == id => {
+                        assert!(bytes.is_empty(), "an error: {bytes:?}");
+                        if fin {
+                            return;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            let count = stream.read(&mut buffer).await.expect("open");
+            assert!(count > 0, "the connection ended");
+            decoder.feed(&buffer[..count]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_the_client_resets_ends_on_the_board() {
+        let (sender, mut boards) = mpsc::channel(1);
+        let streams = Streams::new(1, 2);
+        streams.register("pi-1", sender);
+        let source = std::sync::Arc::new(streams);
+        let uid = model::ids::Uid::default();
+        let at = PodPlace { source, node: "pi-1".into(), name: "web".into(), uid };
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let serving = tokio::spawn(connections(ours, at));
+        let (reader, mut writer) = tokio::io::split(theirs);
+        let mut client = Encoder::default();
+        let named = |kind: &str| {
+            let pairs = [("streamtype", kind), ("requestid", "0"), ("port", "80")];
+            pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+        };
+        let opening = [
+            client.open(1, &named("error")).expect("small"),
+            data(1, b"", true),
+            client.open(3, &named("data")).expect("small"),
+            data(3, b"GET /", false),
+        ];
+        writer.write_all(&opening.concat()).await.expect("room");
+        let open = timeout(SOON, boards.recv()).await.expect("in time").expect("a stream");
+        let mut input = open.input.expect("both directions");
+        let answer = open.answer;
+        answer.send(Ok(channel_frame(BEGUN, b"").into())).await.expect("read");
+        let sent: Bytes = input.recv().await.expect("a frame").expect("bytes");
+        assert_eq!(sent, Bytes::from(channel_frame(STDIN, b"GET /")));
+        let heard = tokio::spawn(end_of_error(reader, 1));
+        // The pod never stops to send.
+        let pod = tokio::spawn(async move {
+            let bytes: Bytes = channel_frame(STDOUT, &[7; 1000]).into();
+            while answer.send(Ok(bytes.clone())).await.is_ok() {}
+        });
+        writer.write_all(&reset(3, CANCEL)).await.expect("read");
+        timeout(SOON, pod).await.expect("the board is told").expect("no panic");
+        timeout(SOON, heard).await.expect("the client is told").expect("no panic");
+        drop(writer);
+        serving.abort();
+    }
 }

@@ -111,21 +111,24 @@ async fn take_sizes(resize: Option<Stream>, to_board: &ToBoard) {
 /// From the board to the client, until the status is told or the client has gone.
 async fn tell(from_board: &mut FromBoard, streams: &Streams) {
     let outgoing = |stream: &Option<Stream>| stream.as_ref().map(|stream| stream.outgoing.clone());
-    let [error, stdout, stderr] =
+    let [error, mut stdout, mut stderr] =
         [outgoing(&streams.error), outgoing(&streams.stdout), outgoing(&streams.stderr)];
     let status = loop {
         let (to, bytes) = match from_board.next().await {
-            Some(Ok((STDOUT, bytes))) => (&stdout, bytes),
-            Some(Ok((STDERR, bytes))) => (&stderr, bytes),
+            Some(Ok((STDOUT, bytes))) => (&mut stdout, bytes),
+            Some(Ok((STDERR, bytes))) => (&mut stderr, bytes),
             Some(Ok((STATUS, status))) => break status,
             Some(Ok(_)) => continue,
             Some(Err(text)) => break stream_failure(&text).to_string().into_bytes(),
             None => break stream_failure("the board has ended the stream").to_string().into(),
         };
-        if let Some(to) = to
-            && !to.send(&bytes).await
-        {
-            return;
+        let Some(stream) = to else { continue };
+        if !stream.send(&bytes).await {
+            if !stream.is_reset() {
+                return;
+            }
+            // It wants the rest all the same.
+            *to = None;
         }
     };
     if let Some(error) = &error {

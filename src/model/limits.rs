@@ -105,10 +105,14 @@ pub const JSON_PATCH_COPY_BYTES_MAX: usize = REQUEST_BODY_BYTES_MAX;
 pub const OPEN_FILES_MAX: u64 = 65_536;
 /// Open files of a container, unless its process raises them: the kernel's own soft limit.
 pub const CONTAINER_OPEN_FILES: u64 = 1024;
-/// Connections to the API at a time; further ones wait in the listener's backlog. Far below the
-/// least number of files that a process may open: strangers must not take what the store needs.
-pub const API_CONNECTIONS_MAX: usize = 512;
-const _: () = assert!(API_CONNECTIONS_MAX as u64 * 2 <= CONTAINER_OPEN_FILES);
+/// Connections to the API at a time whose certificate is known; further ones wait among the others.
+pub const API_CLIENTS_MAX: usize = 320;
+/// The other connections to it: the handshake is under way, there is no certificate (probes, tokens),
+/// or none of ours. A newcomer displaces the oldest of the greediest address.
+pub const API_STRANGERS_MAX: usize = 192;
+/// Far below the least number of files that a process may open: strangers must not take what the
+/// store needs.
+const _: () = assert!((API_CLIENTS_MAX + API_STRANGERS_MAX) as u64 * 2 <= CONTAINER_OPEN_FILES);
 /// Connections to a port of a master that wait to be accepted (the kernel's own limit may be less).
 pub const LISTEN_BACKLOG: u32 = 4096;
 /// Requests of one HTTP/2 connection at a time (kube-apiserver's own limit).
@@ -123,7 +127,7 @@ pub const API_HANDSHAKE_SECONDS_MAX: u64 = 10;
 pub const API_HEAD_SECONDS_MAX: u64 = 32;
 /// Seconds after which a connection without requests is closed (kube-apiserver: 90).
 pub const API_IDLE_SECONDS_MAX: u64 = 90;
-/// The same for peers without a certificate that is known: they must not hold all connections.
+/// The same for peers without a certificate that is known.
 pub const API_STRANGER_IDLE_SECONDS_MAX: u64 = 15;
 /// Seconds that a stopping API waits for requests under way.
 pub const API_STOP_SECONDS_MAX: u64 = 5;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use http::Method;
+use model::limits::{API_CLIENTS_MAX, API_STRANGERS_MAX};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -80,6 +81,37 @@ async fn half_open_and_idle_connections_stop_nobody() {
     // Nobody finishes the handshake: the server does not wait for ever.
     for stream in idle.iter_mut().take(3) {
         closed(stream).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_that_ask_all_the_time_keep_nobody_out() {
+    let server = Server::start().await;
+    let mut strangers = Vec::new();
+    for count in 0..=API_CLIENTS_MAX + API_STRANGERS_MAX {
+        let connecting = server.connect(As::Anonymous, &["http/1.1"]);
+        let connected = timeout(SOON, connecting).await;
+        let mut stream = connected.unwrap_or_else(|_| panic!("number {count} waits")).unwrap();
+        healthy(&mut stream).await;
+        strangers.push(stream);
+    }
+    let begun = Instant::now();
+    still_serves(&server).await;
+    // Far less than the time after which idle ones are cut off.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // The newest are served on, the oldest had to make room.
+    healthy(strangers.last_mut().unwrap()).await;
+    let begun = Instant::now();
+    let _ended = timeout(SOON, stream_end(&mut strangers[0], &mut Vec::new())).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+/// Asks as a probe does, and goes on.
+async fn healthy(stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin)) {
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\nok") {
+        answer.push(timeout(SOON, stream.read_u8()).await.expect("an answer in time").unwrap());
     }
 }
 

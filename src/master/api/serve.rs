@@ -1,6 +1,12 @@
 //! Accepts connections: TLS, then HTTP/1.1 or HTTP/2 by ALPN, each connection its own task.
 //!
-//! Whatever a peer sends ends at most its own connection. Bounds: number of connections, time of the
+//! ```text
+//! accepted -> crowd -> TLS -> certificate is known: leaves the crowd, stays as long as it likes
+//!                        |--> none, or not known (probes, tokens): stays in the crowd, is served
+//!                        '--> too slow, no TLS: ended
+//! ```
+//! Whatever a peer sends ends at most its own connection, and no number of strangers keeps a client
+//! out: they displace each other ([`crate::io::crowd`]). Bounds: number of connections, time of the
 //! handshake, of a request's head, of idleness; small HTTP/2 windows, because a board has little
 //! memory and clients send little.
 //! On shutdown: no new connections, watches end, requests under way get
@@ -9,6 +15,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,19 +28,21 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use model::limits::{
-    API_CONNECTIONS_MAX, API_HANDSHAKE_SECONDS_MAX, API_HEAD_BYTES_MAX, API_HEAD_SECONDS_MAX,
-    API_IDLE_SECONDS_MAX, API_STOP_SECONDS_MAX, API_STRANGER_IDLE_SECONDS_MAX,
+    API_CLIENTS_MAX, API_HANDSHAKE_SECONDS_MAX, API_HEAD_BYTES_MAX, API_HEAD_SECONDS_MAX,
+    API_IDLE_SECONDS_MAX, API_STOP_SECONDS_MAX, API_STRANGER_IDLE_SECONDS_MAX, API_STRANGERS_MAX,
     API_STREAMS_PER_CONNECTION_MAX,
 };
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::auth::Peer;
 use super::route::{self, Api};
+use crate::io::crowd::{Crowd, Place};
 use crate::io::tls::ApiTls;
 
 /// Silence after which the kernel asks whether the peer still lives.
@@ -52,29 +61,21 @@ pub(super) fn start(
     shutdown: watch::Receiver<bool>,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let slots = Arc::new(Semaphore::new(API_CONNECTIONS_MAX));
+        let door = Door {
+            api,
+            tls,
+            crowd: Crowd::new(API_STRANGERS_MAX),
+            clients: Arc::new(Semaphore::new(API_CLIENTS_MAX)),
+            shutdown,
+        };
         let accepting: Vec<_> = listeners
             .into_iter()
-            .map(|listener| {
-                let door = Door {
-                    api: api.clone(),
-                    tls: tls.clone(),
-                    slots: slots.clone(),
-                    shutdown: shutdown.clone(),
-                };
-                tokio::spawn(door.accept_all(listener))
-            })
+            .map(|listener| tokio::spawn(door.clone().accept_all(listener)))
             .collect();
         for task in accepting {
             if let Err(error) = task.await {
                 tracing::error!(%error, "API listener failed");
             }
-        }
-        // Every connection holds a slot: all slots free means all are closed.
-        let all = u32::try_from(API_CONNECTIONS_MAX).unwrap_or(u32::MAX);
-        let deadline = Duration::from_secs(API_STOP_SECONDS_MAX + 1);
-        if timeout(deadline, slots.acquire_many(all)).await.is_err() {
-            tracing::warn!("API connections were still open at the deadline");
         }
     })
 }
@@ -84,32 +85,31 @@ pub(super) fn start(
 struct Door {
     api: Arc<Api>,
     tls: Arc<ApiTls>,
-    slots: Arc<Semaphore>,
+    /// By address.
+    crowd: Crowd<IpAddr>,
+    /// Those whose certificate is known.
+    clients: Arc<Semaphore>,
     shutdown: watch::Receiver<bool>,
 }
 
 impl Door {
     async fn accept_all(self, listener: TcpListener) {
         let mut shutdown = self.shutdown.clone();
+        let mut connections = JoinSet::new();
         loop {
-            // Cancel safety: acquire and accept lose nothing when dropped.
-            let slot = tokio::select! {
-                slot = self.slots.clone().acquire_owned() => slot,
-                () = stopped(&mut shutdown) => return,
-            };
-            let Ok(slot) = slot else { return };
+            // Cancel safety: accept and join_next lose nothing when dropped.
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = stopped(&mut shutdown) => return,
+                Some(_) = connections.join_next() => continue,
+                () = stopped(&mut shutdown) => break,
             };
             match accepted {
                 Ok((stream, address)) => {
-                    let door = self.clone();
-                    tokio::spawn(async move {
-                        if let Err(error) = door.connection(stream).await {
+                    let (door, place) = (self.clone(), self.crowd.enter(address.ip()));
+                    connections.spawn(async move {
+                        if let Err(error) = door.connection(stream, place).await {
                             tracing::debug!(%address, %error, "API connection ended");
                         }
-                        drop(slot);
                     });
                 }
                 Err(error) => {
@@ -118,9 +118,37 @@ impl Door {
                 }
             }
         }
+        drop(listener);
+        let ended = async { while connections.join_next().await.is_some() {} };
+        // What is still open at the deadline is cut off when the set is dropped.
+        let deadline = Duration::from_secs(API_STOP_SECONDS_MAX + 1);
+        if timeout(deadline, ended).await.is_err() {
+            tracing::warn!("API connections were still open at the deadline");
+        }
     }
 
-    async fn connection(self, stream: TcpStream) -> io::Result<()> {
+    async fn connection(self, stream: TcpStream, mut place: Place<IpAddr>) -> io::Result<()> {
+        // Cancel safety: whichever comes first ends the connection or its time in the crowd for good.
+        let (stream, peer) = tokio::select! {
+            greeted = self.greet(stream) => greeted?,
+            () = place.displaced() => return Err(displaced()),
+        };
+        if !matches!(peer, Some(Ok(_))) {
+            return tokio::select! {
+                served = self.serve(stream, peer) => served,
+                () = place.displaced() => Err(displaced()),
+            };
+        }
+        let slot = tokio::select! {
+            slot = self.clients.acquire() => slot,
+            () = place.displaced() => return Err(displaced()),
+        };
+        let Ok(_slot) = slot else { return Ok(()) };
+        drop(place);
+        self.serve(stream, peer).await
+    }
+
+    async fn greet(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Peer)> {
         stream.set_nodelay(true)?;
         setsockopt(&stream, sockopt::KeepAlive, &true)?;
         setsockopt(&stream, sockopt::TcpKeepIdle, &KEEP_ALIVE_SECONDS)?;
@@ -129,8 +157,12 @@ impl Door {
         let deadline = Duration::from_secs(API_HANDSHAKE_SECONDS_MAX);
         let stream = timeout(deadline, accepting).await.map_err(io::Error::from)??;
         let (_, session) = stream.get_ref();
-        let peer: Peer = session.peer_certificates().map(|chain| self.tls.identify(chain));
-        let http2 = session.alpn_protocol() == Some(b"h2");
+        let peer = session.peer_certificates().map(|chain| self.tls.identify(chain));
+        Ok((stream, peer))
+    }
+
+    async fn serve(&self, stream: TlsStream<TcpStream>, peer: Peer) -> io::Result<()> {
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let busy = Arc::new(Busy::default());
         let serving = self.serve_http(TokioIo::new(stream), http2, peer, busy);
         serving.await.map_err(io::Error::other)
@@ -163,6 +195,10 @@ impl Door {
             run(connection, wind_down, &busy, idle, self.shutdown.clone()).await
         }
     }
+}
+
+fn displaced() -> io::Error {
+    io::Error::other("a newer connection without a known certificate took its place")
 }
 
 fn http1_builder() -> http1::Builder {

@@ -140,6 +140,7 @@ impl Bed {
             over,
             credentials: self.authority.credentials("boss", true),
             admitted: Arc::new(move |peer| peer.name != "evicted" && keys.is_admitted(peer)),
+            turned_out: watch::Sender::new(()),
             views: self.loops.views.clone(),
             registry: self.loops.registry.clone(),
             contacts: self.contacts(),

@@ -168,7 +168,14 @@ fn a_second_board_comes_and_a_stolen_certificate_does_not() {
     let evicted = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": EVICTED },
         "data": { key_text(&stolen.peer().key): "stolen" } });
     let maps = "/api/v1/namespaces/kube-system/configmaps";
-    founder.api("POST", maps, Some(&evicted)).expect("evicted");
+    // What the thief has open when it is told of, ends too.
+    inside(&worker, async || {
+        let tls = stolen.client_config(ALPN).expect("TLS");
+        let held = Connection::open(master, tls, SOON).await.expect("still admitted");
+        founder.api("POST", maps, Some(&evicted)).expect("evicted");
+        let ended = tokio::time::timeout(Duration::from_secs(10), held.closed()).await;
+        ended.expect("the connection of an evicted board ends");
+    });
     let refused = open().expect_err("evicted");
     assert!(matches!(refused, PeerError::Refused { .. }), "{refused}");
     let board = founder.node().to_owned();

@@ -85,6 +85,8 @@ struct Core {
     tls: Arc<ApiTls>,
     streams: Streams,
     images: Images,
+    /// Told when boards were evicted.
+    turned_out: watch::Sender<()>,
     /// Keys of the bus, when it goes over somebody else's broker.
     bus_keys: Option<Sessions>,
 }
@@ -145,7 +147,18 @@ impl Core {
         let (images, seen) = (images.clone(), views.clone());
         let images = Images::new(&identity.name, images, seen, registry.clone(), streams.clone());
         let bus_keys = config.broker.as_ref().map(|_| Sessions::new()).transpose()?;
-        Ok(Self { store, views, registry, pki, credentials, tls, streams, images, bus_keys })
+        Ok(Self {
+            store,
+            views,
+            registry,
+            pki,
+            credentials,
+            tls,
+            streams,
+            images,
+            turned_out: watch::Sender::new(()),
+            bus_keys,
+        })
     }
 
     async fn keep_reachable(&self, options: &MasterOptions<'_>, loops: &mut Loops) -> Result<()> {
@@ -235,6 +248,7 @@ impl Core {
             over: self.bus_over(options, listener)?,
             credentials: self.credentials.clone(),
             admitted: Arc::new(move |board| keys.is_admitted(board)),
+            turned_out: self.turned_out.clone(),
             views: self.views.clone(),
             registry: self.registry.clone(),
             contacts: Contacts::new(&self.views),
@@ -294,7 +308,8 @@ impl Core {
         let keys = Keys::new(self.registry.clone());
         let routes = Routes::new(self.streams.clone(), self.images.clone(), messages);
         let routes = routes.with_bus(self.bus_keys.clone());
-        let peers = Arc::new(Peers { joining, keys, status: Arc::clone(status), record, routes });
+        let (turned_out, status) = (self.turned_out.subscribe(), Arc::clone(status));
+        let peers = Arc::new(Peers { joining, keys, turned_out, status, record, routes });
         let tls = self.credentials.server_config(Clients::Optional, peer::ALPN)?;
         let serving = peer::serve(listener, tls, peers, loops.stop_signal());
         loops.spawn("port for boards", async move { anyhow::Ok(serving.await) });

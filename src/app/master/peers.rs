@@ -26,6 +26,8 @@ pub(super) struct Peers {
     pub(super) joining: Joining,
     /// Knows which boards belong here.
     pub(super) keys: Keys,
+    /// Changes when boards were evicted.
+    pub(super) turned_out: watch::Receiver<()>,
     /// The cluster.
     pub(super) status: Arc<ClusterStatus>,
     /// Who leads.
@@ -37,6 +39,10 @@ pub(super) struct Peers {
 impl PeerHandler for Peers {
     fn admits(&self, board: &BoardPeer) -> bool {
         self.keys.is_admitted(board)
+    }
+
+    fn judged_anew(&self) -> watch::Receiver<()> {
+        self.turned_out.clone()
     }
 
     fn handle(self: Arc<Self>, caller: Arc<Caller>, request: Request<Incoming>) -> Answer {

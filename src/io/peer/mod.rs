@@ -26,6 +26,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
 use model::limits::PEER_HEAD_BYTES_MAX;
+use tokio::sync::watch;
 
 use crate::io::tls::BoardPeer;
 
@@ -63,6 +64,13 @@ pub trait PeerHandler: Send + Sync + 'static {
     /// Whether this board, whose certificate is good, belongs here. Asked at every request, so it must
     /// be quick.
     fn admits(&self, board: &BoardPeer) -> bool;
+
+    /// Changes when boards that have a connection may not be admitted any more: all are asked about
+    /// anew, and those that are not admitted are cut off with all their requests.
+    fn judged_anew(&self) -> watch::Receiver<()> {
+        // Its sender is gone: never.
+        watch::channel(()).1
+    }
 
     /// Answers a request. Without a certificate only [`JOIN`] gets here.
     fn handle(self: Arc<Self>, caller: Arc<Caller>, request: Request<Incoming>) -> Answer;

@@ -10,6 +10,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -39,7 +40,7 @@ use super::{
 };
 use crate::io::crowd::Crowd;
 use crate::io::seldom::Seldom;
-use crate::io::tls::board_peer;
+use crate::io::tls::{BoardPeer, board_peer};
 
 /// Silence after which the kernel asks whether the board lives; boards ask sooner.
 const QUIET_SECONDS: u32 = 25;
@@ -161,6 +162,8 @@ impl Port {
             };
         };
         let name = board.name.clone();
+        // Taken before the question, so that no change of the answer is missed.
+        let judged = self.handler.judged_anew();
         if !self.handler.admits(board) {
             // Long enough to be told why: the answer to its first request says so.
             let told = timeout(deadline, self.clone().requests(stream, caller, false));
@@ -171,11 +174,24 @@ impl Port {
         }
         drop(place);
         let mut place = self.boards.enter(name.clone());
+        let turned_out = self.turned_out(board.clone(), judged);
         // Cancel safety: the connection is over, whichever comes first.
         tokio::select! {
             served = self.clone().requests(stream, caller, true) => served,
+            () = turned_out => Err(Ended::Refused(name)),
             () = place.displaced() => Err(Ended::Superseded(name)),
         }
+    }
+
+    /// Resolves when this board is not admitted any more.
+    async fn turned_out(&self, board: BoardPeer, mut judged: watch::Receiver<()>) {
+        while judged.changed().await.is_ok() {
+            if !self.handler.admits(&board) {
+                return;
+            }
+        }
+        // Nobody judges any more.
+        pending().await
     }
 
     async fn greet(

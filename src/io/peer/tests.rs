@@ -17,23 +17,38 @@ use super::*;
 use crate::io::tls::{BoardKey, Clients, Credentials, Pki, pinned_client_config};
 
 const SOON: Duration = Duration::from_secs(20);
+/// Its answer does not end by itself.
+const HOLD: &str = "/v1/hold";
 
 /// Says who asked; remembers what it saw.
 #[derive(Default)]
 struct Echo {
     shut: AtomicBool,
+    judged: watch::Sender<()>,
+    evicted: Mutex<String>,
     gone: AtomicUsize,
+    /// Answers that never end.
+    held: Mutex<Vec<tokio::sync::mpsc::Sender<Result<Bytes, String>>>>,
     exporters: Mutex<Vec<[u8; 32]>>,
 }
 
 impl PeerHandler for Echo {
-    fn admits(&self, _board: &BoardPeer) -> bool {
-        !self.shut.load(Ordering::Relaxed)
+    fn admits(&self, board: &BoardPeer) -> bool {
+        !self.shut.load(Ordering::Relaxed) && board.name != *self.evicted.lock().unwrap()
+    }
+
+    fn judged_anew(&self) -> watch::Receiver<()> {
+        self.judged.subscribe()
     }
 
     fn handle(self: Arc<Self>, caller: Arc<Caller>, request: Request<Incoming>) -> Answer {
         self.exporters.lock().unwrap().push(caller.exporter);
         Box::pin(async move {
+            if request.uri().path() == HOLD {
+                let (sender, chunks) = tokio::sync::mpsc::channel(1);
+                self.held.lock().unwrap().push(sender);
+                return Response::new(super::chunks(chunks, ()));
+            }
             let name = caller.board.as_ref().map_or("stranger", |board| &board.name).to_owned();
             let path = request.uri().path().to_owned();
             match read(request.into_body(), 16).await {
@@ -257,4 +272,29 @@ async fn a_board_that_is_not_admitted_stays_in_the_crowd() {
     server.echo.shut.store(false, Ordering::Relaxed);
     let board = Connection::open(server.address, tls, SOON).await.unwrap();
     assert_eq!(ask(&board, "/v1/x", "").await.0, 200);
+}
+
+#[tokio::test]
+async fn an_evicted_board_is_cut_off_from_what_it_has_open() {
+    let cluster = Cluster::new("evicted");
+    let server = server(&cluster.board("pi-1", true)).await;
+    let mut open = Vec::new();
+    for name in ["pi-2", "pi-3"] {
+        let tls = cluster.board(name, false).client_config(ALPN).unwrap();
+        let connection = Connection::open(server.address, tls, SOON).await.unwrap();
+        let answer = timeout(SOON, connection.send(post(HOLD, ""))).await.unwrap().unwrap();
+        open.push((connection, answer.into_body()));
+    }
+    let held = std::mem::take(&mut *server.echo.held.lock().unwrap());
+    // Judged anew, but nobody is out.
+    server.echo.judged.send_replace(());
+    assert_eq!(ask(&open[0].0, "/v1/x", "").await.0, 200);
+    *server.echo.evicted.lock().unwrap() = "pi-2".to_owned();
+    server.echo.judged.send_replace(());
+    timeout(SOON, open[0].0.closed()).await.expect("the connection ends");
+    timeout(SOON, held[0].closed()).await.expect("and what it was answered with");
+    assert!(read(open.remove(0).1, 16).await.is_err(), "which is no proper end");
+    assert_eq!(server.echo.gone.load(Ordering::Relaxed), 1);
+    assert_eq!(ask(&open[0].0, "/v1/x", "").await.0, 200);
+    assert!(!held[1].is_closed(), "the other board keeps what it has");
 }

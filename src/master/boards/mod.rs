@@ -61,6 +61,8 @@ pub struct BoardsOptions {
     /// Whether a board with a valid certificate is still admitted: its name may belong to another
     /// key by now, or its key may have been evicted.
     pub admitted: Arc<dyn Fn(&BoardPeer) -> bool + Send + Sync>,
+    /// Told when boards were evicted, for whatever else they are connected to.
+    pub turned_out: watch::Sender<()>,
     /// The world.
     pub views: Views,
     /// The objects.
@@ -124,6 +126,7 @@ pub async fn run(options: BoardsOptions, stop: watch::Receiver<bool>) -> Result<
     let boards = Boards {
         shared: shared.clone(),
         admitted,
+        turned_out: options.turned_out,
         evictions: None,
         contacts: options.contacts,
         connected: HashMap::new(),
@@ -184,6 +187,7 @@ struct Connected {
 struct Boards {
     shared: Arc<Shared>,
     admitted: Arc<dyn Fn(&BoardPeer) -> bool + Send + Sync>,
+    turned_out: watch::Sender<()>,
     /// Version of the list of evicted keys that was looked at last.
     evictions: Option<Version>,
     contacts: Contacts,
@@ -260,7 +264,8 @@ impl Boards {
         self.sessions.spawn(async move { (board, connection, session.run(shared).await) });
     }
 
-    /// Ends the connections of boards that were evicted since the last look.
+    /// Ends the connections of boards that were evicted since the last look: those to the bus here, the
+    /// others where they are told.
     fn turn_out(&mut self) {
         let newest = self.shared.views.world().meta(&evicted_key()).map(|list| list.version);
         if self.evictions == newest {
@@ -270,6 +275,7 @@ impl Boards {
             self.shared.bus.renew_shared();
         }
         self.evictions = newest;
+        self.turned_out.send_replace(());
         for (name, connected) in &self.connected {
             let Some(key) = connected.key else { continue };
             let peer = BoardPeer { name: name.clone(), key, is_master: false };

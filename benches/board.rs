@@ -155,7 +155,8 @@ fn pods_memory(board: &Board) {
 fn idle(board: &Board, disk: &Disk, minutes: f64) {
     // The kernel writes back what was not synced (new folders and logs of the pods) up to half a
     // minute later; idle begins after that.
-    std::thread::sleep(Duration::from_secs(90));
+    // What boards keep of the network is written five minutes after the last change at the latest.
+    std::thread::sleep(Duration::from_secs(330));
     let ticks = || -> f64 {
         let of = |pid: i32| -> f64 {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -10,6 +10,7 @@ pub mod interfaces;
 pub mod join;
 pub mod leader;
 pub mod limits;
+pub mod masters;
 pub mod network;
 pub mod patch;
 pub mod profile;

@@ -2,8 +2,10 @@
 //!
 //! A name ends in its unit and `_MAX`/`_MIN`. Every queue, buffer and body is bounded by one of these.
 
+mod masters;
 mod network;
 
+pub use masters::*;
 pub use network::*;
 
 /// Largest request body that the API accepts (kube-apiserver's own limit).

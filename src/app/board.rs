@@ -42,8 +42,8 @@ pub(super) struct BoardOptions<'a> {
     pub(super) source: Option<Arc<dyn Source>>,
     /// The way to the master.
     pub(super) link: BoardEnd,
-    /// Whether this board is a master too.
-    pub(super) is_master: bool,
+    /// Whether this board is a master too, which may change.
+    pub(super) is_master: watch::Receiver<bool>,
 }
 
 /// The running role.

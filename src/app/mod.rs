@@ -15,6 +15,7 @@ mod crash;
 mod demo;
 mod dirs;
 mod doctor;
+mod doors;
 mod hello;
 mod identity;
 pub mod join;

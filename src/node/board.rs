@@ -23,7 +23,7 @@ pub(crate) struct Board {
     pub(crate) name: String,
     /// Its address, which may change; empty for none.
     address: watch::Receiver<String>,
-    is_master: bool,
+    is_master: Option<watch::Receiver<bool>>,
     /// How its pod network fares, where it has one.
     network: Option<watch::Receiver<NetworkHealth>>,
     host: HostFacts,
@@ -55,7 +55,7 @@ impl Board {
         Self {
             name: name.to_owned(),
             address,
-            is_master: false,
+            is_master: None,
             network: None,
             disk_bytes: DiskSpace::of(data_dir).map_or(0, |space| space.total_bytes),
             signs: VitalSigns::find(root, &profile, data_dir),
@@ -64,14 +64,14 @@ impl Board {
         }
     }
 
-    /// Says whether it is a master too.
-    pub(crate) fn with_role(self, is_master: bool) -> Self {
-        Self { is_master, ..self }
+    /// Says whether it is a master too, which may change.
+    pub(super) fn with_role(self, is_master: watch::Receiver<bool>) -> Self {
+        Self { is_master: Some(is_master), ..self }
     }
 
-    /// Says how its pod network fares.
-    pub(super) fn with_network(self, health: watch::Receiver<NetworkHealth>) -> Self {
-        Self { network: Some(health), ..self }
+    /// Says how its pod network fares, where it has one.
+    pub(super) fn with_network(self, health: Option<watch::Receiver<NetworkHealth>>) -> Self {
+        Self { network: health, ..self }
     }
 
     /// What is wrong with the pod network: conditions that are true, with what to do about them.
@@ -195,7 +195,7 @@ impl Board {
         if let Some(model) = self.host.model.as_deref().and_then(label_value) {
             labels[MODEL_LABEL] = model.into();
         }
-        if self.is_master {
+        if self.is_master.as_ref().is_some_and(|is_master| *is_master.borrow()) {
             // The ROLES column of `kubectl get nodes`; pods are welcome here, so there is no taint.
             labels["node-role.kubernetes.io/control-plane"] = "".into();
         }
@@ -306,7 +306,7 @@ mod tests {
         let board = look("pi-1", watch::channel(String::new()).1);
         assert!(board.network_conditions().is_empty());
         let health = watch::Sender::new(NetworkHealth::default());
-        let board = board.with_network(health.subscribe());
+        let board = board.with_network(Some(health.subscribe()));
         assert!(board.network_conditions().is_empty());
         health.send_modify(|health| {
             health.unreachable = (1..=12).map(|number| format!("pi-{number:02}")).collect();
@@ -331,7 +331,11 @@ mod tests {
         let node = board.node("v1.36.2+kumquat.1", &fine, now);
         let role = "node-role.kubernetes.io/control-plane";
         assert!(node["metadata"]["labels"].get(role).is_none());
-        let master = board.clone().with_role(true).node("v1.36.2+kumquat.1", &fine, now);
+        let master = board.clone().with_role(watch::Sender::new(true).subscribe()).node(
+            "v1.36.2+kumquat.1",
+            &fine,
+            now,
+        );
         assert_eq!(master["metadata"]["labels"][role], "");
         assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "pi-1");
         assert_eq!(node["status"]["addresses"][0]["address"], "10.0.0.1");

@@ -44,8 +44,8 @@ pub struct NodeOptions {
     pub name: String,
     /// The board's address (`InternalIP`, `hostIP`), which may change; empty for none.
     pub address: watch::Receiver<String>,
-    /// Whether this board is a master too, which its Node says as a role.
-    pub is_master: bool,
+    /// Whether this board is a master too, which its Node says as a role; it may change.
+    pub is_master: watch::Receiver<bool>,
     /// `kubeletVersion`: `v1.36.2+kumquat.X`.
     pub version: String,
     /// Where the board's /proc, /sys and /etc are looked at: `/`, or what a test made.

@@ -112,7 +112,7 @@ impl Bed {
     pub async fn master_at(&self, rank: (u64, u64), port: u16) -> Master {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
-        self.master_over(rank, port, BusOver::Own(listener))
+        self.master_over(rank, port, BusOver::Own(listener.into()))
     }
 
     /// A master of this rank whose bus goes over somebody else's broker, with these keys.

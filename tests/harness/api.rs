@@ -103,7 +103,7 @@ impl Server {
         let options = ApiOptions {
             registry: registry.clone(),
             tls,
-            listeners: vec![listener],
+            listeners: vec![listener.into()],
             logs,
             clock,
             health: Health::default().alive_when("store", || true),

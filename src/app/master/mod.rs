@@ -6,18 +6,16 @@ mod announce;
 mod peers;
 mod reach;
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use model::leader::SignedRecord;
-use model::limits::LISTEN_BACKLOG;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
 use super::addresses::Addresses;
 use super::config::Config;
 use super::dirs::Dirs;
+use super::doors::Doors;
 use super::identity::Identity;
 use super::loops::Loops;
 use super::status::ClusterStatus;
@@ -58,6 +56,8 @@ pub(super) struct MasterOptions<'a> {
     pub(super) addresses: watch::Receiver<Addresses>,
     /// The images of this board.
     pub(super) images: ImageStore,
+    /// Its ports.
+    pub(super) doors: &'a Doors,
     /// The link to the agent of this board.
     pub(super) link: MasterEnd,
 }
@@ -97,16 +97,16 @@ impl MasterRole {
     /// # Errors
     /// The store, the certificates or the ports cannot be had.
     pub(super) async fn start(options: MasterOptions<'_>) -> Result<Self> {
-        let ports = Ports::listen(options.config)?;
+        options.doors.bind()?;
         let core = Core::open(&options).await?;
         let mut loops = Loops::new();
         core.keep_reachable(&options, &mut loops).await?;
-        core.serve_api(&options, ports.api, &mut loops);
+        core.serve_api(&options, &mut loops)?;
         let status = Arc::new(core.run_controllers(&options, &mut loops));
         let record = core.announce(&options, &mut loops)?;
         let messages = Messages::default();
-        core.serve_bus(&options, ports.bus, record.clone(), messages.clone(), &mut loops)?;
-        core.serve_peers(&options, ports.peers, record, messages, &status, &mut loops)?;
+        core.serve_bus(&options, record.clone(), messages.clone(), &mut loops)?;
+        core.serve_peers(&options, record, messages, &status, &mut loops)?;
         core.serve_own_board(options, &mut loops);
         Ok(Self { loops, status, pki: core.pki, images: core.images, store: core.store })
     }
@@ -120,7 +120,7 @@ impl MasterRole {
 
 impl Core {
     async fn open(options: &MasterOptions<'_>) -> Result<Self> {
-        let MasterOptions { dirs, config, identity, clock, addresses, images, link } = options;
+        let MasterOptions { dirs, config, identity, clock, addresses, images, link, .. } = options;
         let range = identity.service_range;
         let service_range = ServiceRange::new(range.base, range.prefix)
             .with_context(|| format!("{range} cannot hold services"))?;
@@ -175,18 +175,19 @@ impl Core {
         Ok(())
     }
 
-    fn serve_api(&self, options: &MasterOptions<'_>, listener: TcpListener, loops: &mut Loops) {
+    fn serve_api(&self, options: &MasterOptions<'_>, loops: &mut Loops) -> Result<()> {
         let failed = self.store.clone();
         let api = ApiOptions {
             registry: self.registry.clone(),
             tls: Arc::clone(&self.tls),
-            listeners: vec![listener],
+            listeners: vec![options.doors.api.listener()?],
             logs: Arc::new(self.streams.clone()),
             clock: options.clock.clone(),
             health: Health::default().alive_when("store", move || !failed.failed()),
             version: version::TEXT.into(),
         };
         loops.spawn("API server", api::serve(api, loops.stop_signal()));
+        Ok(())
     }
 
     fn run_controllers(&self, options: &MasterOptions<'_>, loops: &mut Loops) -> ClusterStatus {
@@ -236,7 +237,6 @@ impl Core {
     fn serve_bus(
         &self,
         options: &MasterOptions<'_>,
-        listener: Option<TcpListener>,
         record: watch::Receiver<SignedRecord>,
         messages: Messages,
         loops: &mut Loops,
@@ -245,7 +245,7 @@ impl Core {
         let boards = BoardsOptions {
             cluster: options.identity.cluster.clone(),
             own: options.identity.name.clone(),
-            over: self.bus_over(options, listener)?,
+            over: self.bus_over(options)?,
             credentials: self.credentials.clone(),
             admitted: Arc::new(move |board| keys.is_admitted(board)),
             turned_out: self.turned_out.clone(),
@@ -261,13 +261,9 @@ impl Core {
     }
 
     /// The own broker on its port, or somebody else's.
-    fn bus_over(
-        &self,
-        options: &MasterOptions<'_>,
-        listener: Option<TcpListener>,
-    ) -> Result<BusOver> {
-        if let Some(listener) = listener {
-            return Ok(BusOver::Own(listener));
+    fn bus_over(&self, options: &MasterOptions<'_>) -> Result<BusOver> {
+        if let Some(door) = &options.doors.bus {
+            return Ok(BusOver::Own(door.listener()?));
         }
         let broker = options.config.broker.as_ref().context("the bus has no broker")?;
         let pki = Arc::clone(&self.pki);
@@ -285,7 +281,6 @@ impl Core {
     fn serve_peers(
         &self,
         options: &MasterOptions<'_>,
-        listener: TcpListener,
         record: watch::Receiver<SignedRecord>,
         messages: Messages,
         status: &Arc<ClusterStatus>,
@@ -311,6 +306,7 @@ impl Core {
         let (turned_out, status) = (self.turned_out.subscribe(), Arc::clone(status));
         let peers = Arc::new(Peers { joining, keys, turned_out, status, record, routes });
         let tls = self.credentials.server_config(Clients::Optional, peer::ALPN)?;
+        let listener = options.doors.peers.listener()?;
         let serving = peer::serve(listener, tls, peers, loops.stop_signal());
         loops.spawn("port for boards", async move { anyhow::Ok(serving.await) });
         Ok(())
@@ -330,38 +326,4 @@ impl Core {
         let serving = dispatcher::run(views, registry, as_leader, own, options.link, stop);
         loops.spawn("dispatcher", serving);
     }
-}
-
-/// The ports of a master, taken before anything else is done.
-struct Ports {
-    api: TcpListener,
-    /// None when the bus goes over somebody else's broker.
-    bus: Option<TcpListener>,
-    peers: TcpListener,
-}
-
-impl Ports {
-    fn listen(config: &Config) -> Result<Self> {
-        Ok(Self {
-            api: listen("--api-port", config.api_port)?,
-            bus: match &config.broker {
-                Some(_) => None,
-                None => Some(listen("--mqtt-port", config.mqtt_port)?),
-            },
-            peers: listen("--peer-port", config.peer_port)?,
-        })
-    }
-}
-
-/// Listens on a port of this board, on all addresses.
-fn listen(flag: &str, port: u16) -> Result<TcpListener> {
-    let bound = || {
-        let socket = TcpSocket::new_v4()?;
-        socket.set_reuseaddr(true)?;
-        socket.bind((Ipv4Addr::UNSPECIFIED, port).into())?;
-        // A knock that finds the queue full is heard again only after a second: when a master comes
-        // back, all its boards knock at once.
-        socket.listen(LISTEN_BACKLOG)
-    };
-    bound().with_context(|| format!("port {port} is taken: choose another {flag}"))
 }

@@ -23,6 +23,7 @@ use super::client::Ending;
 use super::config::{self, Config};
 use super::crash;
 use super::dirs::Dirs;
+use super::doors::Doors;
 use super::identity::Identity;
 use crate::io::clock::Clock;
 use crate::io::host;
@@ -99,12 +100,13 @@ pub(in crate::app) fn lock(data: &Path) -> Result<Flock<File>> {
 async fn live(dirs: &Dirs, config: &Config, start: Start, began: Instant) -> Result<()> {
     let mut signals = Signals::catch()?;
     let clock = Clock::starting_at(Default::default());
+    let doors = Doors::new(config);
     // Cancel safety: a board that is told to stop before it is in a cluster is in none.
     let identity = tokio::select! {
         () = signals.any() => return Ok(()),
         identity = arrive(dirs, config, &clock, start) => identity?,
     };
-    let mut running = Running::start(dirs, config, &identity, clock, began).await?;
+    let mut running = Running::start(dirs, config, &identity, clock, &doors, began).await?;
     let settled = tokio::spawn(settle());
     // Cancel safety: both lose nothing when dropped.
     let ended = tokio::select! {

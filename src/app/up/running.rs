@@ -12,6 +12,7 @@ use crate::app::board::{BoardOptions, BoardRole};
 use crate::app::config::Config;
 use crate::app::control::{Control, MasterSeat, Seat};
 use crate::app::dirs::Dirs;
+use crate::app::doors::Doors;
 use crate::app::identity::{Identity, Role};
 use crate::app::loops::Loops;
 use crate::app::master::{MasterOptions, MasterRole};
@@ -21,7 +22,7 @@ use crate::io::clock::Clock;
 use crate::io::control;
 use crate::io::image::{ImageStore, Source};
 use crate::io::keeper::KeeperPaths;
-use crate::io::link::{self, MasterEnd};
+use crate::io::link::{self, MasterEnd, Socket};
 use crate::io::net::AddressChanges;
 use crate::master::dispatcher::DispatchError;
 use crate::master::tokens::Tokens;
@@ -37,6 +38,8 @@ pub(super) struct Running {
     place: Place,
     board: BoardRole,
     keeper: KeeperPaths,
+    /// Its end closes the link.
+    _socket: Socket,
 }
 
 /// What a board is in its cluster, besides a board.
@@ -53,6 +56,7 @@ struct Base<'a> {
     clock: Clock,
     images: ImageStore,
     addresses: watch::Receiver<Addresses>,
+    doors: &'a Doors,
 }
 
 impl Running {
@@ -65,6 +69,7 @@ impl Running {
         config: &Config,
         identity: &Identity,
         clock: Clock,
+        doors: &Doors,
         began: Instant,
     ) -> Result<Self> {
         let mut loops = Loops::new();
@@ -88,9 +93,9 @@ impl Running {
             ImageStore::open(dirs.data.join("images")).context("cannot open the image store")?;
         // The control socket answers before the agent knows which containers run on which image.
         images.defer_collection();
-        let base = Base { dirs, config, identity, clock, images, addresses };
-        let (master_end, board_end) = link::pair();
-        let (place, seat) = base.take_place(master_end, began).await?;
+        let base = Base { dirs, config, identity, clock, images, addresses, doors };
+        let (socket, board_end) = link::socket();
+        let (place, seat) = base.take_place(socket.plug(), began).await?;
         base.serve_control(seat, &mut loops)?;
         let board = BoardRole::start(BoardOptions {
             dirs,
@@ -102,10 +107,10 @@ impl Running {
             addresses: base.addresses,
             source: place.images(),
             link: board_end,
-            is_master: matches!(place, Place::Master(_)),
+            is_master: watch::Sender::new(matches!(place, Place::Master(_))).subscribe(),
         });
         let board = board.await?;
-        Ok(Self { loops, place, board, keeper })
+        Ok(Self { loops, place, board, keeper, _socket: socket })
     }
 
     /// Waits for a loop that ends although nobody asked it to, and says why it did.
@@ -132,7 +137,7 @@ impl Running {
 
     /// Ends every role; containers go on. Gives where their keeper works.
     pub(super) async fn stop(self) -> KeeperPaths {
-        let Self { loops, place, board, keeper } = self;
+        let Self { loops, place, board, keeper, .. } = self;
         tokio::join!(loops.stop(), place.stop(), board.stop());
         keeper
     }
@@ -174,6 +179,7 @@ impl Base<'_> {
                     clock: self.clock.clone(),
                     addresses: self.addresses.clone(),
                     images: self.images.clone(),
+                    doors: self.doors,
                     link,
                 });
                 let master = master.await?;

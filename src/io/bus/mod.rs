@@ -12,10 +12,12 @@
 
 pub mod client;
 pub mod external;
+mod gated;
 mod master;
 mod server;
 mod topics;
 
+pub use gated::Gated;
 pub use master::{BusEvent, BusEvents, Embedded, EmbeddedEvents, MasterBus, Waiting};
 pub use server::{Identify, Server, limits};
 pub use topics::Topics;

@@ -90,7 +90,12 @@ impl Server {
     }
 
     /// Accepts until `stop` turns true; then all its connections end.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: impl Into<Arc<TcpListener>>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let listener = listener.into();
         let mut connections = JoinSet::new();
         let mut number = 0;
         loop {

@@ -11,6 +11,7 @@
 
 mod chunks;
 mod client;
+mod leaderward;
 mod server;
 mod socket;
 
@@ -32,6 +33,7 @@ use crate::io::tls::BoardPeer;
 
 pub use chunks::{ERROR, chunks, chunks_until, error_of, error_value, forward, pass_on};
 pub use client::{Connection, PeerError};
+pub use leaderward::{Asked, Away, Leaderward};
 pub use server::serve;
 
 /// What both ends offer in TLS.

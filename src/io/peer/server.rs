@@ -55,7 +55,7 @@ const STRANGER_WINDOW_BYTES: u32 = 16 * 1024;
 /// [`PEER_STOP_SECONDS_MAX`]. `tls` is of [`crate::io::tls::Credentials::server_config`] with
 /// [`super::ALPN`].
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Arc<TcpListener>>,
     tls: Arc<ServerConfig>,
     handler: Arc<dyn PeerHandler>,
     mut stop: watch::Receiver<bool>,
@@ -68,6 +68,7 @@ pub async fn serve(
         lines: Lines::default(),
         stop: stop.clone(),
     });
+    let listener = listener.into();
     let mut connections = JoinSet::new();
     loop {
         // Cancel safety: accept and join_next lose nothing when dropped.

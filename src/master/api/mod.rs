@@ -52,7 +52,7 @@ pub struct ApiOptions {
     /// Certificates; may be renewed while serving.
     pub tls: Arc<ApiTls>,
     /// Bound sockets, non-blocking.
-    pub listeners: Vec<TcpListener>,
+    pub listeners: Vec<Arc<TcpListener>>,
     /// Where container logs come from.
     pub logs: SharedLogs,
     /// Judges certificates and ages.

@@ -57,7 +57,7 @@ const HTTP2_SEND_BUFFER: usize = 32 * 1024;
 pub(super) fn start(
     api: Arc<Api>,
     tls: Arc<ApiTls>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Arc<TcpListener>>,
     shutdown: watch::Receiver<bool>,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
@@ -93,7 +93,7 @@ struct Door {
 }
 
 impl Door {
-    async fn accept_all(self, listener: TcpListener) {
+    async fn accept_all(self, listener: Arc<TcpListener>) {
         let mut shutdown = self.shutdown.clone();
         let mut connections = JoinSet::new();
         loop {

@@ -80,7 +80,7 @@ pub struct BoardsOptions {
 /// What the bus goes over.
 pub enum BusOver {
     /// A broker of our own, on the listener bound to port 8883.
-    Own(TcpListener),
+    Own(Arc<TcpListener>),
     /// Somebody else's broker.
     External(ExternalOptions),
 }

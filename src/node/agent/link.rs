@@ -133,7 +133,7 @@ impl Agent {
     }
 
     /// Says Hello, and then all statuses: the master takes it as a beginning.
-    fn introduce(&mut self) {
+    pub(super) fn introduce(&mut self) {
         self.hello();
         self.outbox.touch_all(super::ticks());
     }

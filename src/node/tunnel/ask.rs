@@ -18,7 +18,7 @@ use crate::io::bus::Waiting;
 use crate::io::bus::client::{Fetch, Keys};
 use crate::io::bus::external::{SessionGrant, SharedGrant};
 use crate::io::image::{Answer, Chunks, Digest, Source, SourceError};
-use crate::io::peer;
+use crate::io::peer::{self, Away};
 
 /// How long the leader may take to begin an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -97,6 +97,23 @@ impl Tunnel {
         let read =
             read.map_err(|_| AskError::Away("its answer did not come in time".to_owned()))?;
         read.map_err(AskError::Away)
+    }
+}
+
+impl Tunnel {
+    /// Sends a request to the leader, and waits for the answer's head. Whoever waits sets a deadline.
+    ///
+    /// # Errors
+    /// There is no connection, or it broke.
+    ///
+    /// # Cancel safety
+    /// The request is then reset at the leader.
+    pub async fn send(&self, request: Request<peer::Body>) -> Result<Response<Incoming>, Away> {
+        let connection = self.connection.borrow().clone().ok_or(Away::NoLeader)?;
+        if connection.is_closed() {
+            return Err(Away::NotSent("the connection has ended".to_owned()));
+        }
+        connection.send(request).await.map_err(|error| Away::Unknown(error.to_string()))
     }
 }
 

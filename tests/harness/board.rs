@@ -276,6 +276,8 @@ impl Board {
             .arg(self.data_dir())
             .arg("--run-dir")
             .arg(self.run_dir())
+            // Where a build with `fault-injection` reads what has to fail.
+            .env("KUMQUAT_FAULTS", self.run_dir())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log file"))

@@ -94,11 +94,16 @@ impl Cluster {
 
     /// Founds a cluster; the other boards are there and off.
     pub fn founded(test: &str, count: u8) -> Self {
-        let switch = Switch::new(test);
-        let boards = (1..=count).map(|number| switch.board(number)).collect();
-        let mut cluster = Self { boards, switch };
+        let mut cluster = Self::off(test, count);
         cluster.boards[0].up(&[]);
         cluster
+    }
+
+    /// Boards that never ran.
+    pub fn off(test: &str, count: u8) -> Self {
+        let switch = Switch::new(test);
+        let boards = (1..=count).map(|number| switch.board(number)).collect();
+        Self { boards, switch }
     }
 
     /// The master.

@@ -7,6 +7,8 @@ use anyhow::{Result, bail};
 mod bench;
 mod cross;
 mod generate;
+mod masters;
+mod mutants;
 mod setup;
 mod shell;
 mod sim;
@@ -30,6 +32,8 @@ cargo xtask TASK
   bench dns       measure a board's DNS beside dnsmasq: queries a second, memory, a dead upstream, restarts
   sim [FLAGS]     a master with simulated boards: --boards 1000 --pods 10 [--link memory|bus]
   soak [NAME]     the long trials: power, restarts, faults [TEST], ...
+  soak masters [--trials N] [CELL]   failover by cell, such as killed-leader-3; goes on where it was
+  mutants [NAME]  break kumquat on purpose, patch by patch: the tests must notice
 ";
 
 fn main() -> ExitCode {
@@ -52,6 +56,7 @@ fn run(words: &[String]) -> Result<()> {
         "bench" => bench::bench(rest),
         "sim" => sim::sim(rest),
         "soak" => soak::soak(rest),
+        "mutants" => mutants::mutants(rest),
         "cross" => cross::cross(),
         "verify" => verify::verify(),
         "fix" => verify::fix(),

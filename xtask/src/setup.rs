@@ -53,6 +53,17 @@ pub(crate) fn build_static(profile: &str) -> Result<PathBuf> {
     Ok(root().join("target").join(&target).join(profile).join("kumquat"))
 }
 
+/// The same with what trials use to make disks and clocks fail; never for users. It lies elsewhere, so
+/// that nobody takes it for the other.
+pub(crate) fn build_with_faults(profile: &str) -> Result<PathBuf> {
+    let target = static_target()?;
+    let folder = root().join("target/faulty");
+    let words =
+        ["build", "--profile", profile, "--bin", "kumquat", "--features", "fault-injection"];
+    run(static_cargo(&target).env("CARGO_TARGET_DIR", &folder).args(words))?;
+    Ok(folder.join(&target).join(profile).join("kumquat"))
+}
+
 /// Builds that binary and the simulator of boards, which shares everything with it; gives both paths.
 pub(crate) fn build_simulator(profile: &str) -> Result<(PathBuf, PathBuf)> {
     let target = static_target()?;

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use crate::masters;
 use crate::setup;
 use crate::shell::{cargo, run};
 
@@ -58,6 +59,9 @@ const TRIALS: &[Trial] = &[
 /// Runs one trial, or one test of it (`soak faults link_down`), or all trials.
 pub(crate) fn soak(words: &[String]) -> Result<()> {
     let wanted = words.first().map(String::as_str);
+    if wanted == Some("masters") {
+        return masters::soak(&words[1..]);
+    }
     let chosen: Vec<_> =
         TRIALS.iter().filter(|trial| wanted.is_none_or(|name| name == trial.name)).collect();
     if chosen.is_empty() {

@@ -93,6 +93,45 @@ impl Faults {
     }
 }
 
+/// What a trial on running boards can make fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Write,
+    Sync,
+}
+
+/// Asks the file `faults` in the folder `KUMQUAT_FAULTS` what happens to this call: lines such as
+/// `sync eio`, `sync slow 3000` (milliseconds), `write enospc`. No file, no fault.
+#[cfg(feature = "fault-injection")]
+fn injected(call: Call) -> io::Result<()> {
+    let Some(folder) = std::env::var_os("KUMQUAT_FAULTS") else { return Ok(()) };
+    let text = fs::read_to_string(Path::new(&folder).join("faults")).unwrap_or_default();
+    let name = match call {
+        Call::Write => "write",
+        Call::Sync => "sync",
+    };
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [of, "eio"] if of == name => return Err(io::Error::from_raw_os_error(libc::EIO)),
+            [of, "enospc"] if of == name => return Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            [of, "slow", millis] if of == name => {
+                let millis = millis.parse().unwrap_or(0);
+                std::thread::sleep(std::time::Duration::from_millis(millis));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "fault-injection"))]
+#[inline]
+#[expect(clippy::unnecessary_wraps, reason = "a build for trials fails here")]
+fn injected(_: Call) -> io::Result<()> {
+    Ok(())
+}
+
 /// A file that the store writes.
 #[derive(Debug)]
 pub(super) struct DiskFile {
@@ -116,6 +155,7 @@ impl DiskFile {
 
     /// Writes all bytes; a failure may leave a part of them.
     pub(super) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        injected(Call::Write)?;
         if let Err(error) = self.faults.check() {
             let torn = bytes.len() / 2;
             self.file.write_all_at(&bytes[..torn], offset)?;
@@ -126,12 +166,14 @@ impl DiskFile {
 
     /// fdatasync(2): data and the size, not the times.
     pub(super) fn sync_data(&self) -> io::Result<()> {
+        injected(Call::Sync)?;
         self.faults.check()?;
         self.file.sync_data()
     }
 
     /// fsync(2).
     pub(super) fn sync_all(&self) -> io::Result<()> {
+        injected(Call::Sync)?;
         self.faults.check()?;
         self.file.sync_all()
     }

@@ -44,7 +44,9 @@ impl Agent {
         self.heard_ticks = Some(super::ticks());
         let taken = match header.kind {
             MessageKind::Desired => match decode(header.kind, &body) {
-                Ok(desired) => return self.take_desired(desired).await,
+                Ok(desired) => {
+                    return self.take_desired((header.epoch, header.term), desired).await;
+                }
                 Err(error) => Err(error),
             },
             MessageKind::Net => {
@@ -91,11 +93,17 @@ impl Agent {
     }
 
     /// Durable first, then acted on, then acknowledged at once rather than with the next beat.
-    async fn take_desired(&mut self, desired: DesiredV1) -> Result<(), NodeError> {
+    async fn take_desired(
+        &mut self,
+        (epoch, term): Reign,
+        desired: DesiredV1,
+    ) -> Result<(), NodeError> {
         let revision = desired.revision;
         match off_runtime(|| self.desired.apply(desired)) {
             Ok(changes) => {
-                tracing::debug!(revision, pods = changes.pods.len(), "desired set applied");
+                // Boards of one machine share the clock of its boot: a trial puts these lines in order.
+                let (pods, boottime_ms) = (changes.pods.len(), super::ticks());
+                tracing::debug!(revision, pods, epoch, term, boottime_ms, "desired set applied");
                 match self.settled {
                     true => self.apply_changes(&changes),
                     false => self.settle().await?,

@@ -1,0 +1,29 @@
+//! Clusters of several masters on one switch: real boards, real wires, real faults.
+
+mod cell;
+mod failover;
+
+#[path = "../harness/board.rs"]
+mod board;
+#[path = "../harness/busybox.rs"]
+mod busybox;
+#[path = "../harness/clients.rs"]
+mod clients;
+#[path = "../harness/disk.rs"]
+mod disk;
+#[path = "../harness/figures.rs"]
+mod figures;
+#[path = "../harness/history.rs"]
+mod history;
+#[path = "../harness/linearizable.rs"]
+mod linearizable;
+#[path = "../harness/loss.rs"]
+mod loss;
+#[path = "../harness/reigns.rs"]
+mod reigns;
+#[path = "../harness/switch.rs"]
+mod switch;
+#[path = "../harness/walk.rs"]
+mod walk;
+#[path = "../harness/writers.rs"]
+mod writers;

@@ -187,7 +187,7 @@ fn open_and_close(dir: &Path) -> Option<u64> {
     impl kumquat::io::store::Applied for Nobody {
         fn applied(&mut self, _: &kumquat::io::store::Change) {}
     }
-    let store = Store::open(Options::new(dir), Box::new(Nobody)).ok()?;
+    let store = Store::open_alone(Options::new(dir), Box::new(Nobody)).ok()?;
     let version = store.version().0;
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
     runtime.block_on(store.close());

@@ -293,7 +293,7 @@ fn segment() -> Vec<u8> {
         fn applied(&mut self, _: &Change) {}
     }
     let dir = scratch("segment");
-    let store = Store::open(Options::new(&dir), Box::new(Nobody)).expect("a new store");
+    let store = Store::open_alone(Options::new(&dir), Box::new(Nobody)).expect("a new store");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
     runtime.block_on(async {
         for body in [Some("{}"), Some(r#"{"a":1}"#), None] {

@@ -87,7 +87,8 @@ fn writer_process() {
     let Some(dir) = std::env::var_os(WRITER_DIR) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build();
     runtime.expect("runtime").block_on(async {
-        let store = Store::open(Options::new(PathBuf::from(dir)), Box::new(())).expect("opens");
+        let store =
+            Store::open_alone(Options::new(PathBuf::from(dir)), Box::new(())).expect("opens");
         println!("\nopen {}", store.version());
         let tasks: Vec<_> = (0..WRITERS)
             .map(|writer| tokio::spawn(write_for_ever(store.clone(), writer)))
@@ -288,7 +289,7 @@ async fn trial(name: &str, rounds: u64, seed: u64, without_sync: bool) -> Outcom
         let millis = if without_sync { 1500 + next(500) } else { 10 + next(700) };
         run_and_cut(&mount, Duration::from_millis(millis), cut, without_sync, &mut seen);
         remount(&mount);
-        let store = Store::open(Options::new(mount.join("store")), Box::new(()));
+        let store = Store::open_alone(Options::new(mount.join("store")), Box::new(()));
         let store = store.unwrap_or_else(|error| panic!("round {round} {cut:?}: {error}"));
         let lost = seen.lost(&store, checked).await;
         if lost > 0 {
@@ -366,7 +367,7 @@ async fn a_full_disk_refuses_writes_and_heals_when_space_returns() {
     }
     let disk = Disk::new("full", 32);
     let filler = disk.folder().join("filler");
-    let open = || Store::open(Options::new(disk.folder().join("store")), Box::new(()));
+    let open = || Store::open_alone(Options::new(disk.folder().join("store")), Box::new(()));
     let mut store = open().expect("opens");
     let first = store.propose(vec![configmap("first", 100)]).await.expect("put").versions[0];
     fill(&filler);

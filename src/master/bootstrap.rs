@@ -40,7 +40,9 @@ pub enum BootstrapError {
 impl BootstrapError {
     /// Whether it passes by itself, or when somebody frees space: worth another try.
     pub fn passes(&self) -> bool {
-        matches!(self, Self::Write(_, CommitError::NoSpace | CommitError::Conflict))
+        let passes =
+            |error: &CommitError| !matches!(error, CommitError::Rejected(_) | CommitError::Closed);
+        matches!(self, Self::Write(_, error) if passes(error))
     }
 }
 

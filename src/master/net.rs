@@ -236,7 +236,8 @@ mod tests {
         let _gone = std::fs::remove_dir_all(&dir);
         let open = || {
             let (views, hook) = Views::new(Vec::new(), Clock::starting_at(Timestamp(0)));
-            let store = Store::open(Options::new(&dir), Box::new(hook)).expect("a store opens");
+            let store =
+                Store::open_alone(Options::new(&dir), Box::new(hook)).expect("a store opens");
             (views, store)
         };
         let write = |name: &str, body: Option<&'static str>| {

@@ -211,6 +211,8 @@ pub const STORE_OVERLAY_FLUSH_BYTES: usize = 1024 * 1024;
 pub const STORE_OVERLAY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Seconds after the last write at which the state is flushed to LMDB.
 pub const STORE_FLUSH_IDLE_SECONDS: u64 = 5;
+/// How long a proposal waits for a group of masters before it is answered without an outcome.
+pub const STORE_WAIT_SECONDS_MAX: u64 = 2;
 /// Recent changes kept in memory for watches; older ones are read back from the log.
 pub const STORE_HISTORY_BYTES_MAX: usize = 1024 * 1024;
 /// Objects kept of one memory-only kind (Events, Leases); the oldest is dropped.

@@ -88,7 +88,7 @@ impl Server {
             Some((views, hook)) => (Some(views), Box::new(hook)),
             None => (None, Box::new(())),
         };
-        let store = Store::open(Options::new(folder.join("store")), hook).expect("store");
+        let store = Store::open_alone(Options::new(folder.join("store")), hook).expect("store");
         let registry = Registry::new(store, clock.clone(), RegistryOptions::default())
             .expect("registry over an empty store");
         let service = IpAddr::V4(Ipv4Addr::new(10, 43, 0, 1));

@@ -37,7 +37,7 @@ impl Loops {
             reserved_ports: Vec::new(),
         };
         let (views, hook) = Views::new(controllers::all(cluster), clock.clone());
-        let store = Store::open(Options::new(folder.join("store")), Box::new(hook));
+        let store = Store::open_alone(Options::new(folder.join("store")), Box::new(hook));
         let store = store.expect("store");
         let registry = Registry::new(store, clock.clone(), RegistryOptions::default());
         let registry = registry.expect("registry");

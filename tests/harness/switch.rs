@@ -83,7 +83,12 @@ impl Cluster {
     /// Founds a cluster and has all other boards join it; every board is ready then.
     pub fn new(test: &str, count: u8) -> Self {
         let mut cluster = Self::founded(test, count);
-        cluster.join();
+        for number in 1..usize::from(count) {
+            cluster.start_joining(number);
+        }
+        for number in 1..usize::from(count) {
+            cluster.wait_ready(number, JOINED_WITHIN);
+        }
         cluster
     }
 
@@ -94,21 +99,11 @@ impl Cluster {
         cluster
     }
 
-    /// Boards on a switch that never ran.
+    /// Boards that never ran.
     pub fn off(test: &str, count: u8) -> Self {
         let switch = Switch::new(test);
         let boards = (1..=count).map(|number| switch.board(number)).collect();
         Self { boards, switch }
-    }
-
-    /// Has all other boards join the first, and waits until they are ready.
-    pub fn join(&mut self) {
-        for index in 1..self.boards.len() {
-            self.start_joining(index);
-        }
-        for index in 1..self.boards.len() {
-            self.wait_ready(index, JOINED_WITHIN);
-        }
     }
 
     /// The master.

@@ -137,7 +137,8 @@ impl Core {
         let (views, hook) = Views::new(of_controllers, clock.clone());
         let mut of_store = store::Options::new(dirs.store());
         of_store.clock = clock.clone();
-        let opened = tokio::task::spawn_blocking(move || Store::open(of_store, Box::new(hook)));
+        let opened =
+            tokio::task::spawn_blocking(move || Store::open_alone(of_store, Box::new(hook)));
         let store = opened.await?.context("cannot open the store")?;
         let options = RegistryOptions { service_range };
         let registry = Registry::new(store.clone(), clock.clone(), options)?;

@@ -28,6 +28,8 @@ pub struct Cursor {
     namespace: Option<String>,
     position: Version,
     wake: watch::Receiver<()>,
+    /// Of the history when this began.
+    generation: (u64, u64),
     disk: Option<DiskReader>,
 }
 
@@ -51,9 +53,11 @@ impl Cursor {
             return Err(Expired { oldest });
         }
         let wake = live.history.subscribe(id);
+        let generation = live.history.generation(id);
         drop(live);
         let shared = shared.clone();
-        Ok(Self { shared, kind: id, kind_key: kind, namespace, position, wake, disk: None })
+        let disk = None;
+        Ok(Self { shared, kind: id, kind_key: kind, namespace, position, wake, generation, disk })
     }
 
     /// The next change above the position.
@@ -82,6 +86,9 @@ impl Cursor {
     fn step(&mut self) -> Result<Step, WatchError> {
         let shared = self.shared.clone();
         let live = shared.read();
+        if self.generation != live.history.generation(self.kind) {
+            return Err(WatchError::Expired);
+        }
         if self.position >= live.history.floor(self.kind) {
             self.disk = None;
             let found = live.history.next(self.kind, self.position, |change| self.wants(change));
@@ -90,7 +97,7 @@ impl Cursor {
                 return Ok(Step::Found(change));
             }
             self.position = self.position.max(live.version);
-            return if live.state.is_none() { Err(WatchError::Closed) } else { Ok(Step::Wait) };
+            return if live.is_closed() { Err(WatchError::Closed) } else { Ok(Step::Wait) };
         }
         if self.position < live.history.memory_floor(self.kind) {
             return Err(WatchError::Expired);

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use model::{
     ids::{KindKey, ObjectKey, Uid, Version},
     limits::STORE_ENTRY_BYTES_MAX,
+    masters::MembersV1,
     timestamp::Timestamp,
 };
 use serde::{Deserialize, Serialize};
@@ -113,6 +114,19 @@ pub(super) enum EntryV1 {
     /// Either of the two, with the cluster time at which it was written: no operations begin a term.
     /// A board without a clock battery goes on from here after a power cut.
     At(Timestamp, Vec<OpV1>),
+    /// Who holds the log from here on; changes no object.
+    Members(MembersV1),
+}
+
+/// What an entry is to whoever only passes it on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// The first entry of a leader in a group.
+    Blank,
+    /// The group changes.
+    Members(MembersV1),
+    /// Operations, or the start of a term of somebody who led alone.
+    Other,
 }
 
 /// One operation in an entry.
@@ -172,7 +186,7 @@ impl EntryV1 {
     /// When it was written, as far as it says.
     pub(super) fn time(&self) -> Timestamp {
         match self {
-            Self::TermStart | Self::Ops(_) => Timestamp::default(),
+            Self::TermStart | Self::Ops(_) | Self::Members(_) => Timestamp::default(),
             Self::At(time, _) => *time,
         }
     }
@@ -180,7 +194,7 @@ impl EntryV1 {
     /// The last version that the entry takes when it stands at `position`.
     pub(super) fn last_version(&self, position: u64) -> Version {
         let last = match self {
-            Self::TermStart => 0,
+            Self::TermStart | Self::Members(_) => 0,
             Self::Ops(ops) | Self::At(_, ops) => ops.len().saturating_sub(1),
         };
         Version::of_entry(position, u32::try_from(last).expect("operations are bounded"))
@@ -189,7 +203,7 @@ impl EntryV1 {
     /// The changes that the entry makes when it stands at `position`: apply is nothing more.
     pub(super) fn changes(self, position: u64) -> impl Iterator<Item = Change> {
         let ops = match self {
-            Self::TermStart => Vec::new(),
+            Self::TermStart | Self::Members(_) => Vec::new(),
             Self::Ops(ops) | Self::At(_, ops) => ops,
         };
         (0u32..).zip(ops).map(move |(ordinal, op)| Change {
@@ -203,8 +217,32 @@ impl EntryV1 {
     }
 }
 
+/// The first entry of a leader in a group.
+pub(super) fn blank() -> Bytes {
+    Bytes::from(EntryV1::TermStart.encode())
+}
+
+/// The entry that changes the group.
+pub(super) fn members(members: &MembersV1) -> Bytes {
+    Bytes::from(EntryV1::Members(members.clone()).encode())
+}
+
+/// What encoded bytes are, without looking at operations; `None` when they are no entry.
+pub(super) fn what(bytes: &[u8]) -> Option<What> {
+    match bytes.first()? {
+        0 if bytes.len() == 1 => Some(What::Blank),
+        1 | 2 => Some(What::Other),
+        _ => match EntryV1::decode(bytes)? {
+            EntryV1::Members(members) => Some(What::Members(members)),
+            _ => None,
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use model::masters::MemberId;
+
     use super::*;
 
     fn entry() -> EntryV1 {
@@ -258,6 +296,22 @@ mod tests {
         check(EntryV1::Ops(ops.clone()), &[&[1, 1], op]);
         check(EntryV1::At(Timestamp(150), ops), &[&[2, 0xac, 2, 1], op]);
         check(EntryV1::At(Timestamp(-1), Vec::new()), &[&[2, 1, 0]]);
+        let members = MembersV1::sole(MemberId(5), "a".into(), [9; 32]);
+        let golden: &[&[u8]] = &[&[3, 1, 1, 5, 1, 5, 1], b"a", &[9; 32], &[0]];
+        check(EntryV1::Members(members), golden);
+    }
+
+    #[test]
+    fn an_entry_is_told_without_its_operations() {
+        let group = MembersV1::sole(MemberId(5), "a".into(), [9; 32]);
+        let check = |bytes: &[u8], what| assert_eq!(super::what(bytes), what, "{bytes:?}");
+        check(&blank(), Some(What::Blank));
+        check(&members(&group), Some(What::Members(group)));
+        check(&entry().encode(), Some(What::Other));
+        check(&EntryV1::At(Timestamp(7), Vec::new()).encode(), Some(What::Other));
+        for bad in [&[][..], &[0, 0], &[3], &[4]] {
+            check(bad, None);
+        }
     }
 
     #[test]

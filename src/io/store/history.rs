@@ -26,6 +26,10 @@ pub(super) struct History {
     start: Version,
     evicted: Version,
     evicted_memory: Version,
+    /// How often it was begun anew.
+    begun: u64,
+    /// How often the memory-only objects were forgotten.
+    forgotten: u64,
     any: watch::Sender<()>,
 }
 
@@ -49,6 +53,8 @@ impl History {
             start,
             evicted: start,
             evicted_memory: start,
+            begun: 0,
+            forgotten: 0,
             any: watch::Sender::new(()),
         };
         for kind in memory_kinds {
@@ -72,6 +78,49 @@ impl History {
             wake: watch::Sender::new(()),
         });
         id
+    }
+
+    /// Begins anew at `start`: whoever followed before has to begin again as well.
+    pub(super) fn restart(&mut self, start: Version) {
+        self.begun += 1;
+        self.start = start;
+        self.evicted = start;
+        self.evicted_memory = start;
+        self.order.clear();
+        self.bytes = 0;
+        for kind in &mut self.kinds {
+            kind.changes.clear();
+            kind.floor = start;
+        }
+        self.forget_memory(start);
+        for kind in &self.kinds {
+            kind.wake.send_replace(());
+        }
+    }
+
+    /// The memory-only objects are gone without a change that says so: whoever follows them at `now`
+    /// or before has to begin again.
+    pub(super) fn forget_memory(&mut self, now: Version) {
+        self.forgotten += 1;
+        let mut bytes = 0;
+        for kind in self.kinds.iter_mut().filter(|kind| kind.memory) {
+            bytes += kind.changes.iter().map(|change| change.bytes()).sum::<usize>();
+            kind.changes.clear();
+            kind.floor = now;
+            kind.wake.send_replace(());
+        }
+        self.bytes -= bytes;
+        let kinds = &self.kinds;
+        self.order.retain(|id| !kinds[*id].memory);
+        self.evicted = self.evicted.max(now);
+        self.evicted_memory = now;
+        self.any.send_replace(());
+    }
+
+    /// Changes when a cursor of `kind` (or of all) cannot go on: changes were left out.
+    pub(super) fn generation(&self, kind: Option<usize>) -> (u64, u64) {
+        let memory = kind.is_none_or(|id| self.kinds[id].memory);
+        (self.begun, if memory { self.forgotten } else { 0 })
     }
 
     /// Adds a change and drops the oldest ones beyond the bound.
@@ -181,5 +230,29 @@ mod tests {
         assert_eq!(next.version, Version(98));
         assert!(history.next(Some(quiet), Version(11), |_| true).is_none());
         assert_eq!(history.memory_floor(None), Version(10));
+    }
+
+    #[test]
+    fn forgotten_objects_expire_their_watches_and_no_others() {
+        let mut history = History::new(Version(10), 10_000, &["/events".into()]);
+        let (events, pods) = (history.id(&"/events".into()), history.id(&"/pods".into()));
+        for version in (11..17).step_by(2) {
+            history.push(change("/events", version));
+            history.push(change("/pods", version + 1));
+        }
+        let before = [Some(events), Some(pods), None].map(|kind| history.generation(kind));
+        history.forget_memory(Version(16));
+        let after = [Some(events), Some(pods), None].map(|kind| history.generation(kind));
+        assert!(before[0] != after[0] && before[1] == after[1] && before[2] != after[2]);
+        assert_eq!(history.memory_floor(Some(events)), Version(16));
+        let found = history.next(Some(pods), Version(12), |_| true).expect("kept");
+        assert_eq!(found.version, Version(14));
+        let held: usize = history.kinds.iter().map(|kind| kind.changes.len()).sum();
+        assert_eq!((held, history.order.len()), (3, 3));
+        let bytes: usize = history.kinds[pods].changes.iter().map(|change| change.bytes()).sum();
+        assert_eq!(history.bytes, bytes);
+        history.restart(Version(30));
+        assert_eq!((history.bytes, history.floor(Some(pods))), (0, Version(30)));
+        assert!(history.next(Some(pods), Version(12), |_| true).is_none());
     }
 }

@@ -19,6 +19,7 @@ use model::{
 use super::{
     history::History,
     log::Segment,
+    membership::Membership,
     memory::Memory,
     record,
     state::{Reading, State},
@@ -44,8 +45,12 @@ pub(super) struct Shared {
 
 /// The part of the store that is in memory.
 pub(super) struct Live {
-    /// LMDB; `None` when closed.
+    /// LMDB; `None` when closed, and while a snapshot replaces it.
     pub(super) state: Option<State>,
+    /// A snapshot replaces the state.
+    pub(super) installing: bool,
+    /// The group as of what is applied.
+    pub(super) membership: Option<Membership>,
     /// Writes since the last flush.
     pub(super) overlay: BTreeMap<Vec<u8>, Latest>,
     /// Bytes in the overlay.
@@ -75,6 +80,8 @@ impl Live {
         let kinds = &options.memory_kinds;
         Self {
             state: Some(state),
+            installing: false,
+            membership: None,
             overlay: BTreeMap::new(),
             overlay_bytes: 0,
             memory: Memory::new(kinds, STORE_MEMORY_KIND_BYTES_MAX),
@@ -87,9 +94,34 @@ impl Live {
     }
 
     /// Begins the history anew at `version`, which is known only when all is replayed.
-    pub(super) fn restart_history(&mut self, version: Version, options: &Options) {
+    pub(super) fn restart_history(&mut self, version: Version) {
         self.version = version;
-        self.history = History::new(version, options.history_bytes, &options.memory_kinds);
+        self.history.restart(version);
+    }
+
+    /// Forgets the memory-only objects: they were those of another leader.
+    pub(super) fn forget_memory(&mut self) {
+        for key in self.memory.clear() {
+            self.count(&key, true, false);
+        }
+        let now = self.version;
+        self.history.forget_memory(now);
+    }
+
+    /// Whether nothing comes any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.is_none() && !self.installing
+    }
+
+    /// LMDB, or why it cannot be read.
+    pub(super) fn state(&self) -> Result<&State, StoreError> {
+        let missing = if self.installing { StoreError::Installing } else { StoreError::Closed };
+        self.state.as_ref().ok_or(missing)
+    }
+
+    /// Forgets what was counted.
+    pub(super) fn clear_counts(&mut self) {
+        self.counts.clear();
     }
 
     /// Puts a change of the log over LMDB.
@@ -156,7 +188,7 @@ impl Shared {
     pub(super) fn get(&self, key: &ObjectKey) -> Result<Option<Record>, StoreError> {
         let Some(encoded) = record::encode_key(key) else { return Ok(None) };
         let live = self.read();
-        let state = live.state.clone().ok_or(StoreError::Closed)?;
+        let state = live.state()?.clone();
         if live.memory.holds(&key.kind) {
             return Ok(live.memory.get(key));
         }
@@ -184,7 +216,7 @@ impl Shared {
         };
         let live = self.read();
         let version = live.version;
-        let state = live.state.clone().ok_or(StoreError::Closed)?;
+        let state = live.state()?.clone();
         if let Some((records, more)) = live.memory.list(range) {
             return Ok(Page { records, version, more });
         }

@@ -6,7 +6,11 @@
 //! failure nothing is written until the log is opened anew, because the page cache may show what the
 //! disk does not hold.
 //!
-//! Deliberately absent: what entries mean (`entry`), what they change (`writer`).
+//! Reading is in `read`, taking away at either end in `cut`. Deliberately absent: what entries mean
+//! (`entry`), what they change (`writer`).
+
+mod cut;
+mod read;
 
 use std::{
     fs, io,
@@ -20,11 +24,13 @@ use model::{
 };
 
 use super::{
-    entry::{EntryV1, FRAME_BYTES, Frame},
+    entry::Frame,
     file::{self, DiskFile, Faults},
     segment::{self, End, HEADER_BYTES, HeaderRead, Scan, SegmentHeader},
     types::OpenError,
 };
+
+pub(super) use read::Logged;
 
 /// A segment file, as the log and watches know it.
 #[derive(Clone, Debug)]
@@ -54,12 +60,19 @@ pub(super) struct Group {
     frames: Vec<u8>,
     count: u32,
     previous: u32,
+    /// Of the last entry.
+    term: u64,
 }
 
 impl Group {
     /// Bytes so far.
     pub(super) fn bytes(&self) -> usize {
         self.frames.len()
+    }
+
+    /// Whether there is nothing in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
     }
 }
 
@@ -79,8 +92,10 @@ pub(super) struct Log {
     allocated: u64,
     epoch: u64,
     base: u64,
-    /// Of the last entry.
+    /// Of the last entry, or of a term that is about to begin.
     pub(super) term: u64,
+    /// Of the last entry.
+    last_term: u64,
     /// Of the entry to come.
     pub(super) next_index: u64,
     /// Checksum of the last frame.
@@ -112,6 +127,11 @@ pub(super) struct Position {
 impl Position {
     /// Before the first entry of a new cluster.
     pub(super) const START: Self = Self { epoch: 1, base: 0, term: 0, index: 0 };
+
+    /// Where the entry stands in versions.
+    pub(super) fn place(&self) -> u64 {
+        self.base + self.index
+    }
 }
 
 impl Log {
@@ -138,6 +158,7 @@ impl Log {
             epoch,
             base,
             term,
+            last_term: term,
             next_index: index + 1,
             previous: 0,
             last_version: Version(0),
@@ -204,6 +225,7 @@ impl Log {
         self.at = found.good_bytes as u64;
         self.allocated = allocated;
         self.term = found.term;
+        self.last_term = found.term;
         self.next_index = found.next_index;
         self.previous = found.previous;
         self.active = Some(file);
@@ -268,29 +290,18 @@ impl Log {
         self.term += 1;
     }
 
-    /// Forgets every segment and goes on after `position`, in a new segment.
-    pub(super) fn restart_after(&mut self, position: Position) -> Result<(), OpenError> {
-        while !self.segments.is_empty() {
-            self.remove_oldest().map_err(io_error("remove a segment of", &self.dir.clone()))?;
-        }
-        self.active = None;
-        self.at = 0;
-        self.allocated = 0;
-        self.epoch = position.epoch;
-        self.base = position.base;
-        self.term = position.term;
-        self.next_index = position.index + 1;
-        self.previous = 0;
-        Ok(())
-    }
-
     /// An empty group.
     pub(super) fn group(&self) -> Group {
-        Group { frames: Vec::new(), count: 0, previous: self.previous }
+        Group { frames: Vec::new(), count: 0, previous: self.previous, term: self.term }
     }
 
-    /// Adds an encoded entry; gives its position in versions.
-    pub(super) fn add(&self, group: &mut Group, payload: &[u8]) -> u64 {
+    /// Adds an encoded entry of this log's term; gives its position.
+    pub(super) fn add(&self, group: &mut Group, payload: &[u8]) -> Position {
+        self.add_of_term(group, self.term, payload)
+    }
+
+    /// Adds an encoded entry of a term that is no earlier than that of the entry before.
+    pub(super) fn add_of_term(&self, group: &mut Group, term: u64, payload: &[u8]) -> Position {
         let index = self.next_index + u64::from(group.count);
         let frame = Frame {
             length: 0,
@@ -298,12 +309,13 @@ impl Log {
             previous: group.previous,
             group_offset: group.count,
             epoch: self.epoch,
-            term: self.term,
+            term,
             index,
         };
+        group.term = term;
         group.previous = frame.write(payload, &mut group.frames);
         group.count += 1;
-        self.base + index
+        Position { epoch: self.epoch, base: self.base, term, index }
     }
 
     /// Makes the group durable, or changes nothing.
@@ -320,17 +332,59 @@ impl Log {
                 self.appended_bytes += group.frames.len() as u64;
                 self.next_index += u64::from(group.count);
                 self.previous = group.previous;
+                self.term = group.term;
+                self.last_term = group.term;
                 Ok(())
             }
-            Err(error) if file::is_full(&error) => {
-                self.dirty_tail = self.active.is_some();
-                self.clean_tail().map_err(|error| self.break_down(error))?;
-                Err(AppendError::Full)
-            }
-            // Files are opened only for a new segment, before anything refers to it.
-            Err(error) if file::out_of_descriptors(&error) => Err(AppendError::Descriptors),
-            Err(error) => Err(self.break_down(error)),
+            Err(error) => Err(self.refuse(error)),
         }
+    }
+
+    /// Makes room for `bytes` of entries behind `reserved` bytes that are still to be appended, so that
+    /// appending them meets no full disk. False when they belong into a segment of their own, which
+    /// is begun only when nothing is reserved in this one.
+    pub(super) fn reserve(&mut self, reserved: u64, bytes: u64) -> Result<bool, AppendError> {
+        if self.broken {
+            return Err(AppendError::Failed(io::Error::other("an earlier write failed")));
+        }
+        let end = self.at + reserved + bytes;
+        let full = self.at > HEADER_BYTES as u64 && end > STORE_SEGMENT_BYTES as u64;
+        let roll = self.active.is_none() || full;
+        if roll && reserved > 0 {
+            return Ok(false);
+        }
+        let made = if roll { self.roll(bytes) } else { self.allocate(end) };
+        made.map(|()| true).map_err(|error| self.refuse(error))
+    }
+
+    /// Extends the active segment by zeros up to at least `end`.
+    fn allocate(&mut self, end: u64) -> io::Result<()> {
+        if end <= self.allocated {
+            return Ok(());
+        }
+        let Some(active) = &self.active else { return Ok(()) };
+        let allocated = end.next_multiple_of(STORE_SEGMENT_STEP_BYTES as u64);
+        let zeros = vec![0; usize::try_from(allocated - self.at).map_err(io::Error::other)?];
+        active.write_all_at(&zeros, self.at)?;
+        active.sync_data()?;
+        self.allocated = allocated;
+        Ok(())
+    }
+
+    /// What a failed write means: the log is as before, or broken.
+    fn refuse(&mut self, error: io::Error) -> AppendError {
+        if file::is_full(&error) {
+            self.dirty_tail = self.active.is_some();
+            return match self.clean_tail() {
+                Ok(()) => AppendError::Full,
+                Err(error) => self.break_down(error),
+            };
+        }
+        // Files are opened only for a new segment, before anything refers to it.
+        if file::out_of_descriptors(&error) {
+            return AppendError::Descriptors;
+        }
+        self.break_down(error)
     }
 
     fn break_down(&mut self, error: io::Error) -> AppendError {
@@ -368,7 +422,7 @@ impl Log {
             epoch: self.epoch,
             base: self.base,
             first_index: self.next_index,
-            term: self.term,
+            term: self.last_term,
             previous: self.previous,
         };
         let path = segment_path(&self.dir, self.next_index);
@@ -404,68 +458,6 @@ impl Log {
         file.sync_all()?;
         file::sync_dir(&self.dir, &self.faults)?;
         Ok((file, allocated))
-    }
-
-    fn clean_tail(&mut self) -> io::Result<()> {
-        if self.dirty_tail {
-            self.cut_tail()?;
-            self.dirty_tail = false;
-        }
-        Ok(())
-    }
-
-    /// Cuts everything after the last good frame, durably.
-    fn cut_tail(&mut self) -> io::Result<()> {
-        if let Some(active) = &self.active {
-            active.set_len(self.at)?;
-            active.sync_all()?;
-            self.allocated = self.at;
-        }
-        Ok(())
-    }
-
-    /// Removes the oldest segment when a newer one exists and it ends at or before `index`.
-    pub(super) fn remove_covered(&mut self, index: u64) -> io::Result<bool> {
-        let covered = self.segments.get(1).is_some_and(|next| next.header.first_index <= index + 1);
-        if covered {
-            self.remove_oldest()?;
-        }
-        Ok(covered)
-    }
-
-    fn remove_oldest(&mut self) -> io::Result<()> {
-        let Some(oldest) = self.segments.first() else { return Ok(()) };
-        file::remove(&oldest.path, &self.faults)?;
-        file::sync_dir(&self.dir, &self.faults)?;
-        self.segments.remove(0);
-        Ok(())
-    }
-
-    /// Hands every entry from `index` on to `visit`, with its position in versions.
-    pub(super) fn replay(
-        &self,
-        index: u64,
-        mut visit: impl FnMut(Position, EntryV1) -> Result<(), OpenError>,
-    ) -> Result<(), OpenError> {
-        for (nth, segment) in self.segments.iter().enumerate() {
-            let next = self.segments.get(nth + 1);
-            if next.is_some_and(|next| next.header.first_index <= index) {
-                continue;
-            }
-            let path = &segment.path;
-            let bytes = segment::read(path).map_err(io_error("read", path))?;
-            let SegmentHeader { epoch, base, .. } = segment.header;
-            let mut at = HEADER_BYTES;
-            while let Some((frame, payload)) = bytes.get(at..).and_then(Frame::verified) {
-                if frame.index >= index {
-                    let format = || OpenError::Format { path: path.clone(), format: 0 };
-                    let entry = EntryV1::decode(payload).ok_or_else(format)?;
-                    visit(Position { epoch, base, term: frame.term, index: frame.index }, entry)?;
-                }
-                at += FRAME_BYTES + payload.len();
-            }
-        }
-        Ok(())
     }
 }
 

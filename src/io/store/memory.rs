@@ -44,6 +44,36 @@ impl Memory {
         Self { kinds, kind_bytes_max }
     }
 
+    /// Forgets every object; gives the keys.
+    pub(super) fn clear(&mut self) -> Vec<ObjectKey> {
+        let mut keys = Vec::new();
+        for (kind, held) in &mut self.kinds {
+            let names = std::mem::take(held).objects.into_keys();
+            keys.extend(names.map(|(namespace, name)| ObjectKey {
+                kind: kind.clone(),
+                namespace,
+                name,
+            }));
+        }
+        keys
+    }
+
+    /// Every object.
+    pub(super) fn all(&self) -> impl Iterator<Item = Record> {
+        self.kinds.iter().flat_map(|(kind, held)| {
+            held.objects.iter().map(|((namespace, name), held)| Record {
+                key: ObjectKey {
+                    kind: kind.clone(),
+                    namespace: namespace.clone(),
+                    name: name.clone(),
+                },
+                version: held.version,
+                uid: held.uid,
+                body: held.body.clone(),
+            })
+        })
+    }
+
     /// Whether objects of the kind live here.
     pub(super) fn holds(&self, kind: &KindKey) -> bool {
         self.kinds.contains_key(kind)

@@ -3,53 +3,73 @@
 //! Reads are synchronous and short; writes are answered when they are durable on this disk. An
 //! acknowledged write survives power loss, versions are never used twice and only grow.
 //!
-//! Deliberately absent: what objects mean (the registry), more than one voter (openraft takes the
-//! place of `writer`'s append; entries carry epoch, term and index for it), an owner index (the
-//! controllers' views have it).
+//! A master that is alone is its own majority (`writer`). In a group the engine in `group` decides what
+//! is appended and committed, and never touches a file (`follow`).
+//!
+//! Deliberately absent: what objects mean (the registry), who is in the group (the policy), an owner
+//! index (the controllers' views have it).
 
 mod backoff;
 mod cursor;
 mod entry;
 mod file;
+mod flight;
+mod flush;
+mod follow;
+mod group;
 mod history;
+mod install;
 mod live;
 mod log;
+mod membership;
 mod memory;
 mod open;
 mod pages;
 mod record;
 mod repair;
+mod replica;
+mod requests;
 mod segment;
 mod snapshot;
 mod stage;
+mod standing;
 mod state;
 #[cfg(test)]
 mod tests;
 mod types;
+mod vote;
+mod write_memory;
 mod writer;
 
 use std::{
+    io,
     path::Path,
-    sync::{Arc, mpsc},
-    time::Instant,
+    sync::{Arc, PoisonError, Weak, mpsc},
+    time::{Duration, Instant},
 };
 
 use model::{
     ids::{KindKey, ObjectKey, Version},
     limits::{STORE_LIST_BYTES_MAX, STORE_PROPOSAL_BYTES_MIN, STORE_QUEUE_BYTES_MAX},
+    masters::{MemberId, MemberV1, MembersV1, Reign},
 };
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use cursor::Cursor;
 pub use record::with_version;
+pub use requests::Unattached;
+pub use standing::{Mandate, NotLeading};
 pub use types::{
     Applied, Base, Change, Committed, Expired, ListRange, Op, OpenError, Options, Page,
     ProposeError, Record, StoreError, WatchError,
 };
 
 use backoff::Backoff;
+use flush::SNAPSHOT_BACKOFF;
+use group::seam::{Asks, GroupRequest, GroupState};
 use live::Shared;
-use writer::{FLUSH_IDLE, Request, SNAPSHOT_BACKOFF, Writer};
+use requests::{Entry, Request, Write};
+use writer::{FLUSH_IDLE, Role, Syncing, Writer};
 
 /// An open store; clones are the same store.
 #[derive(Clone, Debug)]
@@ -57,11 +77,15 @@ pub struct Store {
     shared: Arc<Shared>,
     requests: Arc<mpsc::Sender<Request>>,
     queue: Arc<Semaphore>,
-    leadership: Leadership,
+    reign: watch::Receiver<Option<Mandate>>,
+    /// Writes of this handle count in this reign only.
+    bound: Option<Reign>,
+    standing: Standing,
+    syncing: Syncing,
 }
 
 /// In whose name this store writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Leadership {
     /// Cluster epoch: raised by promote, restore and repair.
     pub epoch: u64,
@@ -69,52 +93,204 @@ pub struct Leadership {
     pub term: u64,
 }
 
+/// What a store was when it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It asks nobody: a new store, or that of a master which is alone.
+    Sole,
+    /// A replica of a group.
+    Member {
+        /// Which one.
+        own: MemberId,
+        /// Epoch of the group.
+        epoch: u64,
+    },
+}
+
 /// The queue is counted in units of this many bytes.
 const QUEUE_UNIT_BYTES: usize = 1024;
 
 impl Store {
-    /// Opens the store in `options.dir`, making it when it is missing, and starts its thread.
+    /// Opens the store in `options.dir`, making it when it is missing, and starts its thread. It can be
+    /// read; it is written when it leads, alone or in a group.
     ///
     /// # Errors
     /// [`OpenError`]; a torn end of the log and a damaged LMDB are no errors, they are repaired.
-    pub fn open(options: Options, mut hook: Box<dyn Applied>) -> Result<Self, OpenError> {
-        let opened = open::open(&options, hook.as_mut())?;
+    pub fn open(options: Options) -> Result<Self, OpenError> {
+        let opened = open::open(&options)?;
         let shared = Arc::new(Shared::new(opened.live));
-        let position = opened.log.position();
-        let leadership = Leadership { epoch: position.epoch, term: position.term };
         let (sender, requests) = mpsc::channel();
         let sender = Arc::new(sender);
+        let (reign, reigns) = watch::channel(None);
+        let syncing = Syncing::default();
+        let standing = opened.vote.as_ref().map_or(Standing::Sole, |vote| {
+            let vote::Ballot { own, epoch, .. } = vote.ballot();
+            Standing::Member { own, epoch }
+        });
+        let dir = options.dir.clone();
         let writer = Writer {
             log: opened.log,
             shared: shared.clone(),
-            hook,
+            hook: Box::new(()),
             requests,
             own: Arc::downgrade(&sender),
-            snapshots: open::Paths::of(&options.dir).snapshots,
-            log_bytes: options.log_bytes,
-            clock: options.clock,
-            faults: options.faults,
+            paths: open::Paths::of(&dir),
+            options,
+            role: Role::Idle,
+            vote: opened.vote,
+            applied: opened.applied,
+            reign,
+            end_alone: None,
             next_ordinal: 1,
-            owes_term_start: opened.owes_term_start,
+            owes_term_start: false,
             flushed_bytes: 0,
             flush_at: opened.dirty.then(|| Instant::now() + FLUSH_IDLE),
             flush_backoff: FLUSH_IDLE,
             snapshot: None,
             snapshot_backoff: Backoff::new(SNAPSHOT_BACKOFF.0, SNAPSHOT_BACKOFF.1),
             snapshot_bytes: 0,
+            newest: None,
+            syncing: syncing.clone(),
             lock: opened.lock,
         };
         std::thread::Builder::new()
             .name("store".into())
             .spawn(move || writer.run())
-            .map_err(log::io_error("start the thread of", &options.dir))?;
+            .map_err(log::io_error("start the thread of", &dir))?;
         let queue = Arc::new(Semaphore::new(STORE_QUEUE_BYTES_MAX / QUEUE_UNIT_BYTES));
-        Ok(Self { shared, requests: sender, queue, leadership })
+        let bound = None;
+        Ok(Self { shared, requests: sender, queue, reign: reigns, bound, standing, syncing })
     }
 
-    /// Epoch and term of this opening of the store.
+    /// Ends the thread and waits until its files are free.
+    fn end_now(self) {
+        let (answer, mut answered) = oneshot::channel();
+        if self.requests.send(Request::Close(answer)).is_ok() {
+            while matches!(answered.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// [`Store::open`] and [`Store::lead_alone`] in one, on the calling thread.
+    ///
+    /// # Errors
+    /// Those of both.
+    pub fn open_alone(options: Options, hook: Box<dyn Applied>) -> Result<Self, OpenError> {
+        let dir = options.dir.clone();
+        let store = Self::open(options)?;
+        let (answer, answered) = mpsc::sync_channel(1);
+        // The thread lives until the store is closed, and the channel holds its one answer.
+        let reply = Box::new(move |led| drop(answer.send(led)));
+        let asked = store.requests.send(Request::LeadAlone { hook, reply });
+        let led = asked.ok().and_then(|()| answered.recv().ok());
+        let Err(error) = led.unwrap_or(Err(OpenError::Busy(dir))) else { return Ok(store) };
+        store.end_now();
+        Err(error)
+    }
+
+    /// Begins a term in which nobody else has to be asked; every object is shown to `hook`, then every
+    /// change. [`Store::reign`] tells of the mandate before this returns.
+    ///
+    /// # Errors
+    /// [`OpenError::Member`] for a replica of a group, [`OpenError::Busy`] when it leads already.
+    pub async fn lead_alone(&self, hook: Box<dyn Applied>) -> Result<Mandate, OpenError> {
+        let (answer, answered) = oneshot::channel();
+        // Whoever asked may have gone: the store leads all the same.
+        let reply = Box::new(move |led| drop(answer.send(led)));
+        let asked = self.requests.send(Request::LeadAlone { hook, reply });
+        let led = if asked.is_ok() { answered.await.ok() } else { None };
+        led.unwrap_or_else(|| Err(OpenError::Busy("closed".into())))
+    }
+
+    /// What this store was when it was opened.
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Who may act for this store: `None` while it does not lead.
+    pub fn reign(&self) -> watch::Receiver<Option<Mandate>> {
+        self.reign.clone()
+    }
+
+    /// Epoch and term of the reign that this store is in; zero while it does not lead.
     pub fn leadership(&self) -> Leadership {
-        self.leadership
+        let reign = self.reign.borrow().as_ref().map(Mandate::reign);
+        let Reign { epoch, term } = reign.unwrap_or_default();
+        Leadership { epoch, term }
+    }
+
+    /// The same store for whoever acts under `mandate`: its writes are refused once that reign is over,
+    /// even if this board leads again.
+    pub fn of(&self, mandate: &Mandate) -> Self {
+        Self { bound: Some(mandate.reign()), ..self.clone() }
+    }
+
+    /// Shows every object to `hook`, and then every change without a gap.
+    ///
+    /// # Errors
+    /// [`Unattached`] when the reign of `mandate` is over, or the state cannot be read.
+    pub async fn lead(&self, mandate: &Mandate, hook: Box<dyn Applied>) -> Result<(), Unattached> {
+        let (answer, answered) = oneshot::channel();
+        let attach = Request::Attach { reign: mandate.reign(), hook, answer };
+        let gone = Unattached::NotLeading(NotLeading { hint: None });
+        match self.requests.send(attach) {
+            Ok(()) => answered.await.unwrap_or(Err(gone)),
+            Err(_) => Err(gone),
+        }
+    }
+
+    /// Lets go of the hook: it sees nothing any more when this returns.
+    pub async fn detach(&self) {
+        let (answer, answered) = oneshot::channel();
+        if self.requests.send(Request::Detach(answer)).is_ok() {
+            // A thread that has ended has no hook any more.
+            let _ = answered.await;
+        }
+    }
+
+    /// The group as of what is applied; `None` when this master is alone.
+    pub fn members(&self) -> Option<MembersV1> {
+        let live = self.shared.read();
+        live.membership.as_ref().map(|membership| membership.members.clone())
+    }
+
+    /// Makes this store a replica of a group whose engine is at the other end of `asks`. With `keep` a
+    /// master that is alone becomes the first member and leads on in the same reign.
+    ///
+    /// # Errors
+    /// [`OpenError::Member`] when it is another member, or holds entries that no group knows.
+    pub(in crate::io::store) async fn enter(
+        &self,
+        own: MemberId,
+        epoch: u64,
+        asks: Asks,
+        keep: Option<MemberV1>,
+    ) -> Result<GroupState, OpenError> {
+        let (answer, answered) = oneshot::channel();
+        let entry = Entry { own, epoch, asks, keep };
+        let asked = self.requests.send(Request::Enter { entry, answer });
+        let entered = if asked.is_ok() { answered.await.ok() } else { None };
+        entered.unwrap_or_else(|| Err(OpenError::Busy("closed".into())))
+    }
+
+    /// Ends the part of this store in a group: it is idle again when this returns.
+    pub(in crate::io::store) async fn leave_engine(&self) {
+        let (answer, answered) = oneshot::channel();
+        if self.requests.send(Request::Leave(answer)).is_ok() {
+            // A thread that has ended serves no engine.
+            let _ = answered.await;
+        }
+    }
+
+    /// The way of the engine to the thread.
+    pub(in crate::io::store) fn engine(&self) -> EngineEnd {
+        EngineEnd { requests: Arc::downgrade(&self.requests) }
+    }
+
+    /// Since when the thread waits for the disk, when it does.
+    pub(in crate::io::store) fn syncing_since(&self) -> Option<Instant> {
+        *self.syncing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One object.
@@ -176,9 +352,22 @@ impl Store {
         let permit = self.queue.clone().acquire_many_owned(units).await;
         let permit = permit.map_err(|_| ProposeError::Closed)?;
         let (answer, answered) = oneshot::channel();
-        let request = Request::Write { ops, logged, answer, permit };
+        let reign = self.bound;
+        let request = Request::Write(Write { ops, logged, reign, answer, permit });
         self.requests.send(request).map_err(|_| ProposeError::Closed)?;
-        answered.await.map_err(|_| ProposeError::Closed)?
+        let outcome = answered.await.map_err(|_| ProposeError::Closed)?;
+        if let Err(ProposeError::Conflict { .. }) = outcome {
+            // What it conflicts with may be the past, when another board leads by now.
+            let mandate = self.reign.borrow().clone();
+            let Some(mandate) = mandate else {
+                return Err(ProposeError::NotLeading { hint: None });
+            };
+            mandate
+                .confirm()
+                .await
+                .map_err(|NotLeading { hint }| ProposeError::NotLeading { hint })?;
+        }
+        outcome
     }
 
     /// The newest version.
@@ -240,5 +429,23 @@ impl Store {
     /// newer than the last good one.
     pub fn repair(dir: &Path, version: Version) -> Result<Version, OpenError> {
         repair::repair(dir, version)
+    }
+}
+
+/// The engine's way to the thread; it keeps no store open.
+#[derive(Clone, Debug)]
+pub(in crate::io::store) struct EngineEnd {
+    requests: Weak<mpsc::Sender<Request>>,
+}
+
+impl EngineEnd {
+    /// Asks, without waiting.
+    ///
+    /// # Errors
+    /// The store is closed.
+    pub(in crate::io::store) fn send(&self, request: GroupRequest) -> io::Result<()> {
+        let closed = || io::Error::new(io::ErrorKind::NotConnected, "store is closed");
+        let requests = self.requests.upgrade().ok_or_else(closed)?;
+        requests.send(Request::Group(request)).map_err(|_| closed())
     }
 }

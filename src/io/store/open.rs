@@ -1,11 +1,16 @@
 //! Opening: log, then state, whatever shape a crash or a bad card has left them in.
 //!
 //! ```text
-//! check log (cut a torn tail, stop on damage) -> open LMDB, check every record
+//! read the vote -> finish an interrupted install -> check log (cut a torn tail, stop on damage)
+//! -> open LMDB, check every record
 //!   LMDB missing, damaged or older than the log -> rebuild from the newest whole snapshot, or from entry 1
 //!   LMDB newer than the log (the card lost the log's tail) -> go on after LMDB in a new epoch
-//! -> replay the rest of the log -> show every object to the hook -> log the start of a term -> tell the hook
+//! -> replay the rest of the log -> idle
+//! lead alone: show every object to the hook -> log the start of a term -> tell the hook
 //! ```
+//! The store of a group's member differs in two places: what its log holds beyond LMDB may not be
+//! committed, so it is not replayed; and a log that ends before LMDB has lost what others count on, so
+//! the replica is given up.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -22,12 +27,14 @@ use model::{
 
 use super::{
     entry::EntryV1,
-    file,
-    live::{Latest, Live},
+    file, install,
+    live::{Latest, Live, Shared},
     log::{AppendError, Log, Position, io_error},
-    pages, record, snapshot,
+    pages, record,
+    snapshot::{self, Head},
     state::{self, FlushError, Put, State},
-    types::{Applied, Change, OpenError, Options},
+    types::{Applied, Change, OpenError, Options, Record, StoreError},
+    vote::VoteFile,
 };
 
 /// How long the lock may be held by somebody who is about to let go of it.
@@ -42,6 +49,10 @@ pub(super) struct Paths {
     pub(super) state: PathBuf,
     /// Snapshots.
     pub(super) snapshots: PathBuf,
+    /// The vote of a group's member.
+    pub(super) vote: PathBuf,
+    /// Marks a snapshot that is being installed.
+    pub(super) install: PathBuf,
     lock: PathBuf,
 }
 
@@ -52,6 +63,8 @@ impl Paths {
             log: dir.join("log"),
             state: dir.join("state"),
             snapshots: dir.join("snapshots"),
+            vote: dir.join("vote"),
+            install: dir.join("install"),
             lock: dir.join("lock"),
         }
     }
@@ -88,46 +101,58 @@ pub(super) struct Opened {
     pub(super) log: Log,
     /// What readers see.
     pub(super) live: Live,
-    /// Whether the term's first entry could not be written because the disk is full.
-    pub(super) owes_term_start: bool,
+    /// The entry up to which the state holds everything.
+    pub(super) applied: Position,
+    /// The vote of a group's member; `None` when this store is alone.
+    pub(super) vote: Option<VoteFile>,
     /// Whether the overlay holds something.
     pub(super) dirty: bool,
     /// Held while open.
     pub(super) lock: File,
 }
 
-/// Opens or makes the store of `options` and shows every object to `hook`.
-pub(super) fn open(options: &Options, hook: &mut dyn Applied) -> Result<Opened, OpenError> {
+/// Opens or makes the store of `options`.
+pub(super) fn open(options: &Options) -> Result<Opened, OpenError> {
     let dir = &options.dir;
     let paths = Paths::of(dir);
     let lock = paths.lock(dir)?;
     make_durable(&paths, options)?;
+    let vote = VoteFile::open(&paths.vote, &options.faults)?;
+    install::resume(&paths, options)?;
     let mut log = Log::open(&paths.log, &options.faults)?;
     options.clock.advance(log.last_time());
     let (state, applied) = usable_state(dir, &paths, &log)?;
     let ready = (|| {
         if applied.index > log.position().index {
+            if vote.is_some() {
+                return Err(OpenError::Lost(dir.clone()));
+            }
             go_on_after(&state, applied, &mut log, &paths, options)?;
         }
         let mut live = Live::new(state.clone(), Version(0), options);
-        let last = replay(&log, &mut live, &state, applied)?;
-        show(&mut live, &state, hook)?;
-        let started = start_term(&mut log, options)?;
-        Ok((live, last, started))
+        let applied = if vote.is_some() {
+            live.membership =
+                state.read().and_then(|reading| reading.membership()).map_err(state_error(dir))?;
+            live.version = last_version(applied);
+            applied
+        } else {
+            live.version = replay(&log, &mut live, &state, applied)?;
+            log.position()
+        };
+        count(&mut live, &state)?;
+        Ok((live, applied))
     })();
-    let (mut live, last, started) = match ready {
+    let (mut live, applied) = match ready {
         Ok(ready) => ready,
         Err(error) => {
             state.close();
             return Err(error);
         }
     };
-    let version = started.unwrap_or(last);
-    live.restart_history(version, options);
-    hook.opened(version);
+    live.restart_history(live.version);
     live.segments = log.segments().to_vec();
     let dirty = live.overlay_bytes > 0;
-    Ok(Opened { log, live, owes_term_start: started.is_none(), dirty, lock })
+    Ok(Opened { log, live, applied, vote, dirty, lock })
 }
 
 /// Makes the directories of a new store, so that their names outlive a power cut as its log does.
@@ -192,7 +217,7 @@ fn open_checked(dir: &Path) -> Result<Option<(State, Option<Position>)>, OpenErr
     }
 }
 
-fn check_records(state: &State) -> Result<Option<Position>, super::types::StoreError> {
+fn check_records(state: &State) -> Result<Option<Position>, StoreError> {
     let reading = state.read()?;
     let applied = reading.applied()?;
     for row in reading.range(Bound::Unbounded, b"")? {
@@ -201,7 +226,7 @@ fn check_records(state: &State) -> Result<Option<Position>, super::types::StoreE
     Ok(applied)
 }
 
-fn state_error<E: std::error::Error + Send + Sync + 'static>(
+pub(super) fn state_error<E: std::error::Error + Send + Sync + 'static>(
     dir: &Path,
 ) -> impl FnOnce(E) -> OpenError {
     let path = dir.to_owned();
@@ -222,7 +247,7 @@ fn flush_error(dir: &Path) -> impl FnOnce(FlushError) -> OpenError {
 fn rebuild(dir: &Path, paths: &Paths, log: &Log) -> Result<(State, Position), OpenError> {
     let found = snapshot::newest(&paths.snapshots).map_err(io_error("read", &paths.snapshots))?;
     let first_index = log.first_index();
-    let found = found.filter(|(_, position)| position.index + 1 >= first_index);
+    let found = found.filter(|(_, head)| head.position.index + 1 >= first_index);
     if found.is_none() && first_index > 1 {
         return Err(OpenError::Unrecoverable { dir: dir.to_owned(), first_index });
     }
@@ -238,26 +263,27 @@ fn rebuild(dir: &Path, paths: &Paths, log: &Log) -> Result<(State, Position), Op
     }
 }
 
-fn fill(
+pub(super) fn fill(
     state: &State,
-    found: Option<(PathBuf, Position)>,
+    found: Option<(PathBuf, Head)>,
     paths: &Paths,
 ) -> Result<Position, OpenError> {
-    let Some((path, position)) = found else {
+    let Some((path, head)) = found else {
         let start = Some(Position::START);
         flush_nothing(state, start).map_err(flush_error(&paths.state))?;
         return Ok(Position::START);
     };
     let mut rows: Vec<(Vec<u8>, Latest)> = Vec::new();
     let mut bytes = 0;
-    let flush = |rows: &[(Vec<u8>, Latest)], position| {
+    let flush = |rows: &[(Vec<u8>, Latest)], end: Option<&Head>| {
         let puts = rows.iter().map(|(key, row)| Put {
             key,
             version: row.version,
             uid: row.uid,
             body: row.body.as_deref(),
         });
-        state.flush(puts, position)
+        let membership = end.and_then(|head| head.membership.as_ref());
+        state.flush(puts, end.map(|head| head.position), membership)
     };
     snapshot::load(&path, |key, row| {
         let body = Some(Bytes::copy_from_slice(row.body));
@@ -271,12 +297,12 @@ fn fill(
         Ok(())
     })
     .map_err(io_error("load", &path))?;
-    flush(&rows, Some(position)).map_err(flush_error(&paths.state))?;
-    Ok(position)
+    flush(&rows, Some(&head)).map_err(flush_error(&paths.state))?;
+    Ok(head.position)
 }
 
 fn flush_nothing(state: &State, position: Option<Position>) -> Result<(), FlushError> {
-    state.flush(std::iter::empty(), position)
+    state.flush(std::iter::empty(), position, None)
 }
 
 /// The card lost the log's tail but not the state: nothing that the state holds is lost, but
@@ -303,6 +329,14 @@ pub(super) fn raised(position: Position) -> Position {
     Position { epoch: position.epoch + 1, base: position.base + STORE_EPOCH_STRIDE, ..position }
 }
 
+/// The last version that an entry at `position` can have.
+pub(super) fn last_version(position: Position) -> Version {
+    match position.index {
+        0 => Version(0),
+        index => Version(Version::of_entry(position.base + index + 1, 0).0 - 1),
+    }
+}
+
 /// Applies what LMDB does not hold; gives the last version.
 fn replay(
     log: &Log,
@@ -310,11 +344,9 @@ fn replay(
     state: &State,
     applied: Position,
 ) -> Result<Version, OpenError> {
-    let position = applied.base + applied.index;
-    let mut last = if applied.index == 0 { Version(0) } else { Version::of_entry(position + 1, 0) };
-    last.0 = last.0.saturating_sub(1);
+    let mut last = last_version(applied);
     log.replay(applied.index + 1, |at, entry| {
-        let position = at.base + at.index;
+        let position = at.place();
         last = entry.last_version(position);
         for change in entry.changes(position) {
             if let Some(key) = record::encode_key(&change.key) {
@@ -338,34 +370,60 @@ fn flush_replayed(live: &mut Live, state: &State, at: Position) {
         uid: latest.uid,
         body: latest.body.as_deref(),
     });
-    match state.flush(puts, Some(at)) {
+    match state.flush(puts, Some(at), None) {
         Ok(()) => live.overlay_clear(),
         Err(error) => tracing::warn!(?error, "state cannot be flushed"),
     }
 }
 
-/// Shows every object to the hook and counts it.
-fn show(live: &mut Live, state: &State, hook: &mut dyn Applied) -> Result<(), OpenError> {
-    let failed = |error| OpenError::State { path: PathBuf::from("state"), source: Box::new(error) };
-    let reading = state.read().map_err(failed)?;
-    for row in reading.range(Bound::Unbounded, b"").map_err(failed)? {
-        let row = row.map_err(failed)?;
+/// Counts every object.
+pub(super) fn count(live: &mut Live, state: &State) -> Result<(), OpenError> {
+    let reading = state.read().map_err(unreadable)?;
+    for row in reading.range(Bound::Unbounded, b"").map_err(unreadable)? {
+        let row = row.map_err(unreadable)?;
         if !live.overlay.contains_key(row.key)
             && let Some(key) = record::decode_key(row.key)
         {
             live.count(&key, false, true);
+        }
+    }
+    let overlaid = live.overlay.iter().filter(|(_, latest)| latest.body.is_some());
+    let overlaid: Vec<_> = overlaid.filter_map(|(key, _)| record::decode_key(key)).collect();
+    for key in overlaid {
+        live.count(&key, false, true);
+    }
+    Ok(())
+}
+
+/// Shows every object to the hook. Only the store's thread changes what is shown here.
+pub(super) fn show(shared: &Shared, hook: &mut dyn Applied) -> Result<(), OpenError> {
+    let (state, overlay, memory) = {
+        let live = shared.read();
+        let state = live.state().map_err(unreadable)?.clone();
+        (state, live.overlay.clone(), live.memory.all().collect::<Vec<_>>())
+    };
+    let reading = state.read().map_err(unreadable)?;
+    for row in reading.range(Bound::Unbounded, b"").map_err(unreadable)? {
+        let row = row.map_err(unreadable)?;
+        if !overlay.contains_key(row.key)
+            && let Some(key) = record::decode_key(row.key)
+        {
             hook.applied(&put(key, row.version, row.uid, Bytes::copy_from_slice(row.body)));
         }
     }
-    let overlaid: Vec<_> =
-        live.overlay.iter().map(|(key, row)| (key.clone(), row.clone())).collect();
-    for (key, latest) in overlaid {
+    for (key, latest) in overlay {
         if let (Some(body), Some(key)) = (latest.body, record::decode_key(&key)) {
-            live.count(&key, false, true);
             hook.applied(&put(key, latest.version, latest.uid, body));
         }
     }
+    for Record { key, version, uid, body } in memory {
+        hook.applied(&put(key, version, uid, body));
+    }
     Ok(())
+}
+
+fn unreadable(error: StoreError) -> OpenError {
+    OpenError::State { path: PathBuf::from("state"), source: Box::new(error) }
 }
 
 fn put(key: ObjectKey, version: Version, uid: Uid, body: Bytes) -> Change {
@@ -373,12 +431,12 @@ fn put(key: ObjectKey, version: Version, uid: Uid, body: Bytes) -> Change {
 }
 
 /// Logs that a term begins; `None` when the disk is full: the first write does it then.
-fn start_term(log: &mut Log, options: &Options) -> Result<Option<Version>, OpenError> {
+pub(super) fn start_term(log: &mut Log, options: &Options) -> Result<Option<Version>, OpenError> {
     log.begin_term();
     let mut group = log.group();
     let position = log.add(&mut group, &EntryV1::At(options.clock.now(), Vec::new()).encode());
     match log.append(&group) {
-        Ok(()) => Ok(Some(Version::of_entry(position, 0))),
+        Ok(()) => Ok(Some(Version::of_entry(position.place(), 0))),
         Err(AppendError::Full) => {
             tracing::warn!("disk is full: writes are refused until there is space");
             Ok(None)

@@ -12,10 +12,11 @@ use super::{
     entry::{FRAME_BYTES, Frame},
     file::{self, DiskFile, Faults},
     log::{Log, Position, io_error, segment_path, segment_paths},
-    open::{self, Paths, raised},
+    open::{self, Paths, last_version, raised},
     segment::{self, HEADER_BYTES, HeaderRead, SegmentHeader},
     snapshot,
     types::OpenError,
+    vote::VoteFile,
 };
 
 /// See [`super::Store::repair`].
@@ -23,6 +24,10 @@ pub(super) fn repair(dir: &Path, version: Version) -> Result<Version, OpenError>
     let paths = Paths::of(dir);
     let _lock = paths.lock(dir)?;
     let faults = Faults::default();
+    if let Some(vote) = VoteFile::open(&paths.vote, &faults)? {
+        // Others hold the whole log: this copy is replaced, not repaired.
+        return Err(OpenError::Member { dir: dir.to_owned(), own: vote.ballot().own });
+    }
     let last_good = match Log::open(&paths.log, &faults) {
         Ok(_) => return Err(OpenError::Whole(dir.to_owned())),
         Err(OpenError::Damaged { last_good, .. }) => last_good,
@@ -45,14 +50,6 @@ pub(super) fn repair(dir: &Path, version: Version) -> Result<Version, OpenError>
     };
     state.close();
     repaired
-}
-
-/// The last version that an entry at `position` can have.
-fn last_version(position: Position) -> Version {
-    match position.base + position.index {
-        0 => Version(0),
-        place => Version(Version::of_entry(place + 1, 0).0 - 1),
-    }
 }
 
 /// The entries up to `version` that are whole; changes nothing on disk.

@@ -1,8 +1,9 @@
 //! Snapshot files: the whole state at one entry, from which a lost LMDB file is rebuilt.
 //!
-//! `magic "KQSN" | format u16 | zero u16 | meta (see state) | rows ... | end`, a row being
+//! `magic "KQSN" | format u16 | zero u16 | meta (see state) | rows ... | end`, in format 2 with
+//! `length u32 | membership` before the rows: a store that belongs to no group writes format 1. A row is
 //! `key length u32 | record length u32 | crc32c u32 | key | record`, and the end a row of no lengths
-//! whose crc field holds the number of rows. A file is written under a temporary name, synced, read
+//! whose crc field holds the number of rows. The same entries make the same bytes on every replica. A file is written under a temporary name, synced, read
 //! back and verified from the disk, and only then named; segments of the log go after that.
 
 use std::{
@@ -16,49 +17,101 @@ use model::{
     limits::{STORE_ENTRY_BYTES_MAX, STORE_KEY_BYTES_MAX},
 };
 
+use sha2::{Digest, Sha256};
+
 use super::{
     file::{self, DiskFile, Faults},
     log::Position,
+    membership::Membership,
     record::{self, RECORD_HEADER_BYTES},
     state::{self, State},
 };
 
 const MAGIC: &[u8; 4] = b"KQSN";
 const FORMAT: u16 = 1;
+/// With the group.
+const FORMAT_GROUP: u16 = 2;
+const HEAD_BYTES: usize = 48;
 const ROW_HEADER_BYTES: usize = 12;
 /// Written at once.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// A list of members is small; more is damage.
+const MEMBERSHIP_BYTES_MAX: usize = 16 * 1024;
 
-/// Writes the state in LMDB to a new snapshot in `dir`; gives its position and size.
-pub(super) fn write(dir: &Path, state: &State, faults: &Faults) -> io::Result<(Position, u64)> {
+/// What a snapshot holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// The entry up to which all is in it.
+    pub(super) position: Position,
+    /// The group as of there.
+    pub(super) membership: Option<Membership>,
+}
+
+/// A snapshot that was written.
+#[derive(Clone, Debug)]
+pub(super) struct Written {
+    /// The file.
+    pub(super) path: PathBuf,
+    /// What it holds.
+    pub(super) head: Head,
+    /// Its size.
+    pub(super) bytes: u64,
+    /// Of its bytes, when it may go to other members.
+    pub(super) sha256: Option<[u8; 32]>,
+}
+
+/// SHA-256 and length of a file.
+pub(super) fn digest(path: &Path) -> io::Result<([u8; 32], u64)> {
+    let mut hash = Sha256::new();
+    let mut file = io::BufReader::with_capacity(CHUNK_BYTES, fs::File::open(path)?);
+    let bytes = io::copy(&mut file, &mut hash)?;
+    Ok((hash.finalize().into(), bytes))
+}
+
+/// Writes the state in LMDB to a new snapshot in `dir`.
+pub(super) fn write(dir: &Path, state: &State, faults: &Faults) -> io::Result<Written> {
     fs::create_dir_all(dir)?;
     let temporary = dir.join("snapshot.new");
     file::remove(&temporary, faults)?;
     let written = write_file(&temporary, state, faults);
-    let (position, bytes) = match written {
+    let (head, bytes) = match written {
         Ok(written) => written,
         Err(error) => {
             file::remove(&temporary, faults)?;
             return Err(error);
         }
     };
-    let mut rows = 0;
-    let found = load(&temporary, |_, _| {
-        rows += 1;
-        Ok(())
-    })?;
-    if found != position {
+    if load(&temporary, |_, _| Ok(()))? != head {
         return Err(io::Error::other("snapshot reads back differently"));
     }
-    fs::rename(&temporary, path(dir, position))?;
-    file::sync_dir(dir, faults)?;
-    for old in paths(dir)?.into_iter().rev().skip(1) {
-        file::remove(&old, faults)?;
-    }
-    Ok((position, bytes))
+    let path = name(dir, &temporary, head.position, faults)?;
+    let sha256 =
+        head.membership.as_ref().map(|_| digest(&path).map(|(sha256, _)| sha256)).transpose()?;
+    Ok(Written { path, head, bytes, sha256 })
 }
 
-fn write_file(path: &Path, state: &State, faults: &Faults) -> io::Result<(Position, u64)> {
+/// Takes over a snapshot that another member wrote: checks all of it, makes it durable, gives it its
+/// place in `dir`.
+pub(super) fn adopt(dir: &Path, file: &Path, faults: &Faults) -> io::Result<(PathBuf, Head)> {
+    fs::create_dir_all(dir)?;
+    file::settle(&fs::File::open(file)?)?;
+    let head = load(file, |_, _| Ok(()))?;
+    let path = name(dir, file, head.position, faults)?;
+    Ok((path, head))
+}
+
+/// Names a whole and durable file in `dir` after its position, and removes those before it.
+fn name(dir: &Path, file: &Path, position: Position, faults: &Faults) -> io::Result<PathBuf> {
+    let named = path(dir, position);
+    fs::rename(file, &named)?;
+    file::sync_dir(dir, faults)?;
+    for old in paths(dir)?.into_iter().filter(|old| *old != named) {
+        file::remove(&old, faults)?;
+    }
+    Ok(named)
+}
+
+fn write_file(path: &Path, state: &State, faults: &Faults) -> io::Result<(Head, u64)> {
     let file = DiskFile::create(path, faults)?;
     // One transaction for all rows: a snapshot that mixed positions could hold writes of a log's tail
     // that is lost later, whose versions would then be used twice. It ends before the slow part, the
@@ -66,10 +119,18 @@ fn write_file(path: &Path, state: &State, faults: &Faults) -> io::Result<(Positi
     let reading = state.read().map_err(io::Error::other)?;
     let position = reading.applied().map_err(io::Error::other)?;
     let position = position.ok_or_else(|| io::Error::other("state has no position"))?;
+    let membership = reading.membership().map_err(io::Error::other)?;
     let mut chunk = MAGIC.to_vec();
-    chunk.extend_from_slice(&FORMAT.to_le_bytes());
+    let format = if membership.is_some() { FORMAT_GROUP } else { FORMAT };
+    chunk.extend_from_slice(&format.to_le_bytes());
     chunk.extend_from_slice(&[0; 2]);
     chunk.extend_from_slice(&state::encode_meta(position));
+    if let Some(membership) = &membership {
+        let bytes = membership.encode();
+        let length = u32::try_from(bytes.len()).expect("a list of members is bounded");
+        chunk.extend_from_slice(&length.to_le_bytes());
+        chunk.extend_from_slice(&bytes);
+    }
     let (mut at, mut rows) = (0u64, 0u32);
     for row in reading.range(std::ops::Bound::Unbounded, b"").map_err(io::Error::other)? {
         let row = row.map_err(io::Error::other)?;
@@ -89,7 +150,7 @@ fn write_file(path: &Path, state: &State, faults: &Faults) -> io::Result<(Positi
     file.write_all_at(&chunk, at)?;
     file.sync_all()?;
     file::settle(file.inner())?;
-    Ok((position, at + chunk.len() as u64))
+    Ok((Head { position, membership }, at + chunk.len() as u64))
 }
 
 fn push_row(chunk: &mut Vec<u8>, key: &[u8], record: &[&[u8]]) {
@@ -118,15 +179,9 @@ pub(super) struct SnapshotRow<'a> {
 pub(super) fn load(
     path: &Path,
     mut visit: impl FnMut(&[u8], SnapshotRow<'_>) -> io::Result<()>,
-) -> io::Result<Position> {
-    let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+) -> io::Result<Head> {
     let mut file = io::BufReader::with_capacity(CHUNK_BYTES, fs::File::open(path)?);
-    let mut head = [0; 48];
-    file.read_exact(&mut head)?;
-    if &head[..4] != MAGIC || head[4..6] != FORMAT.to_le_bytes() {
-        return Err(bad("not a snapshot of a known format"));
-    }
-    let position = state::decode_meta(&head[8..]).ok_or_else(|| bad("bad position"))?;
+    let head = read_head(&mut file)?;
     let (mut rows, mut buffer) = (0u32, Vec::new());
     loop {
         let mut header = [0; ROW_HEADER_BYTES];
@@ -137,7 +192,7 @@ pub(super) fn load(
         let (key_bytes, record_bytes, crc) = (word(0) as usize, word(4) as usize, word(8));
         if key_bytes == 0 {
             let complete = record_bytes == 0 && crc == rows && file.read(&mut [0])? == 0;
-            return complete.then_some(position).ok_or_else(|| bad("bad end"));
+            return complete.then_some(head).ok_or_else(|| bad("bad end"));
         }
         if key_bytes > STORE_KEY_BYTES_MAX
             || !(RECORD_HEADER_BYTES..=STORE_ENTRY_BYTES_MAX).contains(&record_bytes)
@@ -156,11 +211,38 @@ pub(super) fn load(
     }
 }
 
-/// The newest snapshot in `dir` that is whole, and its position.
-pub(super) fn newest(dir: &Path) -> io::Result<Option<(PathBuf, Position)>> {
+fn read_head(file: &mut impl Read) -> io::Result<Head> {
+    let mut head = [0; HEAD_BYTES];
+    file.read_exact(&mut head)?;
+    let format = u16::from_le_bytes([head[4], head[5]]);
+    if &head[..4] != MAGIC || ![FORMAT, FORMAT_GROUP].contains(&format) {
+        return Err(bad("not a snapshot of a known format"));
+    }
+    let position = state::decode_meta(&head[8..]).ok_or_else(|| bad("bad position"))?;
+    if format == FORMAT {
+        return Ok(Head { position, membership: None });
+    }
+    let mut length = [0; 4];
+    file.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MEMBERSHIP_BYTES_MAX {
+        return Err(bad("bad length of the group"));
+    }
+    let mut bytes = vec![0; length];
+    file.read_exact(&mut bytes)?;
+    let membership = Membership::decode(&bytes).ok_or_else(|| bad("bad group"))?;
+    Ok(Head { position, membership: Some(membership) })
+}
+
+fn bad(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}
+
+/// The newest snapshot in `dir` that is whole, and what it holds.
+pub(super) fn newest(dir: &Path) -> io::Result<Option<(PathBuf, Head)>> {
     for path in paths(dir)?.into_iter().rev() {
         match load(&path, |_, _| Ok(())) {
-            Ok(position) => return Ok(Some((path, position))),
+            Ok(head) => return Ok(Some((path, head))),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "snapshot is damaged");
             }

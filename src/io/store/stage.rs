@@ -15,22 +15,21 @@ use model::{
 };
 
 use super::{
-    entry::{EntryV1, OpV1},
+    entry::{BaseV1, EntryV1, OpV1},
     live::Live,
-    log::Group,
+    log::{Group, Position},
     record,
+    requests::versions,
     types::{Base, Committed, Op, ProposeError, StoreError},
     writer::Writer,
 };
 
-/// An entry of the group on its way.
+/// An entry with its place, to be applied.
 pub(super) struct Staged {
     /// What is logged.
     pub(super) entry: EntryV1,
-    /// Whether each operation found an object.
-    pub(super) existed: Vec<bool>,
-    /// Its place in versions.
-    pub(super) position: u64,
+    /// Where.
+    pub(super) at: Position,
 }
 
 /// What a key holds, as far as staging needs it.
@@ -42,6 +41,13 @@ pub(super) struct Current {
 
 /// Keys that entries of this group change before they are applied.
 pub(super) type Pending = HashMap<Vec<u8>, Current>;
+
+/// Operations whose bases hold.
+struct Checked {
+    ops: Vec<OpV1>,
+    /// What each key holds afterwards, with the operation's number.
+    changed: Vec<(u32, (Vec<u8>, Current))>,
+}
 
 impl Writer {
     /// Checks the bases of a proposal against the state and the group so far, and adds its entry.
@@ -64,41 +70,48 @@ impl Writer {
                 return Err(ProposeError::NoSpace);
             }
         }
-        let (ops, existed, changed) = self.check(ops, pending)?;
-        let entry = EntryV1::At(self.clock.now(), ops);
+        let Checked { ops, changed } = self.check(ops, pending)?;
+        let count = ops.len();
+        let entry = EntryV1::At(self.options.clock.now(), ops);
         let payload = entry.encode();
         if payload.len() > STORE_ENTRY_BYTES_MAX {
             return Err(ProposeError::TooLarge);
         }
         if self.owes_term_start && staged.is_empty() {
-            let entry = EntryV1::At(self.clock.now(), Vec::new());
-            let position = self.log.add(group, &entry.encode());
-            staged.push(Staged { entry, existed: Vec::new(), position });
+            let entry = EntryV1::At(self.options.clock.now(), Vec::new());
+            let at = self.log.add(group, &entry.encode());
+            staged.push(Staged { entry, at });
         }
-        let position = self.log.add(group, &payload);
-        let versions = (0..u32::try_from(existed.len()).unwrap_or(0))
-            .map(|ordinal| Version::of_entry(position, ordinal))
-            .collect();
+        let at = self.log.add(group, &payload);
         for (nth, (key, mut current)) in changed {
-            current.version = current.body.is_some().then(|| Version::of_entry(position, nth));
+            current.version = current.body.is_some().then(|| Version::of_entry(at.place(), nth));
             pending.insert(key, current);
         }
-        staged.push(Staged { entry, existed, position });
-        Ok(Committed { versions })
+        staged.push(Staged { entry, at });
+        Ok(versions(at.place(), count))
     }
 
-    /// The operations as logged, whether each object existed, and what they leave behind.
-    #[expect(clippy::type_complexity, reason = "three lists that only `stage` takes apart")]
-    fn check(
-        &self,
-        ops: Vec<Op>,
-        pending: &Pending,
-    ) -> Result<(Vec<OpV1>, Vec<bool>, Vec<(u32, (Vec<u8>, Current))>), ProposeError> {
+    /// Checks the bases of a proposal of a group's leader against the applied state, and gives the
+    /// payload of its entry. Nothing that it touches is in flight.
+    pub(super) fn stage_for_group(&self, ops: Vec<Op>) -> Result<Bytes, ProposeError> {
+        if self.shared.read().failed {
+            return Err(ProposeError::Failed);
+        }
+        let Checked { ops, .. } = self.check(ops, &Pending::new())?;
+        let payload = EntryV1::At(self.options.clock.now(), ops).encode();
+        if payload.len() > STORE_ENTRY_BYTES_MAX {
+            return Err(ProposeError::TooLarge);
+        }
+        Ok(Bytes::from(payload))
+    }
+
+    /// The operations as logged, and what they leave behind.
+    fn check(&self, ops: Vec<Op>, pending: &Pending) -> Result<Checked, ProposeError> {
         if ops.len() > STORE_ENTRY_OPS_MAX {
             return Err(ProposeError::TooLarge);
         }
         let live = self.shared.read();
-        let (mut logged, mut existed) = (Vec::with_capacity(ops.len()), Vec::new());
+        let mut logged = Vec::with_capacity(ops.len());
         let mut changed: Vec<(u32, (Vec<u8>, Current))> = Vec::new();
         for (nth, op) in ops.into_iter().enumerate() {
             let key = record::encode_key(&op.key).ok_or(ProposeError::TooLarge)?;
@@ -126,7 +139,6 @@ impl Writer {
             if !held {
                 return Err(ProposeError::Conflict { op: nth, current: current.version });
             }
-            existed.push(current.version.is_some());
             let left =
                 Current { version: op.body.is_some().then_some(Version(0)), body: op.body.clone() };
             changed.push((u32::try_from(nth).unwrap_or(u32::MAX), (key, left)));
@@ -134,13 +146,14 @@ impl Writer {
                 kind: op.key.kind,
                 namespace: op.key.namespace,
                 name: op.key.name,
-                base: op.base.into(),
+                // What was found, not what was asked: applying reads from it whether there was an object.
+                base: current.version.map_or(BaseV1::Absent, BaseV1::At),
                 uid: op.uid,
                 body: op.body,
                 old: current.body.filter(|_| wants_old),
             });
         }
-        Ok((logged, existed, changed))
+        Ok(Checked { ops: logged, changed })
     }
 }
 
@@ -150,7 +163,7 @@ fn current(live: &Live, key: &[u8], with_body: bool) -> Result<Current, StoreErr
         let version = latest.body.is_some().then_some(latest.version);
         return Ok(Current { version, body: latest.body.clone() });
     }
-    let reading = live.state.as_ref().ok_or(StoreError::Closed)?.read()?;
+    let reading = live.state()?.read()?;
     if with_body {
         let found = reading.get(key)?;
         let version = found.as_ref().map(|(version, ..)| *version);

@@ -22,6 +22,7 @@ use model::{
 
 use super::{
     log::Position,
+    membership::Membership,
     record,
     types::{OpenError, StoreError},
 };
@@ -29,6 +30,7 @@ use super::{
 /// Reads that may be in flight at once.
 const READERS_MAX: u32 = 256;
 const META_KEY: &[u8] = b"applied";
+const MEMBERS_KEY: &[u8] = b"members";
 const META_BYTES: usize = 40;
 const FORMAT: u8 = 1;
 
@@ -106,11 +108,12 @@ impl State {
         }
     }
 
-    /// Applies `puts` and moves to `position` in one synced transaction.
+    /// Applies `puts` and moves to `position`, with the group as of there, in one synced transaction.
     pub(super) fn flush<'a>(
         &self,
         puts: impl Iterator<Item = Put<'a>>,
         position: Option<Position>,
+        membership: Option<&Membership>,
     ) -> Result<(), FlushError> {
         let mut txn = self.env.write_txn()?;
         for put in puts {
@@ -118,6 +121,9 @@ impl State {
         }
         if let Some(position) = position {
             self.meta.put(&mut txn, META_KEY, &encode_meta(position))?;
+        }
+        if let Some(membership) = membership {
+            self.meta.put(&mut txn, MEMBERS_KEY, &membership.encode())?;
         }
         txn.commit()?;
         Ok(())
@@ -156,6 +162,12 @@ impl Reading<'_> {
     /// Up to where the log is applied in what this transaction sees.
     pub(super) fn applied(&self) -> Result<Option<Position>, StoreError> {
         Ok(self.meta.get(&self.txn, META_KEY).map_err(failed)?.and_then(decode_meta))
+    }
+
+    /// The group as of there; `None` when there never was one, or when its record is damaged.
+    pub(super) fn membership(&self) -> Result<Option<Membership>, StoreError> {
+        let found = self.meta.get(&self.txn, MEMBERS_KEY).map_err(failed)?;
+        Ok(found.and_then(Membership::decode))
     }
 
     /// One object, copied out.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use model::{
     ids::{KindKey, ObjectKey, Uid, Version},
     limits,
+    masters::MemberId,
 };
 
 use crate::io::clock::Clock;
@@ -114,8 +115,8 @@ impl Change {
     }
 }
 
-/// Sees every object at open (as a put, on the thread that opens) and then every change in order,
-/// on the store's thread, before its proposer is answered.
+/// Sees every object when it begins to follow (as a put) and then every change in order, without a
+/// gap, on the store's thread; a change before its proposer is answered.
 ///
 /// It must be quick and must not call back into `propose`; reads of the store see the change.
 pub trait Applied: Send {
@@ -223,6 +224,23 @@ pub enum OpenError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The vote cannot be read: this replica may have promised what it no longer knows.
+    #[error("vote {path} cannot be read: this copy of the log must be replaced", path = .0.display())]
+    Vote(PathBuf),
+    /// The state reaches further than the log: entries that others count on are lost.
+    #[error("log of {dir} lost its end: this copy must be replaced", dir = .0.display())]
+    Lost(PathBuf),
+    /// The store is one of a group, or of another member, or holds what no group knows.
+    #[error("store {dir} belongs to a group as member {own}, or to another one", dir = .dir.display())]
+    Member {
+        /// The store.
+        dir: PathBuf,
+        /// Which member it is; zero when it is none.
+        own: MemberId,
+    },
+    /// It was asked to lead, or to follow, in the middle of something else.
+    #[error("store {dir} is in use already", dir = .0.display())]
+    Busy(PathBuf),
     /// `repair` found nothing to repair.
     #[error("log of {dir} is whole: nothing to repair", dir = .0.display())]
     Whole(PathBuf),
@@ -243,6 +261,9 @@ pub enum StoreError {
     /// The state database failed.
     #[error("state cannot be read")]
     State(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The state is being replaced by the leader's.
+    #[error("state is being replaced by the leader's: try again")]
+    Installing,
     /// The store is closed.
     #[error("store is closed")]
     Closed,
@@ -274,6 +295,19 @@ pub enum ProposeError {
         "disk of the data directory failed to store the write, look at the kernel log and restart kumquat"
     )]
     Failed,
+    /// This board does not lead, or not in the reign that the handle is for; nothing happened.
+    #[error("this board does not lead the cluster")]
+    NotLeading {
+        /// Who leads, when that is known.
+        hint: Option<MemberId>,
+    },
+    /// It could not be handed to the group in time; nothing happened.
+    #[error("the masters do not get on at this moment: try again")]
+    Late,
+    /// It was handed to the group, and what became of it is not known: it may have happened, or may
+    /// happen later.
+    #[error("whether the write happened is unknown: read the object before trying again")]
+    Unknown,
     /// The store is closed.
     #[error("store is closed")]
     Closed,

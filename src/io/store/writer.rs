@@ -1,18 +1,18 @@
 //! The store's thread: stages proposals, makes a group durable, applies it, answers.
 //!
 //! ```text
-//! wait -> take what has arrived -> stage (check bases) -> append + fdatasync -> apply -> hook -> wake -> answer
-//!   \-> 5 s without writes, or 1 MiB applied: flush LMDB in one transaction; when the log is large: snapshot, cut the log
+//! wait -> take what has arrived
+//!   alone:   stage (check bases) -> append + fdatasync -> apply -> hook -> wake -> answer
+//!   leading: stage -> hand to the engine        (`follow`: what the engine asks for in return)
+//!   5 s without writes, or 1 MiB applied: flush LMDB in one transaction; when the log is large: snapshot, cut the log
 //! ```
 //! With nothing to flush it waits without a timer: an idle store neither writes nor wakes. Nothing is
-//! applied, shown or answered before it is durable. With several masters, `append` is what openraft
-//! replaces; staging stays with the leader and applying is the same everywhere.
+//! applied, shown or answered before it is durable, and in a group before it is committed. Staging is
+//! the leader's; applying never compares and is the same on every replica.
 
 use std::{
-    panic::AssertUnwindSafe,
-    path::PathBuf,
     sync::{
-        Arc, Weak,
+        Arc, Mutex, PoisonError, Weak,
         mpsc::{Receiver, RecvTimeoutError, Sender},
     },
     thread::JoinHandle,
@@ -21,51 +21,39 @@ use std::{
 
 use model::{
     ids::{KindKey, Version},
-    limits::{
-        OBJECT_BYTES_MAX, STORE_ENTRY_OPS_MAX, STORE_FLUSH_IDLE_SECONDS, STORE_GROUP_BYTES_MAX,
-        STORE_OVERLAY_FLUSH_BYTES,
-    },
+    limits::{STORE_FLUSH_IDLE_SECONDS, STORE_GROUP_BYTES_MAX, STORE_OVERLAY_FLUSH_BYTES},
+    masters::Reign,
 };
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
-
-use crate::io::clock::Clock;
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::{
     backoff::Backoff,
-    entry::EntryV1,
-    file::Faults,
-    live::{Latest, Live, Shared},
+    follow::{Appends, Replica},
+    group::seam::SnapshotFile,
+    live::{Latest, Shared},
     log::{AppendError, Group, Log, Position},
-    record, snapshot,
+    membership::Membership,
+    open::{self, Paths},
+    record,
+    requests::{Answer, Request, Write},
     stage::{Pending, Staged},
-    state::{FlushError, Put},
-    types::{Applied, Base, Change, Committed, Op, ProposeError},
+    standing::Mandate,
+    types::{Applied, Change, Committed, OpenError, Options, ProposeError},
+    vote::VoteFile,
 };
 
-/// How an answer goes back.
-pub(super) type Answer = oneshot::Sender<Result<Committed, ProposeError>>;
-
-/// What the thread is asked for.
-pub(super) enum Request {
-    /// Operations on logged or on memory-only kinds.
-    Write {
-        /// What to do.
-        ops: Vec<Op>,
-        /// Whether to the log.
-        logged: bool,
-        /// Who waits.
-        answer: Answer,
-        /// Its share of the queue.
-        permit: OwnedSemaphorePermit,
-    },
-    /// A snapshot was written, or not.
-    Snapshotted(std::io::Result<(Position, u64)>),
-    /// Flush and end.
-    Close(oneshot::Sender<()>),
-    /// End as if killed.
-    #[cfg(test)]
-    Abandon,
+/// What this store is to the cluster.
+pub(super) enum Role {
+    /// It can be read.
+    Idle,
+    /// It is the only one.
+    Sole,
+    /// One of a group's replicas.
+    Group(Box<Replica>),
 }
+
+/// Since when the thread waits for the disk.
+pub(super) type Syncing = Arc<Mutex<Option<Instant>>>;
 
 /// The state of the thread.
 pub(super) struct Writer {
@@ -79,15 +67,21 @@ pub(super) struct Writer {
     pub(super) requests: Receiver<Request>,
     /// To ask itself, while somebody still can ask.
     pub(super) own: Weak<Sender<Request>>,
-    /// Where snapshots go.
-    pub(super) snapshots: PathBuf,
-    /// Log bytes that start a snapshot.
-    pub(super) log_bytes: u64,
-    /// Cluster time, for entries.
-    pub(super) clock: Clock,
-    /// Injected failures.
-    pub(super) faults: Faults,
-    /// Ordinal of the next memory-only version at the log's last position.
+    /// How it was opened.
+    pub(super) options: Options,
+    /// Where its files are.
+    pub(super) paths: Paths,
+    /// What this store is to the cluster.
+    pub(super) role: Role,
+    /// The vote of a group's member.
+    pub(super) vote: Option<VoteFile>,
+    /// The entry up to which everything is applied; what the log holds beyond is not committed.
+    pub(super) applied: Position,
+    /// The reign of this store, for whoever acts in it.
+    pub(super) reign: watch::Sender<Option<Mandate>>,
+    /// Ends the mandate of a master that is alone.
+    pub(super) end_alone: Option<watch::Sender<bool>>,
+    /// Ordinal of the next memory-only version at the last applied position.
     pub(super) next_ordinal: u32,
     /// Whether this term's first entry still has to be written (the disk was full at open).
     pub(super) owes_term_start: bool,
@@ -103,22 +97,32 @@ pub(super) struct Writer {
     pub(super) snapshot_backoff: Backoff,
     /// Size of the last one.
     pub(super) snapshot_bytes: u64,
+    /// The newest one, for other members.
+    pub(super) newest: Option<SnapshotFile>,
+    /// Since when the thread waits for the disk.
+    pub(super) syncing: Syncing,
     /// Held until the thread ends.
     pub(super) lock: std::fs::File,
 }
 
 /// The wait of a flush after the last write.
 pub(super) const FLUSH_IDLE: Duration = Duration::from_secs(STORE_FLUSH_IDLE_SECONDS);
-const FLUSH_BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// A snapshot writes the whole state: after a failure it is not tried at every flush.
-pub(super) const SNAPSHOT_BACKOFF: (Duration, Duration) =
-    (Duration::from_secs(30), Duration::from_secs(1800));
 
 struct Waiting {
     answer: Answer,
     outcome: Result<Committed, ProposeError>,
     /// Returned with the answer.
     _permit: OwnedSemaphorePermit,
+}
+
+/// What is served together: one group of a master that is alone, one sync of a group's replica.
+struct Round {
+    group: Group,
+    staged: Vec<Staged>,
+    pending: Pending,
+    waiting: Vec<Waiting>,
+    memory: Vec<Write>,
+    appends: Appends,
 }
 
 impl Writer {
@@ -134,7 +138,7 @@ impl Writer {
                         break Some(answer);
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => self.flush(),
+                Err(RecvTimeoutError::Timeout) => self.on_time(),
                 Err(RecvTimeoutError::Disconnected) => break None,
             }
         };
@@ -146,57 +150,119 @@ impl Writer {
     }
 
     fn wait(&self) -> Result<Request, RecvTimeoutError> {
-        match self.flush_at {
+        match self.flush_at.into_iter().chain(self.deadline()).min() {
             Some(at) => self.requests.recv_timeout(at.saturating_duration_since(Instant::now())),
             None => self.requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
         }
     }
 
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        self.expire(now);
+        if self.flush_at.is_some_and(|at| at <= now) {
+            self.flush();
+        }
+    }
+
     /// Serves the request and everything that has arrived meanwhile, as one group.
     fn serve(&mut self, first: Request) -> Option<oneshot::Sender<()>> {
-        let mut group = self.log.group();
-        let mut staged = Vec::new();
-        let mut pending = Pending::new();
-        let mut waiting = Vec::new();
-        let mut memory = Vec::new();
+        let mut round = Round {
+            group: self.log.group(),
+            staged: Vec::new(),
+            pending: Pending::new(),
+            waiting: Vec::new(),
+            memory: Vec::new(),
+            appends: Appends::default(),
+        };
         let mut closing = None;
         let mut next = Some(first);
         while let Some(request) = next {
             match request {
-                Request::Write { ops, logged: true, answer, permit } => {
-                    let outcome = self.stage(ops, &mut group, &mut pending, &mut staged);
-                    waiting.push(Waiting { answer, outcome, _permit: permit });
-                }
-                Request::Write { ops, logged: false, answer, permit } => {
-                    memory.push((ops, answer, permit));
-                }
-                Request::Snapshotted(result) => self.snapshotted(result),
+                Request::Write(write) => self.take_write(write, &mut round),
+                Request::Group(request) => self.follow(request, &mut round.appends),
                 Request::Close(answer) => closing = Some(answer),
                 #[cfg(test)]
                 Request::Abandon => {}
+                other => {
+                    // What came before it is done before it.
+                    self.finish(&mut round);
+                    self.change(other);
+                    round.group = self.log.group();
+                }
             }
-            let full = group.bytes() >= STORE_GROUP_BYTES_MAX || closing.is_some();
+            let full = round.group.bytes() >= STORE_GROUP_BYTES_MAX || closing.is_some();
             next = if full { None } else { self.requests.try_recv().ok() };
         }
-        self.commit(&group, staged, waiting);
-        for (ops, answer, _permit) in memory {
-            let outcome = self.write_memory(ops);
-            // Whoever asked may have gone; the write stands.
-            let _ = answer.send(outcome);
-        }
+        self.finish(&mut round);
+        self.hand_over();
+        self.expire(Instant::now());
         // The same object written over and over fills the log but not the overlay.
         let unflushed_bytes = self.log.appended_bytes() - self.flushed_bytes;
         if self.shared.read().overlay_bytes >= STORE_OVERLAY_FLUSH_BYTES
-            || unflushed_bytes >= self.log_bytes / 4
+            || unflushed_bytes >= self.options.log_bytes / 4
         {
             self.flush();
         }
         closing
     }
 
+    fn take_write(&mut self, write: Write, round: &mut Round) {
+        let reign = self.reign.borrow().as_ref().map(Mandate::reign);
+        if reign.is_none() || write.reign.is_some_and(|wanted| Some(wanted) != reign) {
+            return write.refuse(ProposeError::NotLeading { hint: None });
+        }
+        if !write.logged {
+            return round.memory.push(write);
+        }
+        if let Role::Group(_) = self.role {
+            return self.queue(write);
+        }
+        let Write { ops, answer, permit, .. } = write;
+        let Round { group, pending, staged, .. } = round;
+        let outcome = self.stage(ops, group, pending, staged);
+        round.waiting.push(Waiting { answer, outcome, _permit: permit });
+    }
+
+    /// Makes durable what a round has gathered, applies and answers what is decided by that.
+    fn finish(&mut self, round: &mut Round) {
+        self.flush_appends(&mut round.appends);
+        let group = std::mem::take(&mut round.group);
+        round.pending.clear();
+        self.commit(&group, std::mem::take(&mut round.staged), std::mem::take(&mut round.waiting));
+        for write in std::mem::take(&mut round.memory) {
+            let outcome = self.write_memory(write.ops);
+            // Whoever asked may have gone; the write stands.
+            let _ = write.answer.send(outcome);
+        }
+    }
+
+    /// Serves what changes who writes here, or who follows from inside.
+    fn change(&mut self, request: Request) {
+        match request {
+            Request::Snapshotted(result) => self.snapshotted(result),
+            Request::LeadAlone { hook, reply } => reply(self.lead_alone(hook)),
+            Request::Attach { reign, hook, answer } => {
+                // Whoever asked may have gone: it drops the reign as well then.
+                let _ = answer.send(self.attach(reign, hook));
+            }
+            Request::Detach(answer) => {
+                self.hook = Box::new(());
+                let _ = answer.send(());
+            }
+            Request::Enter { entry, answer } => {
+                let _ = answer.send(self.enter(entry));
+            }
+            Request::Leave(answer) => {
+                self.leave();
+                let _ = answer.send(());
+            }
+            _ => {}
+        }
+    }
+
     /// Makes a group durable, applies it and answers.
     fn commit(&mut self, group: &Group, staged: Vec<Staged>, waiting: Vec<Waiting>) {
-        let refused: Option<fn() -> ProposeError> = match self.log.append(group) {
+        let refused: Option<fn() -> ProposeError> = match self.append(group) {
             Ok(()) => None,
             Err(AppendError::Full) => Some(|| ProposeError::NoSpace),
             Err(AppendError::Descriptors) => Some(|| ProposeError::Descriptors),
@@ -221,7 +287,25 @@ impl Writer {
         }
     }
 
-    fn fail(&self, error: &std::io::Error) {
+    /// Appends to the log, and says since when the disk takes its time.
+    pub(super) fn append(&mut self, group: &Group) -> Result<(), AppendError> {
+        if group.is_empty() {
+            return Ok(());
+        }
+        self.waits_for_disk(true);
+        let appended = self.log.append(group);
+        self.waits_for_disk(false);
+        appended
+    }
+
+    /// Says that the thread waits for the disk, or does not any more.
+    pub(super) fn waits_for_disk(&self, waits: bool) {
+        let mut since = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = waits.then(Instant::now);
+    }
+
+    /// Refuses writes from now on: what the disk holds is unknown.
+    pub(super) fn fail(&self, error: &std::io::Error) {
         let mut live = self.shared.write();
         if !live.failed {
             live.failed = true;
@@ -229,20 +313,23 @@ impl Writer {
         }
     }
 
-    /// Applies durable entries: deterministic, and nothing in it can fail.
-    fn apply(&mut self, staged: Vec<Staged>) {
+    /// Applies durable, committed entries: deterministic, and nothing in it can fail.
+    pub(super) fn apply(&mut self, entries: Vec<Staged>) {
         let mut changes = Vec::new();
         let mut live = self.shared.write();
-        for Staged { entry, existed, position } in staged {
+        for Staged { entry, at } in entries {
+            let position = at.place();
+            self.applied = at;
             live.version = entry.last_version(position);
             let last = live.version.0 & ((1 << Version::ORDINAL_BITS) - 1);
             self.next_ordinal = u32::try_from(last).unwrap_or(u32::MAX) + 1;
-            for (change, existed) in entry.changes(position).zip(existed) {
+            live.membership = Membership::after(live.membership.take(), &entry, at);
+            for change in entry.changes(position) {
                 if let Some(key) = record::encode_key(&change.key) {
                     let Change { version, uid, ref body, .. } = change;
                     live.overlay_put(key, Latest { version, uid, body: body.clone() });
                 }
-                live.count(&change.key, existed, change.body.is_some());
+                live.count(&change.key, !change.created, change.body.is_some());
                 changes.push(live.remember(change));
             }
         }
@@ -253,7 +340,7 @@ impl Writer {
     }
 
     /// Hands changes to the hook, then wakes the watches of their kinds.
-    fn tell(&mut self, changes: &[Arc<Change>]) {
+    pub(super) fn tell(&mut self, changes: &[Arc<Change>]) {
         for change in changes {
             self.hook.applied(change);
         }
@@ -266,170 +353,44 @@ impl Writer {
         }
     }
 
-    fn write_memory(&mut self, ops: Vec<Op>) -> Result<Committed, ProposeError> {
-        // Dropped surplus objects take ordinals too.
-        let ordinals = u32::try_from(2 * ops.len()).unwrap_or(u32::MAX);
-        let exhausted = self.next_ordinal.saturating_add(ordinals) >= 1 << Version::ORDINAL_BITS;
-        if ops.len() > STORE_ENTRY_OPS_MAX {
-            return Err(ProposeError::TooLarge);
+    /// Begins a term in which nobody else has to be asked.
+    fn lead_alone(&mut self, mut hook: Box<dyn Applied>) -> Result<Mandate, OpenError> {
+        if let Some(vote) = &self.vote {
+            let own = vote.ballot().own;
+            return Err(OpenError::Member { dir: self.options.dir.clone(), own });
         }
-        if self.owes_term_start || exhausted {
-            self.advance_position()?;
+        if !matches!(self.role, Role::Idle) {
+            return Err(OpenError::Busy(self.options.dir.clone()));
         }
-        let shared = self.shared.clone();
-        let mut changes = Vec::new();
-        let versions = {
-            let mut live = shared.write();
-            check_memory(&live, &ops)?;
-            let position = live.version.position();
-            let mut versions = Vec::with_capacity(ops.len());
-            for op in ops {
-                let kind = op.key.kind.clone();
-                let old = live.memory.get(&op.key).map(|record| record.body);
-                let change = Change {
-                    version: self.next_version(position),
-                    old: old.clone().filter(|_| op.keep_old || op.body.is_none()),
-                    created: old.is_none(),
-                    key: op.key,
-                    uid: op.uid,
-                    body: op.body,
-                };
-                versions.push(change.version);
-                changes.push(put_memory(&mut live, change, old.is_some()));
-                while let Some(surplus) = live.memory.surplus(&kind) {
-                    let gone = Change {
-                        version: self.next_version(position),
-                        key: surplus.key,
-                        uid: surplus.uid,
-                        body: None,
-                        old: Some(surplus.body),
-                        created: false,
-                    };
-                    changes.push(put_memory(&mut live, gone, true));
-                }
-            }
-            versions
+        open::show(&self.shared, hook.as_mut())?;
+        let started = open::start_term(&mut self.log, &self.options)?;
+        self.applied = self.log.position();
+        self.owes_term_start = started.is_none();
+        let version = {
+            let mut live = self.shared.write();
+            let version = started.unwrap_or(live.version);
+            live.restart_history(version);
+            live.segments = self.log.segments().to_vec();
+            version
         };
-        self.tell(&changes);
-        Ok(Committed { versions })
+        hook.opened(version);
+        self.next_ordinal = 1;
+        self.hook = hook;
+        self.role = Role::Sole;
+        let (mandate, end) = Mandate::alone(self.own_reign());
+        self.end_alone = Some(end);
+        self.reign.send_replace(Some(mandate.clone()));
+        Ok(mandate)
     }
 
-    fn next_version(&mut self, position: u64) -> Version {
-        let version = Version::of_entry(position, self.next_ordinal);
-        self.next_ordinal += 1;
-        version
-    }
-
-    /// Logs an entry that changes nothing, for the versions above it.
-    fn advance_position(&mut self) -> Result<(), ProposeError> {
-        let mut group = self.log.group();
-        let entry = EntryV1::At(self.clock.now(), Vec::new());
-        let position = self.log.add(&mut group, &entry.encode());
-        match self.log.append(&group) {
-            Ok(()) => {
-                self.owes_term_start = false;
-                self.apply(vec![Staged { entry, existed: Vec::new(), position }]);
-                Ok(())
-            }
-            Err(AppendError::Full) => Err(ProposeError::NoSpace),
-            Err(AppendError::Descriptors) => Err(ProposeError::Descriptors),
-            Err(AppendError::Failed(error)) => {
-                self.fail(&error);
-                Err(ProposeError::Failed)
-            }
-        }
-    }
-
-    /// Moves the overlay into LMDB; on failure it stays and is tried again later.
-    pub(super) fn flush(&mut self) {
-        let shared = self.shared.clone();
-        if shared.read().overlay.is_empty() {
-            self.flush_at = None;
-            return;
-        }
-        let flushed = {
-            let live = shared.read();
-            let Some(state) = &live.state else { return };
-            let puts = live.overlay.iter().map(|(key, latest)| Put {
-                key,
-                version: latest.version,
-                uid: latest.uid,
-                body: latest.body.as_deref(),
-            });
-            state.flush(puts, Some(self.log.position()))
-        };
-        match flushed {
-            Ok(()) => {
-                shared.write().overlay_clear();
-                self.flushed_bytes = self.log.appended_bytes();
-                self.flush_at = None;
-                self.flush_backoff = FLUSH_IDLE;
-                self.start_snapshot();
-            }
-            Err(error) => {
-                match error {
-                    FlushError::Full => tracing::warn!("disk is full: state stays in memory"),
-                    FlushError::Failed(error) => {
-                        tracing::error!(%error, "state cannot be flushed");
-                    }
-                }
-                self.flush_at = Some(Instant::now() + self.flush_backoff);
-                self.flush_backoff = (self.flush_backoff * 2).min(FLUSH_BACKOFF_MAX);
-            }
-        }
-    }
-
-    fn cut_at(&self) -> u64 {
-        self.log_bytes.max(2 * self.snapshot_bytes)
-    }
-
-    /// Begins a snapshot on a thread of its own when the log is large.
-    fn start_snapshot(&mut self) {
-        let Some(own) = self.own.upgrade() else { return };
-        let wanted = self.log.bytes() >= self.cut_at();
-        if self.snapshot.is_some() || !wanted || !self.snapshot_backoff.is_over(Instant::now()) {
-            return;
-        }
-        let Some(state) = self.shared.read().state.clone() else { return };
-        let (dir, faults) = (self.snapshots.clone(), self.faults.clone());
-        let spawned = std::thread::Builder::new().name("store-snapshot".into()).spawn(move || {
-            // A panic is a failure like others: the log must not stay uncut for ever.
-            let write = AssertUnwindSafe(|| snapshot::write(&dir, &state, &faults));
-            let written = std::panic::catch_unwind(write)
-                .unwrap_or_else(|_| Err(std::io::Error::other("writing it panicked")));
-            drop(state);
-            // The store may have ended: the snapshot is good all the same.
-            let _ = own.send(Request::Snapshotted(written));
-        });
-        match spawned {
-            Ok(thread) => self.snapshot = Some(thread),
-            Err(error) => tracing::warn!(%error, "cannot start a snapshot"),
-        }
-    }
-
-    /// Removes log segments that the snapshot covers, down to half of the bound.
-    fn snapshotted(&mut self, result: std::io::Result<(Position, u64)>) {
-        if let Some(thread) = self.snapshot.take() {
-            // It has sent its result: nothing is left that could fail.
-            let _ = thread.join();
-        }
-        let cut = result.and_then(|(position, bytes)| {
-            self.snapshot_bytes = bytes;
-            let keep_bytes = self.cut_at() / 2;
-            while self.log.bytes() > keep_bytes && self.log.remove_covered(position.index)? {}
-            Ok(())
-        });
-        self.shared.write().segments = self.log.segments().to_vec();
-        match cut {
-            Ok(()) => self.snapshot_backoff.succeeded(),
-            Err(error) => {
-                self.snapshot_backoff.failed(Instant::now());
-                tracing::warn!(%error, "cannot write a snapshot: the log keeps growing");
-            }
-        }
+    /// Epoch and term of the log.
+    pub(super) fn own_reign(&self) -> Reign {
+        let Position { epoch, term, .. } = self.log.position();
+        Reign { epoch, term }
     }
 
     fn end(&mut self) {
+        self.leave();
         if self.flush_at.is_some() {
             self.flush();
         }
@@ -449,9 +410,11 @@ impl Writer {
     }
 
     fn close_state(&self) {
+        self.reign.send_replace(None);
         let state = {
             let mut live = self.shared.write();
             live.history.close();
+            live.installing = false;
             live.state.take()
         };
         if let Some(state) = state {
@@ -461,32 +424,4 @@ impl Writer {
             tracing::warn!(%error, "store lock cannot be released");
         }
     }
-}
-
-fn check_memory(live: &Live, ops: &[Op]) -> Result<(), ProposeError> {
-    for (nth, op) in ops.iter().enumerate() {
-        if !live.memory.holds(&op.key.kind) || record::encode_key(&op.key).is_none() {
-            tracing::error!(key = %op.key, "not a memory-only object");
-            return Err(ProposeError::Failed);
-        }
-        if op.body.as_ref().is_some_and(|body| body.len() > OBJECT_BYTES_MAX) {
-            return Err(ProposeError::TooLarge);
-        }
-        let current = live.memory.get(&op.key).map(|record| record.version);
-        let held = match op.base {
-            Base::Absent => current.is_none(),
-            Base::At(version) => current == Some(version),
-            Base::Any => op.body.is_some() || current.is_some(),
-        };
-        if !held {
-            return Err(ProposeError::Conflict { op: nth, current });
-        }
-    }
-    Ok(())
-}
-
-fn put_memory(live: &mut Live, change: Change, existed: bool) -> Arc<Change> {
-    live.memory.put(&change.key, change.version, change.uid, change.body.clone());
-    live.count(&change.key, existed, change.body.is_some());
-    live.remember(change)
 }

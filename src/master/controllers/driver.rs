@@ -65,7 +65,8 @@ async fn commit_all(
                 return Ok(());
             }
             Err(error @ CommitError::Closed) => return Err(DriverError::Store(error)),
-            Err(CommitError::NoSpace) => {
+            // A reign that is over ends this loop with its role: until then the work waits.
+            Err(CommitError::NoSpace | CommitError::NotLeading | CommitError::Late) => {
                 for planned in plans {
                     views.failed(planned.work);
                 }
@@ -135,7 +136,12 @@ enum Outcome {
 async fn attempt(registry: &Registry, ops: Vec<Op>) -> Result<Outcome, DriverError> {
     match registry.commit(ops).await {
         Ok(_) => Ok(Outcome::Done),
-        Err(CommitError::Conflict | CommitError::NoSpace) => Ok(Outcome::Overtaken),
+        Err(
+            CommitError::Conflict
+            | CommitError::NoSpace
+            | CommitError::NotLeading
+            | CommitError::Late,
+        ) => Ok(Outcome::Overtaken),
         // Something of that name was made meanwhile, or the object is gone: plan again.
         Err(CommitError::Rejected(error)) if matches!(error.code, 404 | 409) => {
             Ok(Outcome::Overtaken)

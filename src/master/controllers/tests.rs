@@ -52,7 +52,7 @@ impl Master {
     async fn start(dir: PathBuf, patience: Patience) -> Self {
         let clock = Clock::starting_at(Timestamp(0));
         let (views, hook) = Views::with_patience(all(cluster()), clock.clone(), patience);
-        let store = Store::open(Options::new(&dir), Box::new(hook)).expect("a store opens");
+        let store = Store::open_alone(Options::new(&dir), Box::new(hook)).expect("a store opens");
         let registry =
             Registry::new(store, clock, RegistryOptions::default()).expect("it is readable");
         let address = ApiAddress { address: [192, 0, 2, 1].into(), port: 6443 };

@@ -17,7 +17,6 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
 
-use super::again::Again;
 use super::desired::Told;
 use super::net::NetTold;
 use super::status::Owner;
@@ -54,7 +53,6 @@ pub(super) struct Session {
     pub(super) net: NetTold,
     /// Lines about what the board should not have sent.
     lines: Seldom,
-    again: Again,
 }
 
 /// What is known of the board since its Hello.
@@ -98,7 +96,6 @@ impl Session {
             heard_sequence: None,
             board: None,
             lines: Seldom::bursts(5, LINES_EVERY),
-            again: Again::default(),
         }
     }
 
@@ -208,7 +205,6 @@ impl Session {
             && let Some(board) = &mut self.board
         {
             board.has_gap = true;
-            self.again = Again::default();
         }
     }
 
@@ -310,7 +306,7 @@ impl Session {
             return self.ask_hello().await;
         }
         let has_gap = board.has_gap;
-        if self.again.ask(has_gap, self.options.beat) || self.is_misjudged() {
+        if has_gap || self.is_misjudged() {
             // It was lost and speaks again: its conditions and statuses are its own to say.
             self.ask_hello().await?;
         }
@@ -467,7 +463,9 @@ impl Session {
             match self.registry.commit(ops).await {
                 Ok(_) => return Ok(Wrote::Done),
                 Err(CommitError::Conflict) => (),
-                Err(CommitError::NoSpace) => return Ok(Wrote::NotNow),
+                Err(CommitError::NoSpace | CommitError::NotLeading | CommitError::Late) => {
+                    return Ok(Wrote::NotNow);
+                }
                 Err(CommitError::Rejected(error)) if matches!(error.code, 404 | 409) => (),
                 Err(CommitError::Rejected(error)) => {
                     tracing::debug!(%error, "the API refuses what a board reports");

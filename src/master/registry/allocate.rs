@@ -183,6 +183,13 @@ impl Lease {
         self.taken = Holding::default();
     }
 
+    /// Whether the write happened is unknown: what was taken stays taken and what was released is not
+    /// free, until the allocator is made anew in the next reign.
+    pub(super) fn keep(&mut self) {
+        self.taken = Holding::default();
+        self.released = Holding::default();
+    }
+
     /// Fills in and takes what `service` needs; `old` is the stored Service that it replaces.
     ///
     /// # Errors

@@ -104,6 +104,9 @@ impl Registry {
         let mut version = self.inner.store.version();
         if !batch.ops.is_empty() {
             let committed = self.inner.store.propose(batch.ops.clone()).await;
+            if let (Err(ProposeError::Unknown), Some(lease)) = (&committed, lease.as_mut()) {
+                lease.keep();
+            }
             let committed = committed.map_err(|error| failed(&batch, error))?;
             version = committed.versions.last().copied().unwrap_or(version);
         }
@@ -314,6 +317,8 @@ fn failed(batch: &Batch, error: ProposeError) -> CommitError {
             let pods = resource::by_kind_key("/pods").expect("pods are in the table");
             CommitError::Rejected(write_failed(pods, &ProposeError::TooLarge))
         }
+        ProposeError::NotLeading { .. } => CommitError::NotLeading,
+        ProposeError::Late | ProposeError::Unknown => CommitError::Late,
         ProposeError::Failed | ProposeError::Closed => CommitError::Closed,
     }
 }

@@ -65,6 +65,11 @@ pub(super) fn too_large_version(asked: Version, current: Version) -> ApiError {
 
 /// A read that failed.
 pub(super) fn read_failed(error: &StoreError) -> ApiError {
+    if let StoreError::Installing = error {
+        let mut away = ApiError::new(503, "ServiceUnavailable", chain(error));
+        away.retry_after_seconds = Some(RETRY_SECONDS);
+        return away;
+    }
     ApiError::internal(format!("Internal error occurred: {}", chain(error)))
 }
 
@@ -85,6 +90,14 @@ pub(super) fn write_failed(resource: &Resource, error: &ProposeError) -> ApiErro
                 model::limits::OBJECT_BYTES_MAX,
             ),
         ),
+        ProposeError::NotLeading { .. } | ProposeError::Late => {
+            let mut away = ApiError::new(503, "ServiceUnavailable", chain(error));
+            away.details = json!({ "retryAfterSeconds": RETRY_SECONDS });
+            away.retry_after_seconds = Some(RETRY_SECONDS);
+            away
+        }
+        // A client must not send it again blindly, so it is not told when.
+        ProposeError::Unknown => ApiError::new(504, "Timeout", chain(error)),
         other => ApiError::internal(format!("Internal error occurred: {}", chain(other))),
     }
 }
@@ -104,6 +117,18 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_write_that_surely_did_not_happen_may_be_sent_again_and_another_may_not() {
+        let pods = model::resource::by_kind_key("/pods").expect("is in the table");
+        let check = |error, code, retry: Option<u32>| {
+            let told = write_failed(pods, &error);
+            assert_eq!((told.code, told.retry_after_seconds), (code, retry), "{error}");
+        };
+        check(ProposeError::NotLeading { hint: None }, 503, Some(1));
+        check(ProposeError::Late, 503, Some(1));
+        check(ProposeError::Unknown, 504, None);
+    }
 
     #[test]
     fn a_full_disk_names_the_remedy() {

@@ -252,6 +252,12 @@ pub enum CommitError {
     /// No space is left on this master's disk.
     #[error("no space is left for the log")]
     NoSpace,
+    /// This board does not lead any more; nothing happened.
+    #[error("this board does not lead the cluster any more")]
+    NotLeading,
+    /// The masters did not decide in time: nothing happened, or it is not known what did. Look again.
+    #[error("the masters do not get on at this moment")]
+    Late,
     /// The store is closing or failed.
     #[error("the store is closed")]
     Closed,

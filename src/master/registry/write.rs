@@ -282,6 +282,12 @@ impl Registry {
                 Ok(Some(version))
             }
             Err(ProposeError::Conflict { .. }) => Ok(None),
+            Err(error @ ProposeError::Unknown) => {
+                if let Some(mut lease) = lease {
+                    lease.keep();
+                }
+                Err(write_failed(target.resource, &error))
+            }
             Err(error) => Err(write_failed(target.resource, &error)),
         }
     }

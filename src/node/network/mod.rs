@@ -62,8 +62,14 @@ impl NetworkOptions {
 
     /// What rules are made for; the rest of it is learnt while they are kept.
     fn site(&self, board: &str) -> Site {
-        let own_ports = self.own_ports.clone();
-        Site { own_ports, ..Site::new(board, self.pod_range, self.service_range) }
+        Site {
+            board: board.to_owned(),
+            block: None,
+            pod_range: self.pod_range,
+            service_range: self.service_range,
+            dns: None,
+            own_ports: self.own_ports.clone(),
+        }
     }
 
     /// Where pods ask for names.

@@ -274,15 +274,14 @@ impl Filter {
                 tracing::warn!(%error, "clients may be led to an endpoint that is gone");
             }
         }
-        let mut doubtful = changes.doubtful();
-        doubtful.extend(self.planner.cut_off(changes));
+        let doubtful = changes.doubtful();
         let forgotten = match whole {
             true => forget(|flow| self.planner.is_astray(flow)),
             false if doubtful.is_empty() => Ok(0),
             false => forget(|flow| self.planner.is_stale(&doubtful, flow)),
         };
         if let Err(error) = forgotten {
-            tracing::warn!(%error, "connections may lead to an endpoint that is gone");
+            tracing::warn!(%error, "connections of UDP may lead to an endpoint that is gone");
         }
     }
 
@@ -355,8 +354,15 @@ mod tests {
         text.parse().expect("a block")
     }
 
-    fn here() -> Site {
-        Site::new("here", block("10.42.0.0/16"), block("10.43.0.0/16"))
+    fn site() -> Site {
+        Site {
+            board: "here".to_owned(),
+            block: None,
+            pod_range: block("10.42.0.0/16"),
+            service_range: block("10.43.0.0/16"),
+            dns: None,
+            own_ports: Vec::new(),
+        }
     }
 
     async fn trial() -> io::Result<()> {
@@ -366,7 +372,7 @@ mod tests {
         let (names, names_known) = watch::channel(None);
         let (trouble, troubled) = watch::channel(None);
         let proxy = ProxyLoop {
-            site: here(),
+            site: site(),
             state: state_known,
             local,
             block: block_known,
@@ -419,7 +425,7 @@ mod tests {
         let address = SocketAddrV4::new(Ipv4Addr::new(10, 42, 0, 1), 1053);
         let (_names, names) = watch::channel(Some(address));
         let (trouble, mut troubled) = watch::channel(None);
-        let proxy = ProxyLoop { site: here(), state, local, block, names, trouble };
+        let proxy = ProxyLoop { site: site(), state, local, block, names, trouble };
         let running = tokio::spawn(proxy.run());
         let told = timeout(PATIENCE, troubled.wait_for(Option::is_some)).await;
         assert!(told.is_ok_and(|told| told.is_ok()), "it is not ours to change");

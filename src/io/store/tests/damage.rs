@@ -52,7 +52,7 @@ async fn every_damaged_byte_of_the_log_is_seen_and_repaired() {
         copy_dir(&origin.0, &dir.0);
         let segment = only_file(&dir.0.join("log"));
         flip(&segment, at);
-        match Store::open(Options::new(&dir.0), Box::new(())) {
+        match Store::open_alone(Options::new(&dir.0), Box::new(())) {
             Ok(store) => {
                 let found = names(&store);
                 // Only the last write cannot be told from one that was never acknowledged.
@@ -98,7 +98,7 @@ async fn repair_keeps_what_the_state_holds_beyond_the_damage() {
     let versions = fill(&store, 6).await;
     store.close().await;
     flip(&only_file(&dir.0.join("log")), 300);
-    let opened = Store::open(Options::new(&dir.0), Box::new(()));
+    let opened = Store::open_alone(Options::new(&dir.0), Box::new(()));
     let Err(OpenError::Damaged { last_good, .. }) = opened else { panic!("{opened:?}") };
     assert!(last_good < versions[5]);
     Store::repair(&dir.0, last_good).expect("repaired");
@@ -191,7 +191,7 @@ async fn every_damaged_byte_of_the_state_is_healed() {
             }
             _ => flip(&data, random.below(bytes)),
         }
-        let store = match Store::open(Options::new(&dir.0), Box::new(())) {
+        let store = match Store::open_alone(Options::new(&dir.0), Box::new(())) {
             Ok(store) => store,
             Err(error) => panic!("round {round}: {error}"),
         };
@@ -215,7 +215,7 @@ async fn a_damaged_snapshot_is_not_used() {
     let dir = Dir::new();
     let mut options = Options::new(&dir.0);
     options.log_bytes = 2_000_000;
-    let store = Store::open(options.clone(), Box::new(())).expect("opens");
+    let store = Store::open_alone(options.clone(), Box::new(())).expect("opens");
     let large = Bytes::from(vec![b'z'; 200_000]);
     for nth in 0..40 {
         let op = put(key("/pods", "a", &format!("p{}", nth % 4)), Base::Any, large.clone());
@@ -230,6 +230,6 @@ async fn a_damaged_snapshot_is_not_used() {
     assert_eq!(names(&store).len(), 4);
     store.close().await;
     flip(&snapshot, 1000);
-    let refused = Store::open(options, Box::new(()));
+    let refused = Store::open_alone(options, Box::new(()));
     assert!(matches!(refused, Err(OpenError::Unrecoverable { .. })), "{refused:?}");
 }

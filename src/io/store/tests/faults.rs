@@ -23,7 +23,7 @@ async fn check(errno: i32, for_good: bool) {
         let mut options = Options::new(&dir.0);
         options.faults = Faults::at(nth, errno, for_good);
         let faults = options.faults.clone();
-        let (good, bad) = match Store::open(options, Box::new(())) {
+        let (good, bad) = match Store::open_alone(options, Box::new(())) {
             Ok(store) => {
                 let outcome = writes(&store).await;
                 store.list(&all("/pods")).expect("reads go on");
@@ -88,7 +88,7 @@ async fn a_full_disk_refuses_writes_and_heals_by_itself() {
         let dir = Dir::new();
         let mut options = Options::new(&dir.0);
         options.faults = Faults::at(nth, libc::ENOSPC, false);
-        let Ok(store) = Store::open(options, Box::new(())) else { continue };
+        let Ok(store) = Store::open_alone(options, Box::new(())) else { continue };
         let (good, bad) = writes(&store).await;
         assert!(bad.len() <= 1, "call {nth}: {bad:?}");
         for (key, error) in bad {
@@ -114,7 +114,7 @@ async fn without_file_descriptors_writes_are_refused_and_heal_by_themselves() {
             let mut options = Options::new(&dir.0);
             // Writes of 1000 bytes to 331 kB: some of them open a new segment.
             options.faults = Faults::opening(nth, errno);
-            let store = Store::open(options, Box::new(())).expect("opens");
+            let store = Store::open_alone(options, Box::new(())).expect("opens");
             let (good, bad) = writes(&store).await;
             for (key, error) in bad {
                 assert!(matches!(error, ProposeError::Descriptors), "call {nth}: {error}");
@@ -143,7 +143,7 @@ async fn after_a_failed_sync_nothing_is_written_until_reopened() {
     // Open syncs two directories, makes a segment (create, write, sync, directory) and syncs the term
     // (write, sync); the first proposal writes, and its sync is the tenth call.
     options.faults = Faults::at(10, libc::EIO, false);
-    let store = Store::open(options, Box::new(())).expect("opens");
+    let store = Store::open_alone(options, Box::new(())).expect("opens");
     let (good, bad) = writes(&store).await;
     assert!(good.is_empty() && store.failed());
     assert!(bad.iter().all(|(_, error)| matches!(error, ProposeError::Failed)), "{bad:?}");

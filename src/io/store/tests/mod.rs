@@ -30,7 +30,7 @@ impl Dir {
     }
 
     pub(super) fn open(&self) -> Store {
-        Store::open(Options::new(&self.0), Box::new(())).expect("store opens")
+        Store::open_alone(Options::new(&self.0), Box::new(())).expect("store opens")
     }
 }
 
@@ -106,7 +106,7 @@ async fn time_goes_on_from_the_last_write_on_a_board_without_a_clock_battery() {
     let later = before.now().plus_millis(86_400_000);
     let mut options = Options::new(&dir.0);
     options.clock = before.clone();
-    let store = Store::open(options.clone(), Box::new(())).expect("opens");
+    let store = Store::open_alone(options.clone(), Box::new(())).expect("opens");
     before.advance(later);
     store
         .propose(vec![put(key("/pods", "a", "b"), Base::Absent, body("1"))])
@@ -117,7 +117,7 @@ async fn time_goes_on_from_the_last_write_on_a_board_without_a_clock_battery() {
     for _ in 0..2 {
         options.clock = Clock::starting_at(Default::default());
         assert!(options.clock.now() < later);
-        let store = Store::open(options.clone(), Box::new(())).expect("opens");
+        let store = Store::open_alone(options.clone(), Box::new(())).expect("opens");
         assert!(options.clock.now() >= later);
         store.close().await;
     }
@@ -157,7 +157,7 @@ async fn what_was_written_is_read() {
 async fn a_store_is_open_once() {
     let dir = Dir::new();
     let store = dir.open();
-    let second = Store::open(Options::new(&dir.0), Box::new(()));
+    let second = Store::open_alone(Options::new(&dir.0), Box::new(()));
     assert!(matches!(second, Err(OpenError::Locked(_))));
     store.close().await;
     dir.open().close().await;

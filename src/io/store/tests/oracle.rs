@@ -87,7 +87,7 @@ impl Walk {
         } else {
             store.close().await;
         }
-        let opened = Store::open(self.options.clone(), Box::new(())).expect("opens again");
+        let opened = Store::open_alone(self.options.clone(), Box::new(())).expect("opens again");
         assert!(opened.version() > self.newest);
         self.newest = opened.version();
         self.store = Some(opened);
@@ -151,7 +151,7 @@ async fn walk(seed: u64, steps: u32) {
     let mut options = Options::new(&dir.0);
     options.history_bytes = 20_000;
     options.log_bytes = 600_000;
-    let store = Store::open(options.clone(), Box::new(())).expect("opens");
+    let store = Store::open_alone(options.clone(), Box::new(())).expect("opens");
     let newest = store.version();
     let mut walk = Walk {
         dir,
@@ -178,7 +178,7 @@ async fn walk(seed: u64, steps: u32) {
     let state = walk.dir.0.join("state");
     walk.store().close().await;
     std::fs::remove_dir_all(state).expect("state removed");
-    walk.store = Some(Store::open(walk.options.clone(), Box::new(())).expect("rebuilt"));
+    walk.store = Some(Store::open_alone(walk.options.clone(), Box::new(())).expect("rebuilt"));
     walk.compare();
     walk.store().close().await;
 }

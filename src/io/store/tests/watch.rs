@@ -50,7 +50,7 @@ async fn a_quiet_kind_is_not_woken_and_not_expired() {
     let dir = Dir::new();
     let mut options = Options::new(&dir.0);
     options.history_bytes = 10_000;
-    let store = Store::open(options, Box::new(())).expect("opens");
+    let store = Store::open_alone(options, Box::new(())).expect("opens");
     let mut quiet = store.watch_kind(&"/nodes".into(), None, store.version()).expect("now");
     let mut elsewhere = store.watch_kind(&"/pods".into(), Some("b"), store.version()).expect("now");
     let waiting = tokio::spawn(async move { quiet.next().await });
@@ -73,7 +73,7 @@ async fn a_watch_below_the_log_expires() {
     let mut options = Options::new(&dir.0);
     options.history_bytes = 50_000;
     options.log_bytes = 3_000_000;
-    let store = Store::open(options, Box::new(())).expect("opens");
+    let store = Store::open_alone(options, Box::new(())).expect("opens");
     let start = store.version();
     let mut slow = store.watch_kind(&"/pods".into(), None, start).expect("kept");
     let large = "x".repeat(100_000);
@@ -182,7 +182,7 @@ async fn the_hook_sees_objects_then_changes_in_order() {
     store.close().await;
     let seen = Arc::new(Mutex::new(Vec::new()));
     let hook = Box::new(Seen(seen.clone()));
-    let store = Store::open(Options::new(&dir.0), hook).expect("opens");
+    let store = Store::open_alone(Options::new(&dir.0), hook).expect("opens");
     let shown = [(second, true), (third, true), (store.version(), true)];
     assert_eq!(*seen.lock().expect("whole"), shown);
     let gone = store.propose(vec![delete(key("/pods", "a", "a"), Base::At(second))]).await;

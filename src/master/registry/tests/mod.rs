@@ -100,7 +100,7 @@ impl Drop for Bed {
 }
 
 fn open(dir: &std::path::Path, range: &str) -> Registry {
-    let store = Store::open(Options::new(dir), Box::new(())).expect("a store opens");
+    let store = Store::open_alone(Options::new(dir), Box::new(())).expect("a store opens");
     let service_range = ServiceRange::parse(range).expect("a range");
     let clock = Clock::starting_at(Timestamp(0));
     Registry::new(store, clock, RegistryOptions { service_range }).expect("the store is readable")

@@ -13,6 +13,7 @@ const FLOORS: &[(&str, u8)] =
 /// Outside crates and the only places that may name them.
 const HOMES: &[(&str, &[&str])] = &[
     ("heed::", &["io/store"]),
+    ("openraft::", &["io/store"]),
     ("libcontainer::", &["io/keeper"]),
     ("rcgen::", &["io/tls"]),
     ("x509_parser::", &["io/tls"]),

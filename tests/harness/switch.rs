@@ -83,12 +83,7 @@ impl Cluster {
     /// Founds a cluster and has all other boards join it; every board is ready then.
     pub fn new(test: &str, count: u8) -> Self {
         let mut cluster = Self::founded(test, count);
-        for number in 1..usize::from(count) {
-            cluster.start_joining(number);
-        }
-        for number in 1..usize::from(count) {
-            cluster.wait_ready(number, JOINED_WITHIN);
-        }
+        cluster.join();
         cluster
     }
 
@@ -99,11 +94,21 @@ impl Cluster {
         cluster
     }
 
-    /// Boards that never ran.
+    /// Boards on a switch that never ran.
     pub fn off(test: &str, count: u8) -> Self {
         let switch = Switch::new(test);
         let boards = (1..=count).map(|number| switch.board(number)).collect();
         Self { boards, switch }
+    }
+
+    /// Has all other boards join the first, and waits until they are ready.
+    pub fn join(&mut self) {
+        for index in 1..self.boards.len() {
+            self.start_joining(index);
+        }
+        for index in 1..self.boards.len() {
+            self.wait_ready(index, JOINED_WITHIN);
+        }
     }
 
     /// The master.

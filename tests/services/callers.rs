@@ -103,7 +103,10 @@ pub(crate) fn judge(what: &str, calls: &[(String, Vec<Call>)], began: Instant) -
 /// From `began` to the last call that failed; zero without failures.
 pub(crate) fn last_failure(calls: &[(String, Vec<Call>)], began: Instant) -> Duration {
     let failed = calls.iter().flat_map(|(_, calls)| calls).filter(|call| call.answer.is_err());
-    let Some(last) = failed.max_by_key(|call| call.at) else { return Duration::ZERO };
+    let Some(last) = failed.clone().max_by_key(|call| call.at) else { return Duration::ZERO };
     println!("the last call to fail: {:?}", last.answer);
+    let late = Duration::from_secs(1);
+    let almost = failed.filter(|call| call.at + late > last.at).count();
+    println!("in the second before it {almost} failed");
     last.at.saturating_duration_since(began)
 }

@@ -7,6 +7,8 @@
 mod board;
 #[path = "../harness/busybox.rs"]
 mod busybox;
+#[path = "../harness/disk.rs"]
+mod disk;
 #[path = "../harness/figures.rs"]
 mod figures;
 #[path = "../harness/inside.rs"]

@@ -83,12 +83,10 @@ fn sample() -> Rules {
         state.services.insert(format!("try/{}", service.name).into(), Arc::new(service));
     }
     let site = Site {
-        board: "try".to_owned(),
         block: Some(block("10.42.0.0/25")),
-        pod_range: block("10.42.0.0/16"),
-        service_range: block("10.43.0.0/16"),
         dns: Some((at(10), 10_053)),
         own_ports: vec![(Protocol::Tcp, 6_443)],
+        ..Site::new("try", block("10.42.0.0/16"), block("10.43.0.0/16"))
     };
     plan(&Arc::new(state), &Arc::default(), &site)
 }

@@ -91,9 +91,17 @@ pub struct Plan {
     /// The operations do not depend on each other: when they cannot all be committed, each is tried
     /// by itself (an event belongs to the operation before it).
     pub independent: bool,
+    /// The first operation only says what is seen, and nobody decides anything by it.
+    pub reports: bool,
 }
 
 impl Plan {
+    /// Whether all it does is to report: while more is under way it can wait for the rest, and cost one
+    /// write with it.
+    pub fn is_report(&self) -> bool {
+        self.reports && self.ops.len() == 1
+    }
+
     /// Plan again at `at`, or earlier if that was asked for before.
     pub fn again(&mut self, at: Timestamp) {
         self.again_at = Some(self.again_at.map_or(at, |earlier| earlier.min(at)));

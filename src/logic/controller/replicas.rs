@@ -245,6 +245,10 @@ fn report(set: &ReplicasView, pods: &[&PodView], going: usize, now: Timestamp, p
     if same {
         return;
     }
+    // A rolling update goes by what is available.
+    plan.reports = plan.ops.is_empty()
+        && before.available_replicas == available
+        && before.observed_generation == set.meta.generation;
     // Zero is "absent" in all but the first, as upstream's omitempty.
     let count = |count: u32| if count == 0 { Value::Null } else { count.into() };
     plan.ops.push(Op::Patch {

@@ -3,7 +3,7 @@
 //! The locks are held for short, synchronous pieces of work, never across an await. Time in the
 //! queue is monotonic (milliseconds since start): cluster time may stand still or jump.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,30 @@ struct Queue {
     keys: KeyQueue<Work>,
     /// Keys were dropped: objects from this place on have yet to be looked at again.
     resync_from: Option<usize>,
+    /// When keys were last committed, if that was a moment ago.
+    committed: BTreeMap<Work, Timestamp>,
+}
+
+/// Reports of one key wait until this long after its last commit.
+const REPORT_EVERY_MILLIS: i64 = 200;
+/// Of these, the ones that matter no more are forgotten.
+const COMMITTED_MAX: usize = 256;
+
+impl Queue {
+    fn note_commit(&mut self, work: &Work, now: Timestamp) {
+        if self.committed.len() >= COMMITTED_MAX {
+            self.committed.retain(|_, at| at.plus_millis(REPORT_EVERY_MILLIS) > now);
+        }
+        if self.committed.len() < COMMITTED_MAX {
+            self.committed.insert(work.clone(), now);
+        }
+    }
+
+    /// When a report of this key may be written, if not now.
+    fn reports_at(&self, work: &Work, now: Timestamp) -> Option<Timestamp> {
+        let at = self.committed.get(work)?.plus_millis(REPORT_EVERY_MILLIS);
+        (at > now).then_some(at)
+    }
 }
 
 /// What the store calls for every change.
@@ -200,8 +224,12 @@ impl Views {
                 let wait = (again.0 - now.0).max(1_000);
                 self.queue().keys.add(work.clone(), Timestamp(elapsed.0.saturating_add(wait)));
             }
+            let later =
+                if plan.is_report() { self.queue().reports_at(&work, elapsed) } else { None };
             if plan.ops.is_empty() {
                 self.queue().keys.succeed(&work);
+            } else if let Some(later) = later {
+                self.queue().keys.add(work, later);
             } else if let Some(refused) = batch.add(Planned { work, plan }) {
                 self.queue().keys.add(refused, elapsed);
                 break;
@@ -212,7 +240,10 @@ impl Views {
 
     /// A plan was committed.
     pub(super) fn succeeded(&self, work: &Work) {
-        self.queue().keys.succeed(work);
+        let elapsed = self.elapsed();
+        let mut queue = self.queue();
+        queue.keys.succeed(work);
+        queue.note_commit(work, elapsed);
     }
 
     /// A plan was not committed. Gives the failures in a row.

@@ -12,6 +12,7 @@
 //! serves: a Hello of another name is refused, as is a status or event about what is not that
 //! board's, and addresses and labels that are not its own (`claims`). Deliberately absent: judging silent boards (node lifecycle), and how messages travel.
 
+mod again;
 mod claims;
 mod desired;
 mod net;

@@ -114,6 +114,8 @@ fn stamp_conditions(status: &mut Value, before: &[Value], now: &str) {
     let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) else {
         return;
     };
+    // A board may say anything.
+    conditions.retain(Value::is_object);
     for condition in conditions.iter_mut() {
         let old = before.iter().find(|old| old["type"] == condition["type"]);
         let kept = old.filter(|old| old["status"] == condition["status"]);

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
 
+use super::again::Again;
 use super::desired::Told;
 use super::net::NetTold;
 use super::status::Owner;
@@ -53,6 +54,7 @@ pub(super) struct Session {
     pub(super) net: NetTold,
     /// Lines about what the board should not have sent.
     lines: Seldom,
+    again: Again,
 }
 
 /// What is known of the board since its Hello.
@@ -96,6 +98,7 @@ impl Session {
             heard_sequence: None,
             board: None,
             lines: Seldom::bursts(5, LINES_EVERY),
+            again: Again::default(),
         }
     }
 
@@ -205,6 +208,7 @@ impl Session {
             && let Some(board) = &mut self.board
         {
             board.has_gap = true;
+            self.again = Again::default();
         }
     }
 
@@ -306,7 +310,7 @@ impl Session {
             return self.ask_hello().await;
         }
         let has_gap = board.has_gap;
-        if has_gap || self.is_misjudged() {
+        if self.again.ask(has_gap, self.options.beat) || self.is_misjudged() {
             // It was lost and speaks again: its conditions and statuses are its own to say.
             self.ask_hello().await?;
         }

@@ -164,6 +164,11 @@ pub(super) async fn record_events(
 /// Records an event of a board. Trouble is logged: nothing depends on it.
 async fn record_event(registry: &Registry, board: &str, mut event: Value) {
     let events = resource::by_kind_key("/events").expect("events are in the table");
+    let is_fields = |field: &Value| field.is_object() || field.is_null();
+    if !event.is_object() || !is_fields(&event["metadata"]) || !is_fields(&event["source"]) {
+        tracing::debug!(board, "an event that is none");
+        return;
+    }
     let involved = &event["involvedObject"];
     let namespace = involved["namespace"].as_str().unwrap_or("default").to_owned();
     let about = involved["name"].as_str().unwrap_or_default();

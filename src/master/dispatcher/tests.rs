@@ -593,6 +593,14 @@ async fn nonsense_on_the_link_does_no_harm() {
     let nameless = HelloV1 { boot: 1, desired_revision: 0, node: Bytes::from_static(b"{}") };
     board.say(MessageKind::Hello, &nameless).await;
     board.report(vec![], vec![Bytes::from_static(b"{{")]).await;
+    // Where an object belongs: text, a number, a list.
+    board.hello_with(json!(["x", 1, [], { "type": "Ready", "status": "True" }])).await;
+    let odd = ["metadata", "source", "involvedObject"].map(|field| {
+        let mut event = event("Node", "pi-1", "pi-1");
+        event[field] = json!(1);
+        Bytes::from(event.to_string())
+    });
+    board.report(vec![], odd.to_vec()).await;
     board.hello().await;
     assert_eq!(board.desired().await.base, 0);
     assert_eq!(master.views.world().nodes().count(), 1);

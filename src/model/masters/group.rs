@@ -64,7 +64,7 @@ pub struct VoteV1 {
 /// What one member asks another; variants are only ever added at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GroupAskV1 {
-    /// Entries, or none: a heartbeat.
+    /// Entries, or none when only `commit` has moved.
     Append {
         /// The leader's vote.
         vote: VoteV1,
@@ -104,6 +104,16 @@ pub enum GroupAskV1 {
     ReadIndex,
     /// Where do you stand: asked by a voter that wants to lead alone after a start.
     Standing,
+    /// A heartbeat: it renews the leader's lease, and is answered as [`AppendedV1`] without waiting
+    /// for a disk. An `Append` without entries waits: its answer says what is durable.
+    Beat {
+        /// The leader's vote.
+        vote: VoteV1,
+        /// An entry that the follower is known to have.
+        previous: Option<LogIdV1>,
+        /// Up to where entries are committed.
+        commit: Option<LogIdV1>,
+    },
 }
 
 /// One entry on its way.
@@ -129,7 +139,7 @@ pub enum PayloadWireV1 {
 /// What comes back; variants are only ever added at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GroupAnswerV1 {
-    /// To `Append`.
+    /// To `Append` and `Beat`.
     Append(AppendedV1),
     /// To `Vote` and `PreVote`.
     Vote {

@@ -98,6 +98,10 @@ fn asks() {
     );
     golden(GroupAskV1::ReadIndex, &[&[4]]);
     golden(GroupAskV1::Standing, &[&[5]]);
+    golden(
+        GroupAskV1::Beat { vote: VOTE, previous: None, commit: Some(LOG_ID) },
+        &[&[6], VOTE_GOLDEN, &[0, 1], LOG_ID_GOLDEN],
+    );
 }
 
 #[test]

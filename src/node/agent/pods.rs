@@ -248,6 +248,8 @@ impl Agent {
     pub(super) fn feed(&mut self, uid: Uid, event: Event) {
         let now = self.now();
         let haste = match is_waited_for(&event) {
+            // Its removal, which is waited for, mostly follows at once.
+            true if matches!(event, Event::Exited { .. }) && self.is_leaving(&uid) => Haste::None,
             true if self.is_crowded() => Haste::Gathered,
             true => Haste::Urgent,
             false => Haste::None,
@@ -272,6 +274,12 @@ impl Agent {
             self.pods.remove(&uid);
             self.outbox.forget(&uid);
         }
+    }
+
+    /// Whether a pod is being deleted.
+    fn is_leaving(&self, uid: &Uid) -> bool {
+        let stop = self.pods.get(uid).and_then(|entry| entry.machine.state().stop);
+        stop.is_some_and(|stop| stop.forget)
     }
 
     /// Many pods are on their way to their next status.

@@ -62,14 +62,8 @@ impl NetworkOptions {
 
     /// What rules are made for; the rest of it is learnt while they are kept.
     fn site(&self, board: &str) -> Site {
-        Site {
-            board: board.to_owned(),
-            block: None,
-            pod_range: self.pod_range,
-            service_range: self.service_range,
-            dns: None,
-            own_ports: self.own_ports.clone(),
-        }
+        let own_ports = self.own_ports.clone();
+        Site { own_ports, ..Site::new(board, self.pod_range, self.service_range) }
     }
 
     /// Where pods ask for names.

@@ -274,14 +274,15 @@ impl Filter {
                 tracing::warn!(%error, "clients may be led to an endpoint that is gone");
             }
         }
-        let doubtful = changes.doubtful();
+        let mut doubtful = changes.doubtful();
+        doubtful.extend(self.planner.cut_off(changes));
         let forgotten = match whole {
             true => forget(|flow| self.planner.is_astray(flow)),
             false if doubtful.is_empty() => Ok(0),
             false => forget(|flow| self.planner.is_stale(&doubtful, flow)),
         };
         if let Err(error) = forgotten {
-            tracing::warn!(%error, "connections of UDP may lead to an endpoint that is gone");
+            tracing::warn!(%error, "connections may lead to an endpoint that is gone");
         }
     }
 
@@ -354,15 +355,8 @@ mod tests {
         text.parse().expect("a block")
     }
 
-    fn site() -> Site {
-        Site {
-            board: "here".to_owned(),
-            block: None,
-            pod_range: block("10.42.0.0/16"),
-            service_range: block("10.43.0.0/16"),
-            dns: None,
-            own_ports: Vec::new(),
-        }
+    fn here() -> Site {
+        Site::new("here", block("10.42.0.0/16"), block("10.43.0.0/16"))
     }
 
     async fn trial() -> io::Result<()> {
@@ -372,7 +366,7 @@ mod tests {
         let (names, names_known) = watch::channel(None);
         let (trouble, troubled) = watch::channel(None);
         let proxy = ProxyLoop {
-            site: site(),
+            site: here(),
             state: state_known,
             local,
             block: block_known,
@@ -425,7 +419,7 @@ mod tests {
         let address = SocketAddrV4::new(Ipv4Addr::new(10, 42, 0, 1), 1053);
         let (_names, names) = watch::channel(Some(address));
         let (trouble, mut troubled) = watch::channel(None);
-        let proxy = ProxyLoop { site: site(), state, local, block, names, trouble };
+        let proxy = ProxyLoop { site: here(), state, local, block, names, trouble };
         let running = tokio::spawn(proxy.run());
         let told = timeout(PATIENCE, troubled.wait_for(Option::is_some)).await;
         assert!(told.is_ok_and(|told| told.is_ok()), "it is not ours to change");

@@ -196,22 +196,28 @@ impl NetFiles {
         let (state, folder) = (self.state.borrow().clone(), self.data_dir.clone());
         let addresses = self.addresses.borrow().clone();
         let differs = self.in_data_dir.differs(&state, &addresses);
-        self.in_data_dir.at = Some(Instant::now());
         if !differs {
             return;
         }
+        self.in_data_dir.at = Some(Instant::now());
         (self.in_data_dir.state, self.in_data_dir.addresses) = (state.clone(), addresses.clone());
         let path = folder.join(FILE);
         let write = move || durable::replace(&path, &encode(&state, &addresses), durable::PUBLIC);
         complain(&self.data_dir, blocking(write).await);
     }
 
-    /// Writes to memory what is not there yet: the agent ends.
+    /// Writes what is not there yet: the agent ends, and the board may be about to be switched off.
     pub(crate) fn finish(&self) {
         let state = self.state.borrow().clone();
         if state.revision != self.in_run_dir.state.revision {
             let bytes = encode(&state, &Addresses::new());
             complain(&self.run_dir, Some(replace(&self.run_dir.join(FILE), &bytes)));
+        }
+        let addresses = self.addresses.borrow().clone();
+        if self.in_data_dir.differs(&state, &addresses) {
+            let bytes = encode(&state, &addresses);
+            let path = self.data_dir.join(FILE);
+            complain(&self.data_dir, Some(durable::replace(&path, &bytes, durable::PUBLIC)));
         }
     }
 }
@@ -320,7 +326,7 @@ mod tests {
         assert_eq!(revisions(), (Some(3), Some(3)));
         let mut same = NetState::clone(&boards(3));
         same.revision = 4;
-        sender.send_replace(same.into());
+        sender.send_replace(Arc::new(same.clone()));
         pass(700).await;
         assert_eq!(revisions(), (Some(3), Some(4)), "what says the same is not written to flash");
         let pods = |last| Addresses::from([(Uid([7; 16]), Ipv4Addr::new(10, 42, 0, last))]);
@@ -332,6 +338,17 @@ mod tests {
         }
         pass(400).await;
         assert_eq!((kept(&data), kept(&run)), (Some(pods(3)), Some(Addresses::new())));
+        // A comparison without result does not put off the next write.
+        same.revision = 5;
+        sender.send_replace(same.into());
+        pass(310).await;
+        addresses.send_replace(Arc::new(pods(4)));
+        pass(15).await;
+        assert_eq!(kept(&data), Some(pods(4)));
         writing.abort();
+        let files = NetFiles::new(sender.subscribe(), "pi-1", &data, &run);
+        files.addresses().send_replace(Arc::new(pods(5)));
+        files.finish();
+        assert_eq!(kept(&data), Some(pods(5)), "a clean stop keeps it all");
     }
 }

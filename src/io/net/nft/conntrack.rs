@@ -17,8 +17,11 @@ const DELETE: (u16, u16) = (CONNTRACK, 2);
 const AF_INET: u8 = 2;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_STATUS: u16 = 3;
 const CTA_ID: u16 = 12;
 const NLA_F_NESTED: u16 = 0x8000;
+/// `IPS_SEEN_REPLY` (linux/netfilter/nf_conntrack_common.h).
+const SEEN_REPLY: u32 = 2;
 
 /// A connection that is to be forgotten, by what tells it from others.
 struct Remembered {
@@ -26,7 +29,8 @@ struct Remembered {
     id: Option<Vec<u8>>,
 }
 
-/// Makes the kernel forget connections of UDP; the next packet is led anew. Returns how many.
+/// Makes the kernel forget connections of UDP, and those of TCP that nobody has answered; the next packet
+/// is led anew. Returns how many.
 ///
 /// # Errors
 /// The kernel does not tell, or does not forget.
@@ -64,17 +68,22 @@ pub fn forget(is_stale: impl Fn(&Flow) -> bool) -> io::Result<usize> {
     Ok(stale.len())
 }
 
-/// The connection that a message is about, when it is one of UDP.
+/// The connection that a message is about, when it is one of UDP or an unanswered one of TCP.
 fn flow(message: &Received<'_>) -> Option<Flow> {
     let attributes = message.attributes();
     let original = attributes.within(CTA_TUPLE_ORIG)?;
     let reply = attributes.within(CTA_TUPLE_REPLY)?;
-    let udp = [protocol_number(Protocol::Udp)];
-    if original.within(2)?.get(1)? != udp {
-        return None;
-    }
+    let number = original.within(2)?.get(1)?;
+    let is = |protocol| number == [protocol_number(protocol)];
+    let protocol = if is(Protocol::Udp) {
+        Protocol::Udp
+    } else {
+        let status = attributes.get(CTA_STATUS)?.try_into().ok()?;
+        let is_answered = u32::from_be_bytes(status) & SEEN_REPLY != 0;
+        (is(Protocol::Tcp) && !is_answered).then_some(Protocol::Tcp)?
+    };
     Some(Flow {
-        protocol: Protocol::Udp,
+        protocol,
         to: (address(original, 2)?, port(original, 3)?),
         answered_by: (address(reply, 1)?, port(reply, 2)?),
     })

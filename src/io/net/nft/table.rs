@@ -418,14 +418,7 @@ mod tests {
 
     fn trial() -> io::Result<()> {
         let block = |text: &str| text.parse().expect("a block");
-        let site = Site {
-            board: "here".to_owned(),
-            block: None,
-            pod_range: block("10.42.0.0/16"),
-            service_range: block("10.43.0.0/16"),
-            dns: None,
-            own_ports: Vec::new(),
-        };
+        let site = Site::new("here", block("10.42.0.0/16"), block("10.43.0.0/16"));
         let socket = Socket::open()?;
         let rules = plan(&Arc::default(), &Arc::default(), &site);
         let all = clients_of(2, 3_000);

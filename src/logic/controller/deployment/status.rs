@@ -49,6 +49,7 @@ pub(super) fn report(family: &Family<'_>, now: Timestamp, plan: &mut Plan) {
     if status == sorted_before {
         return;
     }
+    plan.reports = plan.ops.is_empty() && status.observed_generation == before.observed_generation;
     plan.ops.push(Op::Patch {
         key: deployment.meta.key(kind::DEPLOYMENTS),
         base: deployment.meta.version,

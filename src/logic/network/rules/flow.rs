@@ -1,7 +1,8 @@
 //! Which connections and clients that the kernel remembers lead to a target that is gone.
 //!
 //! UDP has no end: whoever goes on sending to a service is led to the same target for ever, unless the
-//! kernel forgets it.
+//! kernel forgets it. A connection of TCP that a lost board never answered is remembered for two minutes:
+//! the next one from the same port would be led there too.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -10,7 +11,7 @@ use model::network::Protocol;
 
 use super::{Backends, Change, Changes, Frontend, Planner, Target};
 
-/// What the kernel remembers of a connection.
+/// What the kernel remembers of a connection: of TCP, one that nobody has answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// Its protocol.
@@ -51,8 +52,31 @@ impl Changes {
 }
 
 impl Planner {
+    /// The frontends of TCP that lost a target on a board that is not heard.
+    pub fn cut_off(&self, changes: &Changes) -> BTreeSet<Frontend> {
+        let tcp = changes.services.iter().filter(|it| it.frontend.protocol == Protocol::Tcp);
+        let cut_off = tcp.filter(|change| {
+            let targets = change.before.iter().flat_map(|it| it.endpoints.iter().chain(&it.local));
+            let mut lost = targets.filter(|target| self.is_lost(target));
+            lost.any(|target| change.after.as_ref().is_none_or(|after| !after.has(target)))
+        });
+        cut_off.map(|change| change.frontend).collect()
+    }
+
+    /// Whether a target is on a board that is not heard. On any other, who is about to go still answers.
+    fn is_lost(&self, (address, _): &Target) -> bool {
+        let mut silent = self.state().boards.values().filter(|board| !board.ready);
+        silent.any(|board| {
+            board.address == Some(*address)
+                || board.pods.is_some_and(|pods| pods.contains(*address))
+        })
+    }
+
     /// Whether a connection leads past the targets that its frontend, one of `doubtful`, has.
     pub fn is_stale(&self, doubtful: &BTreeSet<Frontend>, flow: &Flow) -> bool {
+        if flow.protocol == Protocol::Tcp && !self.is_lost(&flow.answered_by) {
+            return false;
+        }
         let (address, port) = flow.to;
         let at = |address| Frontend { address, protocol: flow.protocol, port };
         let any = at(Ipv4Addr::UNSPECIFIED);
@@ -71,6 +95,9 @@ impl Planner {
     /// meanwhile. A translated one to an address of services where nothing is found is of a service that
     /// went unseen.
     pub fn is_astray(&self, flow: &Flow) -> bool {
+        if flow.protocol == Protocol::Tcp && !self.is_lost(&flow.answered_by) {
+            return false;
+        }
         let (address, port) = flow.to;
         let at = |address| Frontend { address, protocol: flow.protocol, port };
         let is_translated = flow.answered_by != flow.to;

@@ -61,6 +61,20 @@ pub struct Site {
     pub own_ports: Vec<(Protocol, u16)>,
 }
 
+impl Site {
+    /// A board of which no more is known than these; the rest is empty.
+    pub fn new(board: &str, pod_range: Ipv4Block, service_range: Ipv4Block) -> Self {
+        Self {
+            board: board.to_owned(),
+            block: None,
+            pod_range,
+            service_range,
+            dns: None,
+            own_ports: Vec::new(),
+        }
+    }
+}
+
 /// Where a service is found: address, protocol and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Frontend {

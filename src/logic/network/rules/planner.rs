@@ -84,6 +84,10 @@ impl Planner {
         &self.site
     }
 
+    pub(super) fn state(&self) -> &NetState {
+        &self.state
+    }
+
     /// Where connections to a frontend lead.
     pub fn backends(&self, frontend: &Frontend) -> Option<&Arc<Backends>> {
         self.claims.get(frontend)?.first_key_value().map(|(_, backends)| backends)

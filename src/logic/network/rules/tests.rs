@@ -13,13 +13,12 @@ use super::super::local::{LocalPod, LocalPods};
 use super::*;
 
 fn site() -> Site {
+    let block = |text: &str| text.parse().expect("a block");
     Site {
-        board: "here".to_owned(),
-        block: Some("10.42.0.0/29".parse().expect("a block")),
-        pod_range: "10.42.0.0/16".parse().expect("a block"),
-        service_range: "10.43.0.0/16".parse().expect("a block"),
+        block: Some(block("10.42.0.0/29")),
         dns: Some((Ipv4Addr::new(10, 43, 0, 10), 1053)),
         own_ports: vec![(Protocol::Tcp, 6443)],
+        ..Site::new("here", block("10.42.0.0/16"), block("10.43.0.0/16"))
     }
 }
 

@@ -74,13 +74,12 @@ impl Drop for Bed {
 const NAMES: [&str; 5] = ["board", "pod-2", "pod-3", "far", "client"];
 
 pub(super) fn site() -> Site {
+    let block = |text: &str| text.parse().expect("a block");
     Site {
-        board: "here".into(),
-        block: Some("10.42.0.0/25".parse().expect("a block")),
-        pod_range: "10.42.0.0/16".parse().expect("a block"),
-        service_range: "10.43.0.0/16".parse().expect("a block"),
+        block: Some(block("10.42.0.0/25")),
         dns: Some((Ipv4Addr::new(10, 43, 0, 10), 10_053)),
         own_ports: vec![(Protocol::Tcp, 6443)],
+        ..Site::new("here", block("10.42.0.0/16"), block("10.43.0.0/16"))
     }
 }
 

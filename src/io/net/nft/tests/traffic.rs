@@ -1,16 +1,18 @@
 //! What packets meet.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use logic::network::local::{LocalPod, LocalPods};
 use logic::network::rules::Planner;
 use model::ids::Uid;
-use model::network::{NetPeers, NetPolicy, NetPolicyPort, NetRule, NetState, Protocol};
+use model::network::{NetBoard, NetPeers, NetPolicy, NetPolicyPort, NetRule, NetState, Protocol};
 
 use super::super::forget;
 use super::bed::*;
+use crate::io::net::inside;
 
 const AT: (Ipv4Addr, u16) = (SERVICE, 80);
 const NODE_PORT: (Ipv4Addr, u16) = (BOARD, 30_080);
@@ -228,6 +230,55 @@ fn a_client_of_udp_is_led_anew_when_its_endpoint_goes() {
     assert_eq!(bed.on("board", || forget(|flow| planner.is_astray(flow))), 1);
     bed.nft().replace(&planner.rules()).expect("replaced");
     assert!(ask(&inside, AT).is_err(), "the service is gone");
+}
+
+/// Calls from a port that stays the same; it closes with an RST, so that it can be used again.
+fn call_from(bed: &Bed, from: &str, port: u16, to: (Ipv4Addr, u16)) -> std::io::Result<()> {
+    use nix::sys::socket::{self, SockaddrIn, sockopt};
+    inside(&bed.path(from), || {
+        let kind = socket::SockType::Stream;
+        let flags = socket::SockFlag::SOCK_CLOEXEC;
+        let stream = socket::socket(socket::AddressFamily::Inet, kind, flags, None)?;
+        socket::setsockopt(&stream, sockopt::ReuseAddr, &true)?;
+        let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+        socket::setsockopt(&stream, sockopt::Linger, &at_once)?;
+        // Bounds the wait for an answer, too.
+        let patience = nix::sys::time::TimeVal::new(0, 500_000);
+        socket::setsockopt(&stream, sockopt::SendTimeout, &patience)?;
+        let own = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+        socket::bind(stream.as_raw_fd(), &SockaddrIn::from(own))?;
+        let to = SockaddrIn::from(SocketAddrV4::new(to.0, to.1));
+        Ok(socket::connect(stream.as_raw_fd(), &to)?)
+    })
+}
+
+#[test]
+fn a_port_that_called_a_lost_board_is_led_anew() {
+    let Some(mut bed) = Bed::new() else { return };
+    bed.serve_tcp("pod-3", 8080);
+    // In the block of the other board, where nobody answers.
+    let silent = Ipv4Addr::new(10, 42, 1, 99);
+    let with_board = |ready: bool, endpoints: &[Ipv4Addr]| {
+        let mut state = NetState::clone(&state(&[service("web", endpoints)]));
+        let pods = "10.42.1.0/25".parse().ok();
+        let board = NetBoard { name: "there".into(), pods, ready, ..NetBoard::default() };
+        state.boards.insert("there".into(), Arc::new(board));
+        Arc::new(state)
+    };
+    bed.update(&with_board(true, &[silent]));
+    assert!(call_from(&bed, "pod-2", 5_555, AT).is_err(), "nobody answers");
+    let changes = bed.update(&with_board(true, &[POD_3]));
+    assert!(bed.planner.cut_off(&changes).is_empty(), "who goes in peace answers");
+    assert!(call_from(&bed, "pod-2", 5_555, AT).is_err(), "the kernel remembers");
+    bed.update(&with_board(true, &[silent]));
+    let changes = bed.update(&with_board(false, &[POD_3]));
+    let cut_off = bed.planner.cut_off(&changes);
+    assert_eq!(cut_off.len(), 2, "{cut_off:?}");
+    assert!(call_from(&bed, "pod-2", 5_556, AT).is_ok(), "another port");
+    let planner = &bed.planner;
+    let count = bed.on("board", || forget(|flow| planner.is_stale(&cut_off, flow)));
+    assert_eq!(count, 1);
+    assert!(call_from(&bed, "pod-2", 5_555, AT).is_ok(), "the same port");
 }
 
 #[test]

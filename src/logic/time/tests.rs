@@ -1,0 +1,121 @@
+//! Each rule of cluster time with the clocks that must not break it.
+
+use super::*;
+
+const BUILD: Timestamp = Timestamp::from_seconds(1_790_000_000);
+const DAY: i64 = 24 * 3600;
+
+fn at(days: i64) -> Timestamp {
+    Timestamp::from_seconds(BUILD.seconds() + days * DAY)
+}
+
+fn id(number: u64) -> MemberId {
+    MemberId(number)
+}
+
+/// A voter of three, with its own clock at `own` and those of the others as said.
+fn three(own: (i64, bool), others: &[(i64, bool)]) -> ClusterTime {
+    let mut time = ClusterTime::new(BUILD, BUILD, 0);
+    time.voters(Some(id(1)), [id(1), id(2), id(3)].into());
+    time.read(at(own.0), own.1, 0);
+    for (number, (days, synced)) in (2..).zip(others) {
+        let said = ClusterTimeV1 { cluster: BUILD, system: at(*days), synced: *synced };
+        time.hear(id(number), said, 0);
+    }
+    time
+}
+
+#[test]
+fn a_sole_clock_is_believed_as_far_as_it_may_be() {
+    let check = |days, synced, now, standing| {
+        let mut time = ClusterTime::new(BUILD, at(10), 0);
+        time.read(at(days), synced, 0);
+        assert_eq!((time.now(0), time.standing(0)), (at(now), standing), "{days} {synced}");
+    };
+    check(10, true, 10, Standing::Fine);
+    check(11, false, 11, Standing::Unsynced);
+    check(400, false, 400, Standing::Unsynced);
+    check(7_300, true, 7_300, Standing::Fine);
+    check(7_300, false, 10, Standing::Refused { days: 7_290 });
+    check(-20_000, true, 10, Standing::Off { ms: -20_010 * DAY * 1_000 });
+}
+
+#[test]
+fn one_clock_of_three_pushes_nobody() {
+    let check = |clocks: [(i64, bool); 3], expected| {
+        for turn in 0..3 {
+            let [a, b, c] = [0, 1, 2].map(|at| clocks[(at + turn) % 3]);
+            assert_eq!(three(a, &[b, c]).now(0), at(expected), "{clocks:?} turned by {turn}");
+        }
+    };
+    check([(5, true), (5, true), (7_300, true)], 5);
+    check([(5, false), (5, false), (-20_000, true)], 5);
+    check([(-20_000, true), (5, true), (7_300, true)], 5);
+    // Two that are wrong together are believed only when they say that they are synchronised.
+    check([(0, false), (7_300, false), (7_300, false)], 0);
+    check([(0, true), (7_300, true), (7_300, true)], 7_300);
+    // A median that stands alone and is not synchronised is no reason for a long step.
+    check([(0, true), (200, false), (300, false)], 0);
+}
+
+#[test]
+fn less_than_a_majority_of_clocks_decides_nothing() {
+    let mut time = three((5, true), &[]);
+    assert_eq!(time.now(0), at(0));
+    let said = ClusterTimeV1 { cluster: BUILD, system: at(5), synced: true };
+    time.hear(id(9), said, 0);
+    assert_eq!(time.now(0), at(0), "no voter");
+    time.hear(id(2), said, 0);
+    assert_eq!(time.now(0), at(5));
+    // What was said long ago counts no longer.
+    let mut old = three((0, true), &[(0, true), (0, true)]);
+    old.read(Timestamp::from_seconds(at(0).seconds() + 3_600), true, 31_000);
+    assert_eq!(old.now(31_000).seconds(), at(0).seconds() + 31);
+}
+
+#[test]
+fn time_runs_on_and_never_back() {
+    let mut time = three((5, true), &[(5, true), (5, true)]);
+    let mut last = time.now(0);
+    for (mono, days) in [(500, 5), (1_000, -900), (1_500, 3), (2_000, 7_300), (2_500, 5)] {
+        time.read(at(days), true, mono);
+        assert!(time.now(mono) >= last, "{mono}");
+        last = time.now(mono);
+    }
+    assert_eq!(last.millis(), at(5).millis() + 2_500);
+    time.reach(at(6), 3_000);
+    assert_eq!(time.now(3_100).millis(), at(6).millis() + 100);
+    time.reach(at(4), 3_200);
+    assert_eq!(time.now(3_200).millis(), at(6).millis() + 200);
+}
+
+#[test]
+fn a_clock_that_is_years_ahead_expires_nothing_at_once() {
+    let mut time = ClusterTime::new(BUILD, BUILD, 0);
+    time.read(at(300), false, 0);
+    assert_eq!(time.confirmed(0), at(0), "not synchronised");
+    time.read(at(300), true, 0);
+    assert_eq!(time.confirmed(0), at(300));
+    time.read(at(7_300), true, 0);
+    assert_eq!((time.now(0), time.confirmed(0)), (at(7_300), at(300)));
+    time.read(at(7_300), true, TRUST_MS - 1);
+    assert_eq!(time.confirmed(0), at(300));
+    time.read(at(7_300), true, TRUST_MS);
+    assert_eq!(time.confirmed(TRUST_MS), at(7_300));
+    // A break starts the hour anew.
+    let mut broken = ClusterTime::new(BUILD, BUILD, 0);
+    broken.read(at(7_300), true, 0);
+    broken.read(at(7_300), false, TRUST_MS / 2);
+    broken.read(at(7_300), true, TRUST_MS);
+    assert!(broken.confirmed(TRUST_MS) < at(1));
+}
+
+#[test]
+fn what_is_said_is_what_was_read() {
+    let mut time = ClusterTime::new(BUILD, at(1), 0);
+    time.read(at(-20_000), true, 1_000);
+    let said = time.say(3_000);
+    assert_eq!(said.system.millis(), at(-20_000).millis() + 2_000);
+    assert_eq!(said.cluster.millis(), at(1).millis() + 3_000);
+    assert!(said.synced);
+}

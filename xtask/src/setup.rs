@@ -13,6 +13,9 @@ struct Tool {
     package: &'static str,
 }
 
+/// What a binary with the feature `fault-injection` reads from its environment.
+const FAULTS: &[u8] = b"KUMQUAT_FAULTS";
+
 const BUILD_TOOLS: &[Tool] =
     &[Tool { program: "cc", package: "gcc" }, Tool { program: "musl-gcc", package: "musl-tools" }];
 
@@ -50,7 +53,17 @@ fn run_demo(profile: &str, arguments: &[String]) -> Result<()> {
 pub(crate) fn build_static(profile: &str) -> Result<PathBuf> {
     let target = static_target()?;
     run(static_cargo(&target).args(["build", "--profile", profile, "--bin", "kumquat"]))?;
-    Ok(root().join("target").join(&target).join(profile).join("kumquat"))
+    let binary = root().join("target").join(&target).join(profile).join("kumquat");
+    without_faults(&std::fs::read(&binary)?)?;
+    Ok(binary)
+}
+
+/// Fails for a binary that can be told to fail: nobody may be given one.
+fn without_faults(binary: &[u8]) -> Result<()> {
+    if binary.windows(FAULTS.len()).any(|part| part == FAULTS) {
+        bail!("the binary has the feature fault-injection");
+    }
+    Ok(())
 }
 
 /// The same with what trials use to make disks and clocks fail; never for users. It lies elsewhere, so
@@ -61,7 +74,11 @@ pub(crate) fn build_with_faults(profile: &str) -> Result<PathBuf> {
     let words =
         ["build", "--profile", profile, "--bin", "kumquat", "--features", "fault-injection"];
     run(static_cargo(&target).env("CARGO_TARGET_DIR", &folder).args(words))?;
-    Ok(folder.join(&target).join(profile).join("kumquat"))
+    let binary = folder.join(&target).join(profile).join("kumquat");
+    if without_faults(&std::fs::read(&binary)?).is_ok() {
+        bail!("a binary with the feature fault-injection is not told from others");
+    }
+    Ok(binary)
 }
 
 /// Builds that binary and the simulator of boards, which shares everything with it; gives both paths.

@@ -79,6 +79,8 @@ pub(crate) fn run_tests(filter: &[String]) -> Result<()> {
 fn build() -> Result<Vec<Binary>> {
     let mut command = cargo();
     command.args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    // Boards of tests can be told to fail.
+    command.args(["--features", "kumquat/fault-injection"]);
     let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     if !output.status.success() {
         bail!("the tests do not build");

@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
-use crate::history::{Answer, Call, History, Listing, Moment, Operation, Value, Version};
+use super::history::{Answer, Call, History, Listing, Moment, Operation, Value, Version};
 
 /// Configurations that one key may take.
 const CONFIGURATIONS_MAX: usize = 2_000_000;

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::history::{Answer, Call, Value, Version};
-use crate::loss::Random;
+use super::history::{Answer, Call, Value, Version};
+use super::loss::Random;
 
 /// The next thing that a client does.
 #[derive(Clone, Debug)]

@@ -15,6 +15,8 @@ use std::{
 pub(super) struct Faults {
     #[cfg(test)]
     plan: Option<std::sync::Arc<Plan>>,
+    #[cfg(test)]
+    unsynced: Option<std::sync::Arc<super::tests::unsynced::Unsynced>>,
 }
 
 #[cfg(test)]
@@ -35,15 +37,25 @@ impl Faults {
     /// The call number `nth` (from 1) fails.
     pub(super) fn at(nth: i64, errno: i32, for_good: bool) -> Self {
         let left = std::sync::atomic::AtomicI64::new(nth);
-        Self { plan: Some(std::sync::Arc::new(Plan { left, errno, for_good, opening: false })) }
+        let plan = Plan { left, errno, for_good, opening: false };
+        Self { plan: Some(std::sync::Arc::new(plan)), ..Self::default() }
     }
 
     /// Of the calls that open a file, number `nth` (from 1) fails.
     pub(super) fn opening(nth: i64, errno: i32) -> Self {
         let left = std::sync::atomic::AtomicI64::new(nth);
-        Self {
-            plan: Some(std::sync::Arc::new(Plan { left, errno, for_good: false, opening: true })),
-        }
+        let plan = Plan { left, errno, for_good: false, opening: true };
+        Self { plan: Some(std::sync::Arc::new(plan)), ..Self::default() }
+    }
+
+    /// Nothing fails, and what is not synced can be lost.
+    pub(super) fn volatile() -> Self {
+        Self { unsynced: Some(std::sync::Arc::default()), ..Self::default() }
+    }
+
+    /// A power cut, when nobody writes any more; gives how many writes were lost.
+    pub(super) fn lose_unsynced(&self) -> usize {
+        self.unsynced.as_ref().map_or(0, |unsynced| unsynced.lose())
     }
 
     /// Whether the failure was reached.
@@ -77,6 +89,32 @@ impl Faults {
             1 => Err(io::Error::from_raw_os_error(plan.errno)),
             _ => Ok(()),
         }
+    }
+
+    /// Notes what a write covers, in case it is lost.
+    #[cfg(test)]
+    fn covers(&self, file: &File, offset: u64, bytes: u64) -> io::Result<()> {
+        self.unsynced.as_ref().map_or(Ok(()), |unsynced| unsynced.note(file, offset, bytes))
+    }
+
+    /// Notes that a file is on the disk.
+    #[cfg(test)]
+    fn synced(&self, file: &File) -> io::Result<()> {
+        self.unsynced.as_ref().map_or(Ok(()), |unsynced| unsynced.synced(file))
+    }
+
+    #[cfg(not(test))]
+    #[inline]
+    #[expect(clippy::unused_self, reason = "the test build takes notes here")]
+    fn covers(&self, _: &File, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(not(test))]
+    #[inline]
+    #[expect(clippy::unused_self, reason = "the test build takes notes here")]
+    fn synced(&self, _: &File) -> io::Result<()> {
+        Ok(())
     }
 
     #[cfg(not(test))]
@@ -156,6 +194,7 @@ impl DiskFile {
     /// Writes all bytes; a failure may leave a part of them.
     pub(super) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         injected(Call::Write)?;
+        self.faults.covers(&self.file, offset, bytes.len() as u64)?;
         if let Err(error) = self.faults.check() {
             let torn = bytes.len() / 2;
             self.file.write_all_at(&bytes[..torn], offset)?;
@@ -168,19 +207,22 @@ impl DiskFile {
     pub(super) fn sync_data(&self) -> io::Result<()> {
         injected(Call::Sync)?;
         self.faults.check()?;
-        self.file.sync_data()
+        self.file.sync_data()?;
+        self.faults.synced(&self.file)
     }
 
     /// fsync(2).
     pub(super) fn sync_all(&self) -> io::Result<()> {
         injected(Call::Sync)?;
         self.faults.check()?;
-        self.file.sync_all()
+        self.file.sync_all()?;
+        self.faults.synced(&self.file)
     }
 
     /// Cuts or extends.
     pub(super) fn set_len(&self, bytes: u64) -> io::Result<()> {
         self.faults.check()?;
+        self.faults.covers(&self.file, bytes, u64::MAX)?;
         self.file.set_len(bytes)
     }
 

@@ -3,6 +3,7 @@
 mod damage;
 mod faults;
 mod oracle;
+pub(super) mod unsynced;
 mod watch;
 
 use std::{

@@ -113,11 +113,28 @@ fn scenario(kubectl: &Kubectl) -> Transcript {
     with("replace -f -", &CONFIG_MAP.replace("red", "green"));
     with("create -f -", NODE);
     with("create -f -", EVENT);
+    access(kubectl, &mut transcript);
     read(kubectl, &mut transcript);
     change(kubectl, &mut transcript);
     watch(kubectl, &mut transcript);
     remove(kubectl, &mut transcript);
     transcript
+}
+
+/// Roles, and what one may.
+fn access(kubectl: &Kubectl, transcript: &mut Transcript) {
+    let mut run = |command: &str| transcript.run(kubectl, command);
+    let robot = "--as=system:serviceaccount:demo:robot";
+    run("create role reader --verb=get,list --resource=pods");
+    run("create rolebinding reader --role=reader --serviceaccount=demo:robot");
+    run("get rolebindings -o wide");
+    run("describe role reader");
+    run("auth can-i create deployments");
+    run(&format!("auth can-i list pods {robot}"));
+    run(&format!("auth can-i delete pods {robot}"));
+    run(&format!("auth can-i --list {robot}"));
+    run(&format!("get pods {robot}"));
+    run(&format!("get secrets {robot}"));
 }
 
 fn read(kubectl: &Kubectl, transcript: &mut Transcript) {

@@ -3,6 +3,7 @@
 //! Floor 2: synchronous and pure. No IO, no clock, no randomness of its own; time and seeds come in
 //! as arguments, and what to do goes out as data.
 
+pub mod access;
 pub mod contact;
 pub mod controller;
 pub mod dns;

@@ -1,6 +1,6 @@
-//! What every cluster has from its first moment: four namespaces, the `kubernetes` Service with its
-//! endpoints, and the `kube-dns` Service, which every board answers itself. Run on becoming master;
-//! writes nothing when nothing is missing.
+//! What every cluster has from its first moment: four namespaces, the first roles, the `kubernetes`
+//! Service with its endpoints, and the `kube-dns` Service, which every board answers itself. Run on
+//! becoming master; writes nothing when nothing is missing.
 
 use std::net::Ipv4Addr;
 
@@ -9,6 +9,7 @@ use model::ids::ObjectKey;
 use model::view::kind::{self, ENDPOINT_SLICES, ENDPOINTS, SERVICES};
 use serde_json::{Value, json};
 
+use super::access::bootstrap::{self as roles, RolesError};
 use super::registry::{CommitError, Registry};
 use crate::io::store::StoreError;
 
@@ -35,6 +36,9 @@ pub enum BootstrapError {
     /// The store refuses a write.
     #[error("cannot write the first object {0}")]
     Write(ObjectKey, #[source] CommitError),
+    /// The first roles could not be made.
+    #[error(transparent)]
+    Roles(#[from] RolesError),
 }
 
 impl BootstrapError {
@@ -42,7 +46,7 @@ impl BootstrapError {
     pub fn passes(&self) -> bool {
         let passes =
             |error: &CommitError| !matches!(error, CommitError::Rejected(_) | CommitError::Closed);
-        matches!(self, Self::Write(_, error) if passes(error))
+        matches!(self, Self::Write(_, error) | Self::Roles(RolesError::Write(error)) if passes(error))
     }
 }
 
@@ -58,6 +62,7 @@ pub async fn run(registry: &Registry, api: ApiAddress) -> Result<(), BootstrapEr
             "metadata": { "name": name, "labels": labels } });
         ensure(registry, key, object).await?;
     }
+    roles::ensure(registry).await?;
     let service_address = registry.options().service_range.api_address();
     let dns = dns_service(registry.options().service_range.dns_address());
     let mut objects = vec![(SERVICES, service(service_address, api.port)), (SERVICES, dns)];

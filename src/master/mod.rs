@@ -1,6 +1,8 @@
 //! The master role: API server, controllers, scheduler, dispatcher.
 
+pub mod access;
 pub mod api;
+pub mod audit;
 pub mod boards;
 pub mod bootstrap;
 pub mod contacts;

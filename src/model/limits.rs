@@ -2,9 +2,11 @@
 //!
 //! A name ends in its unit and `_MAX`/`_MIN`. Every queue, buffer and body is bounded by one of these.
 
+mod access;
 mod masters;
 mod network;
 
+pub use access::*;
 pub use masters::*;
 pub use network::*;
 

@@ -4,10 +4,13 @@
 mod harness;
 
 mod access;
+mod audit;
 mod bad_input;
+mod boards;
 mod discovery;
 mod exchanges;
 mod logs;
 mod objects;
 mod replay;
+mod roles;
 mod watching;

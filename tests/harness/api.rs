@@ -15,9 +15,11 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use kumquat::io::clock::Clock;
-use kumquat::io::store::{Applied, Options, Store};
-use kumquat::io::tls::{ApiTls, Pki, ServerNames};
+use kumquat::io::store::{Options, Store};
+use kumquat::io::tls::{ApiTls, BoardKey, Pki, ServerNames};
 use kumquat::master::api::{self, ApiOptions, Health, SharedLogs};
+use kumquat::master::access;
+use kumquat::master::audit::{Audit, AuditLines};
 use kumquat::master::controllers::{self, Views};
 use kumquat::master::registry::{Registry, RegistryOptions};
 use model::timestamp::Timestamp;
@@ -53,6 +55,8 @@ pub enum As {
     Anonymous,
     /// Somebody with a certificate of another cluster.
     Stranger,
+    /// A board, by its certificate.
+    Board(&'static str),
 }
 
 impl Server {
@@ -63,7 +67,7 @@ impl Server {
 
     /// Starts a server whose logs come from `logs`.
     pub async fn with_logs(logs: SharedLogs) -> Self {
-        Self::build(logs, None).await
+        Self::build(logs, None, Audit::off()).await
     }
 
     /// Starts a server together with every controller of a master.
@@ -73,22 +77,30 @@ impl Server {
             pods: "10.88.0.0/16".parse().expect("a block"),
             reserved_ports: Vec::new(),
         };
-        Self::build(Arc::new(api::NoLogs), Some(cluster)).await
+        Self::build(Arc::new(api::NoLogs), Some(cluster), Audit::off()).await
     }
 
-    async fn build(logs: SharedLogs, cluster: Option<controllers::Cluster<'_>>) -> Self {
+    /// Starts a server that tells of writes.
+    pub async fn with_audit() -> (Self, AuditLines) {
+        let (audit, lines) = Audit::to_lines();
+        (Self::build(Arc::new(api::NoLogs), None, audit).await, lines)
+    }
+
+    async fn build(
+        logs: SharedLogs,
+        cluster: Option<controllers::Cluster<'_>>,
+        audit: Audit,
+    ) -> Self {
         let number = SERVERS.fetch_add(1, Ordering::Relaxed);
         let folder = format!("kumquat-api-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(folder);
         let _gone = std::fs::remove_dir_all(&folder);
         let clock = Clock::starting_at(Timestamp(0));
         let pki = Pki::open(&folder, clock.now()).expect("key folder");
-        let views = cluster.map(|it| Views::new(controllers::all(it), clock.clone()));
-        let (views, hook): (_, Box<dyn Applied>) = match views {
-            Some((views, hook)) => (Some(views), Box::new(hook)),
-            None => (None, Box::new(())),
-        };
-        let store = Store::open_alone(Options::new(folder.join("store")), hook).expect("store");
+        let with_controllers = cluster.is_some();
+        let of_cluster = cluster.map(controllers::all).unwrap_or_default();
+        let (views, hook) = Views::new(of_cluster, clock.clone());
+        let store = Store::open_alone(Options::new(folder.join("store")), Box::new(hook)).expect("store");
         let registry = Registry::new(store, clock.clone(), RegistryOptions::default())
             .expect("registry over an empty store");
         let service = IpAddr::V4(Ipv4Addr::new(10, 43, 0, 1));
@@ -97,11 +109,14 @@ impl Server {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("free port");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = watch::channel(false);
-        if let Some(views) = views {
-            tokio::spawn(controllers::run(views, registry.clone(), stopped.clone()));
+        if with_controllers {
+            tokio::spawn(controllers::run(views.clone(), registry.clone(), stopped.clone()));
         }
         let options = ApiOptions {
             registry: registry.clone(),
+            views,
+            tokens: Arc::new(api::NoTokens),
+            audit,
             tls,
             listeners: vec![listener.into()],
             logs,
@@ -116,6 +131,7 @@ impl Server {
             let answer = server.send(Method::POST, "/api/v1/namespaces", &body).await;
             assert_eq!(answer.code, 201, "{}", answer.text());
         }
+        access::bootstrap::ensure(&server.registry).await.expect("the first roles");
         server
     }
 
@@ -136,6 +152,15 @@ impl Server {
     pub async fn send(&self, method: Method, path: &str, body: &Value) -> Reply {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let headers = [(CONTENT_TYPE.as_str(), "application/json")];
+        self.request(As::Admin, method, path, &headers, body).await
+    }
+
+    /// One request of the admin as somebody else, with a JSON body.
+    pub async fn act(&self, user: &str, groups: &[&str], method: Method, path: &str, body: &Value) -> Reply {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let mut headers =
+            vec![(CONTENT_TYPE.as_str(), "application/json"), ("impersonate-user", user)];
+        headers.extend(groups.iter().map(|group| ("impersonate-group", *group)));
         self.request(As::Admin, method, path, &headers, body).await
     }
 
@@ -211,6 +236,15 @@ impl Server {
                 Pki::open(&folder, Clock::starting_at(Timestamp(0)).now()).expect("other pki");
                 let (chain, key) = pair(&folder);
                 builder.with_client_auth_cert(chain, key).expect("stranger's pair")
+            }
+            As::Board(name) => {
+                let folder = self.folder.join("boards").join(name);
+                let own = BoardKey::open(&folder).expect("a board's key");
+                let chain = self.pki.issue_board(name, &own.public_key(), false).expect("issued");
+                let chain = CertificateDer::from_pem_slice(chain.as_bytes()).expect("PEM");
+                let key = std::fs::read(folder.join("pki/board.pem")).expect("written");
+                let key = PrivateKeyDer::from_pem_slice(&key).expect("PEM");
+                builder.with_client_auth_cert(vec![chain], key).expect("the board's pair")
             }
         };
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();

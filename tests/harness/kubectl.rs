@@ -351,7 +351,9 @@ fn generated_name(name: &str) -> String {
     // The letters of `k8s.io/apimachinery/pkg/util/rand`.
     let random =
         |part: &str| part.bytes().all(|byte| b"bcdfghjklmnpqrstvwxz2456789".contains(&byte));
-    let is_hash = |part: &str| (8..=10).contains(&part.len()) && random(part);
+    // A number alone is a version.
+    let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_hash = |part: &str| (8..=10).contains(&part.len()) && random(part) && !is_number(part);
     let is_suffix = |part: &str| part.len() == 5 && random(part);
     if name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return "DIGEST".into();

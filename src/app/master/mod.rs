@@ -28,6 +28,7 @@ use crate::io::peer;
 use crate::io::store::{self, Leadership, Store};
 use crate::io::tls::{ApiTls, Clients, Credentials, Pki};
 use crate::master::api::{self, ApiOptions, Health};
+use crate::master::audit::Audit;
 use crate::master::boards::{self, BoardsOptions, BusOver, Messages};
 use crate::master::contacts::{self, Contacts};
 use crate::master::controllers::{self, Views};
@@ -180,6 +181,9 @@ impl Core {
         let failed = self.store.clone();
         let api = ApiOptions {
             registry: self.registry.clone(),
+            views: self.views.clone(),
+            tokens: Arc::new(api::NoTokens),
+            audit: Audit::off(),
             tls: Arc::clone(&self.tls),
             listeners: vec![options.doors.api.listener()?],
             logs: Arc::new(self.streams.clone()),

@@ -9,4 +9,5 @@ mod lifecycle;
 mod namespace;
 mod node_taints;
 mod replicas;
+mod role_aggregation;
 mod services;

@@ -5,6 +5,7 @@
 //! brute-force answer). An object whose JSON does not have the shape of its kind has no view, but
 //! its uid still counts as existing, so that nothing it owns is collected.
 
+mod access;
 mod dependents;
 mod needs;
 mod services;
@@ -22,6 +23,7 @@ use model::view::{
 
 use crate::contact::Contact;
 
+use access::Access;
 use dependents::Dependents;
 use needs::Needs;
 use services::Services;
@@ -40,6 +42,7 @@ pub struct World {
     replication_controllers: Table<ReplicasView>,
     deployments: Table<DeploymentView>,
     services: Services,
+    access: Access,
     plain: BTreeMap<KindKey, Table<PlainView>>,
     uids: HashMap<Uid, ObjectKey>,
     dependents: Dependents,
@@ -278,6 +281,7 @@ impl World {
             "apps/deployments" => self.deployments.get(namespace, name).map(|it| &it.meta),
             "apps/replicasets" | "/replicationcontrollers" => self.replicas(key).map(|it| &it.meta),
             other if services::keeps(other) => self.services.meta(other, namespace, name),
+            other if access::keeps(other) => self.access.meta(other, namespace, name),
             other => self.plain(other, namespace, name).map(|it| &it.meta),
         }
     }
@@ -305,6 +309,7 @@ impl World {
             table.within(namespace).map(|it| (it.meta.key(kind.clone()), &it.meta))
         });
         let services = self.services.metas(Some(namespace));
+        let services = services.chain(self.access.metas(Some(namespace)));
         let services = services.map(|(kind, meta)| (meta.key(kind), meta));
         pods.chain(deployments).chain(sets).chain(services).chain(plain)
     }
@@ -320,7 +325,8 @@ impl World {
         let plain = self.plain.iter();
         let plain =
             plain.flat_map(|(kind, table)| table.iter().map(|it| it.meta.key(kind.clone())));
-        let services = self.services.metas(None).map(|(kind, meta)| meta.key(kind));
+        let services = self.services.metas(None).chain(self.access.metas(None));
+        let services = services.map(|(kind, meta)| meta.key(kind));
         pods.chain(nodes)
             .chain(namespaces)
             .chain(deployments)
@@ -352,6 +358,8 @@ impl World {
             | View::EndpointSlice(_)
             | View::DisruptionBudget(_)
             | View::NetworkPolicy(_) => self.services.insert(view),
+            View::Role(view) => self.access.insert_role(view),
+            View::Binding(view) => self.access.insert_binding(view),
             View::Plain(view) => {
                 let table = self.plain.entry(key.kind.clone()).or_default();
                 table.insert(view.meta.names(), view);
@@ -371,6 +379,7 @@ impl World {
                 self.replication_controllers.remove(namespace, name).map(View::Replicas)
             }
             other if services::keeps(other) => self.services.remove(other, namespace, name),
+            other if access::keeps(other) => self.access.remove(other, namespace, name),
             other => self.plain.get_mut(other)?.remove(namespace, name).map(View::Plain),
         }
     }
@@ -410,7 +419,7 @@ impl World {
 
 /// The kind as a static text where we know it, so that a key costs no allocation for it.
 fn canonical(kind: &KindKey) -> KindKey {
-    const KNOWN: [KindKey; 16] = [
+    const KNOWN: [KindKey; 20] = [
         kind::PODS,
         kind::NODES,
         kind::NAMESPACES,
@@ -425,6 +434,10 @@ fn canonical(kind: &KindKey) -> KindKey {
         kind::ENDPOINT_SLICES,
         kind::DISRUPTION_BUDGETS,
         kind::NETWORK_POLICIES,
+        kind::ROLES,
+        kind::CLUSTER_ROLES,
+        kind::ROLE_BINDINGS,
+        kind::CLUSTER_ROLE_BINDINGS,
         KindKey::Borrowed("/events"),
         KindKey::Borrowed("coordination.k8s.io/leases"),
     ];

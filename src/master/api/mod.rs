@@ -1,20 +1,21 @@
 //! The API server: the registry's semantics over HTTPS, for kubectl, client-go, kube-rs and Helm.
 //!
 //! ```text
-//! serve (TLS, HTTP/1.1, h2) -> route -> auth -> path -> read | watching | write | logs | streams
+//! serve (TLS, HTTP/1.1, h2) -> route -> auth -> path -> read | watching | write | logs | streams | reviews
 //!                                  \-> discovery, openapi, health, version
 //! ```
 //! Everything is driven by the one resource table. In: listeners and a registry. Out: answers equal
 //! to those of kube-apiserver 1.36 for the kinds served. Invariants: whatever a peer sends ends at
 //! most its own connection; no answer is built whole in memory when it can be streamed; an idle
 //! watch costs no work.
-//! Deliberately absent until their time: server-side apply, bearer tokens and RBAC, protobuf answers.
+//! Deliberately absent until their time: server-side apply, protobuf answers.
 
 mod answer;
 mod auth;
 mod body;
 mod discovery;
 mod health;
+mod impersonation;
 mod logs;
 mod negotiate;
 mod openapi;
@@ -23,6 +24,7 @@ mod path;
 mod query;
 mod read;
 mod render;
+mod reviews;
 mod route;
 mod serve;
 mod streams;
@@ -38,9 +40,12 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use auth::{BearerTokens, BearerUser, NoTokens, TokenTrouble};
 pub use health::{Check, Health};
 pub use logs::{LogAnswer, LogSource, NoLogs, SharedLogs};
 
+use super::audit::Audit;
+use super::controllers::Views;
 use super::registry::Registry;
 use crate::io::clock::Clock;
 use crate::io::tls::ApiTls;
@@ -49,6 +54,12 @@ use crate::io::tls::ApiTls;
 pub struct ApiOptions {
     /// The objects.
     pub registry: Registry,
+    /// Roles, bindings, and what is a board's own.
+    pub views: Views,
+    /// Judges bearer tokens.
+    pub tokens: Arc<dyn BearerTokens>,
+    /// Where writes are told of.
+    pub audit: Audit,
     /// Certificates; may be renewed while serving.
     pub tls: Arc<ApiTls>,
     /// Bound sockets, non-blocking.
@@ -71,8 +82,9 @@ impl fmt::Debug for ApiOptions {
 
 /// Starts the API server on the current tokio runtime; the handle ends once `shutdown` says true
 /// and the connections have ended (within a deadline).
-pub fn serve(options: ApiOptions, shutdown: watch::Receiver<bool>) -> JoinHandle<()> {
-    let ApiOptions { registry, tls, listeners, logs, clock, health, version } = options;
-    let api = route::Api::new(registry, clock, logs, health, version, shutdown.clone());
+pub fn serve(mut options: ApiOptions, shutdown: watch::Receiver<bool>) -> JoinHandle<()> {
+    let listeners = std::mem::take(&mut options.listeners);
+    let tls = options.tls.clone();
+    let api = route::Api::new(options, shutdown.clone());
     serve::start(Arc::new(api), tls, listeners, shutdown)
 }

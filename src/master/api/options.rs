@@ -46,6 +46,7 @@ pub(super) fn write(call: &Call, kind: &str) -> Result<WriteOptions, ApiError> {
         field_validation,
         field_manager: manager(call),
         user: call.user.clone(),
+        guard: None,
         decode_issues: Vec::new(),
     })
 }

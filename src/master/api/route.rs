@@ -21,15 +21,22 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::answer::{Answer, AnswerBody, page_not_found, plain, whole};
-use super::auth::{self, Peer};
+use super::auth::{self, BearerTokens, Caller};
 use super::health::Health;
 use super::logs::LogSource;
 use super::negotiate::{self, Form, Media};
 use super::path::{self, RequestPath, ResourcePath};
 use super::query::Query;
 use super::serve::Working;
-use super::{discovery, health, logs, openapi, read, render, streams, version, watching, write};
+use super::{
+    ApiOptions, discovery, health, impersonation, logs, openapi, read, render, reviews, streams, version,
+    watching, write,
+};
 use crate::io::clock::Clock;
+use crate::io::tls::BoardPeer;
+use crate::master::audit::{Audit, Note};
+use crate::master::controllers::Views;
+use crate::master::keys::Keys;
 use crate::master::registry::{Registry, UserInfo};
 
 /// What a real server says to everybody who asks for Endpoints (KEP-4974).
@@ -40,6 +47,11 @@ const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// What all requests share.
 pub(super) struct Api {
     pub(super) registry: Registry,
+    pub(super) views: Views,
+    pub(super) tokens: Arc<dyn BearerTokens>,
+    /// Where writes are told of.
+    pub(super) audit: Audit,
+    keys: Keys,
     pub(super) clock: Clock,
     pub(super) logs: Arc<dyn LogSource>,
     pub(super) health: Health,
@@ -57,16 +69,14 @@ pub(super) struct Api {
 }
 
 impl Api {
-    pub(super) fn new(
-        registry: Registry,
-        clock: Clock,
-        logs: Arc<dyn LogSource>,
-        health: Health,
-        version: String,
-        shutdown: watch::Receiver<bool>,
-    ) -> Self {
+    pub(super) fn new(options: ApiOptions, shutdown: watch::Receiver<bool>) -> Self {
+        let ApiOptions { registry, views, tokens, audit, clock, logs, health, version, .. } = options;
         Self {
+            keys: Keys::new(registry.clone()),
             registry,
+            views,
+            tokens,
+            audit,
             clock,
             logs,
             health,
@@ -115,7 +125,7 @@ pub(super) struct Place {
 /// Answers one request; never fails.
 pub(super) async fn answer(
     api: Arc<Api>,
-    peer: Arc<Peer>,
+    caller: Arc<Caller>,
     request: Request<Incoming>,
     working: Working,
 ) -> Answer {
@@ -123,6 +133,7 @@ pub(super) async fn answer(
     let query = Query::parse(head.uri.query().unwrap_or_default());
     let form = negotiate::error_form(&head.headers, &query);
     let audit_id = head.headers.get(AUDIT_ID).cloned().unwrap_or_else(new_audit_id);
+    let mut note = api.audit.is_on().then(Note::default);
     let is_head = head.method == Method::HEAD;
     let host = head.uri.authority().map(|authority| authority.as_str().to_owned());
     let host = host.or_else(|| {
@@ -140,12 +151,18 @@ pub(super) async fn answer(
     let answered = match api.requests.try_acquire() {
         Ok(_slot) => {
             let deadline = Duration::from_secs(API_REQUEST_SECONDS_MAX);
-            let handling = Box::pin(handle(call, &peer, head.uri.path(), body));
+            let handling = handle(call, &caller, head.uri.path(), body, note.as_mut());
+            let handling = Box::pin(handling);
             timeout(deadline, handling).await.unwrap_or_else(|_| Err(too_slow()))
         }
         Err(_) => Ok(too_many()),
     };
     let mut answer = answered.unwrap_or_else(|error| failure(&error, form));
+    if let Some(note) = note {
+        let (audit, id) = (&api.audit, audit_id.to_str().unwrap_or_default());
+        let (now, code) = (api.clock.now(), answer.status().as_u16());
+        audit.tell(now, note, id, caller.address, code, answer.extensions().get());
+    }
     let headers = answer.headers_mut();
     headers.insert(AUDIT_ID, audit_id);
     if !headers.contains_key(CACHE_CONTROL) {
@@ -163,13 +180,26 @@ pub(super) async fn answer(
 
 async fn handle(
     mut call: Call,
-    peer: &Peer,
+    caller: &Caller,
     path: &str,
     body: Incoming,
+    note: Option<&mut Note>,
 ) -> Result<Answer, ApiError> {
-    call.user = auth::authenticate(peer, &call.headers)?;
     let path = path::parse(&call.method, path, &call.query);
-    if let Err(error) = auth::authorize(&call.user, &path) {
+    let mut note = note.filter(|_| is_write(&path));
+    if let Some(note) = note.as_mut() {
+        **note = noted(&path);
+    }
+    let api = &call.api;
+    let admitted = |board: &BoardPeer| api.keys.is_admitted(board);
+    call.user = auth::authenticate(caller, &call.headers, &*api.tokens, admitted)?;
+    let asking = note.is_some().then(|| call.user.name.clone());
+    let judged = judge(&mut call, &path);
+    if let (Some(note), Some(asking)) = (note, asking) {
+        note.acting_as = (asking != call.user.name).then(|| call.user.name.clone());
+        note.user = asking;
+    }
+    if let Err(error) = judged {
         let mut answer = failure(&error, negotiate::error_form(&call.headers, &call.query));
         answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         return Ok(answer);
@@ -178,6 +208,44 @@ async fn handle(
         Some(resource) => on_resource(call, resource, path.verb, body).await,
         None => off_resource(&call, &path),
     }
+}
+
+/// Whether a request is one that the audit tells of.
+fn is_write(path: &RequestPath) -> bool {
+    let Some(resource) = &path.resource else { return false };
+    let reviews = matches!(&*resource.group, "authorization.k8s.io" | "authentication.k8s.io");
+    let reads = matches!(path.verb, "get" | "list" | "watch" | "");
+    !reviews && (!reads || streams::names(&resource.subresource))
+}
+
+fn noted(path: &RequestPath) -> Note {
+    let ResourcePath { group, plural, subresource, namespace, name, .. } =
+        path.resource.clone().unwrap_or_default();
+    let resource = match subresource.as_str() {
+        "" => plural,
+        part => format!("{plural}/{part}"),
+    };
+    Note { verb: path.verb, group, resource, namespace, name, ..Note::default() }
+}
+
+/// Makes the call that of the user it is to act as, and asks whether they may do this.
+fn judge(call: &mut Call, path: &RequestPath) -> Result<(), ApiError> {
+    let api = call.api.clone();
+    let world = api.views.world();
+    if let Some(other) = impersonation::acting(&world, &call.user, &call.headers)? {
+        call.user = other;
+    }
+    auth::authorize(&world, &call.user, path, &call.query)?;
+    let Some(resource) = path.resource.as_ref().filter(|_| path.verb == "get") else {
+        return Ok(());
+    };
+    // A WebSocket opens with GET, and what goes over it is as much as what a POST begins.
+    if resource.group.is_empty() && resource.plural == "pods" && streams::names(&resource.subresource)
+    {
+        let opened = RequestPath { verb: "create", ..path.clone() };
+        auth::authorize(&world, &call.user, &opened, &call.query)?;
+    }
+    Ok(())
 }
 
 fn off_resource(call: &Call, path: &RequestPath) -> Result<Answer, ApiError> {
@@ -222,6 +290,7 @@ async fn on_resource(
         "get" => read::get(&call, &place),
         "list" => read::list(&call, &place).await,
         "watch" => watching::answer(&call, &place),
+        "create" if reviews::serves(&place) => reviews::create(&call, &place, body).await,
         "create" => write::create(&call, &place, body).await,
         "update" => write::update(&call, &place, body).await,
         "patch" => write::patch(&call, &place, body).await,

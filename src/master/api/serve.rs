@@ -15,7 +15,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,10 +40,10 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::auth::Peer;
+use super::auth::Caller;
 use super::route::{self, Api};
 use crate::io::crowd::{Crowd, Place};
-use crate::io::tls::ApiTls;
+use crate::io::tls::{ApiTls, board_peer};
 
 /// Silence after which the kernel asks whether the peer still lives.
 const KEEP_ALIVE_SECONDS: u32 = 30;
@@ -107,7 +107,7 @@ impl Door {
                 Ok((stream, address)) => {
                     let (door, place) = (self.clone(), self.crowd.enter(address.ip()));
                     connections.spawn(async move {
-                        if let Err(error) = door.connection(stream, place).await {
+                        if let Err(error) = door.connection(stream, address, place).await {
                             tracing::debug!(%address, %error, "API connection ended");
                         }
                     });
@@ -127,15 +127,20 @@ impl Door {
         }
     }
 
-    async fn connection(self, stream: TcpStream, mut place: Place<IpAddr>) -> io::Result<()> {
+    async fn connection(
+        self,
+        stream: TcpStream,
+        address: SocketAddr,
+        mut place: Place<IpAddr>,
+    ) -> io::Result<()> {
         // Cancel safety: whichever comes first ends the connection or its time in the crowd for good.
-        let (stream, peer) = tokio::select! {
-            greeted = self.greet(stream) => greeted?,
+        let (stream, caller) = tokio::select! {
+            greeted = self.greet(stream, address) => greeted?,
             () = place.displaced() => return Err(displaced()),
         };
-        if !matches!(peer, Some(Ok(_))) {
+        if !matches!(caller.identity, Some(Ok(_))) {
             return tokio::select! {
-                served = self.serve(stream, peer) => served,
+                served = self.serve(stream, caller) => served,
                 () = place.displaced() => Err(displaced()),
             };
         }
@@ -145,10 +150,14 @@ impl Door {
         };
         let Ok(_slot) = slot else { return Ok(()) };
         drop(place);
-        self.serve(stream, peer).await
+        self.serve(stream, caller).await
     }
 
-    async fn greet(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Peer)> {
+    async fn greet(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) -> io::Result<(TlsStream<TcpStream>, Caller)> {
         stream.set_nodelay(true)?;
         setsockopt(&stream, sockopt::KeepAlive, &true)?;
         setsockopt(&stream, sockopt::TcpKeepIdle, &KEEP_ALIVE_SECONDS)?;
@@ -157,14 +166,17 @@ impl Door {
         let deadline = Duration::from_secs(API_HANDSHAKE_SECONDS_MAX);
         let stream = timeout(deadline, accepting).await.map_err(io::Error::from)??;
         let (_, session) = stream.get_ref();
-        let peer = session.peer_certificates().map(|chain| self.tls.identify(chain));
-        Ok((stream, peer))
+        let chain = session.peer_certificates();
+        let identity = chain.map(|chain| self.tls.identify(chain));
+        let known = chain.filter(|_| matches!(identity, Some(Ok(_))));
+        let board = known.and_then(|chain| board_peer(chain).ok());
+        Ok((stream, Caller { identity, board, address }))
     }
 
-    async fn serve(&self, stream: TlsStream<TcpStream>, peer: Peer) -> io::Result<()> {
+    async fn serve(&self, stream: TlsStream<TcpStream>, caller: Caller) -> io::Result<()> {
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let busy = Arc::new(Busy::default());
-        let serving = self.serve_http(TokioIo::new(stream), http2, peer, busy);
+        let serving = self.serve_http(TokioIo::new(stream), http2, caller, busy);
         serving.await.map_err(io::Error::other)
     }
 
@@ -172,18 +184,18 @@ impl Door {
         &self,
         stream: I,
         http2: bool,
-        peer: Peer,
+        caller: Caller,
         busy: Arc<Busy>,
     ) -> Result<(), hyper::Error> {
-        let idle = Duration::from_secs(match peer {
+        let idle = Duration::from_secs(match caller.identity {
             Some(Ok(_)) => API_IDLE_SECONDS_MAX,
             _ => API_STRANGER_IDLE_SECONDS_MAX,
         });
-        let peer = Arc::new(peer);
+        let caller = Arc::new(caller);
         let counted = busy.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let (api, peer, working) = (self.api.clone(), peer.clone(), counted.begin());
-            async move { Ok::<_, Infallible>(route::answer(api, peer, request, working).await) }
+            let (api, caller, working) = (self.api.clone(), caller.clone(), counted.begin());
+            async move { Ok::<_, Infallible>(route::answer(api, caller, request, working).await) }
         });
         if http2 {
             let connection = http2_builder().serve_connection(stream, service);

@@ -13,11 +13,13 @@ use super::options;
 use super::read::{list_answer, list_query, shaper};
 use super::route::{Call, Place, add_warnings, generic, object_answer};
 use super::{negotiate, render};
+use crate::master::access;
+use crate::master::audit::WriteOf;
 use crate::master::registry::{PatchBody, PatchKind, Target, WriteOptions, Written};
 
 /// POST: a new object, or a `binding` or `eviction` of a pod.
 pub(super) async fn create(call: &Call, place: &Place, body: Incoming) -> Result<Answer, ApiError> {
-    let mut options = options::write(call, "CreateOptions")?;
+    let mut options = guarded(call, place, "CreateOptions")?;
     let object = read_object(call, place, body, &mut options).await?;
     let target = target(place);
     let registry = &call.api.registry;
@@ -30,9 +32,15 @@ pub(super) async fn create(call: &Call, place: &Place, body: Incoming) -> Result
     finish(call, place, written)
 }
 
+/// The options of a write, with what judges its content.
+fn guarded(call: &Call, place: &Place, kind: &str) -> Result<WriteOptions, ApiError> {
+    let guard = access::of_write(&call.api.views, &call.user, place.resource);
+    Ok(WriteOptions { guard, ..options::write(call, kind)? })
+}
+
 /// PUT.
 pub(super) async fn update(call: &Call, place: &Place, body: Incoming) -> Result<Answer, ApiError> {
-    let mut options = options::write(call, "UpdateOptions")?;
+    let mut options = guarded(call, place, "UpdateOptions")?;
     let object = read_object(call, place, body, &mut options).await?;
     let subresource = place.subresource.map(|sub| sub.name);
     let written = call.api.registry.update(&target(place), subresource, object, &options).await?;
@@ -49,7 +57,7 @@ pub(super) async fn patch(call: &Call, place: &Place, body: Incoming) -> Result<
         "application/apply-patch+yaml" => return Err(refuse_apply(call)),
         _ => return Err(body::unsupported_patch()),
     };
-    let options = options::write(call, "PatchOptions")?;
+    let options = guarded(call, place, "PatchOptions")?;
     let payload = body::read(&call.api, body).await?;
     let (body, _) = schema::decode_json(&payload.bytes).map_err(|why| {
         ApiError::bad_request(match kind {
@@ -109,7 +117,7 @@ fn delete_body(call: &Call, payload: &Payload) -> Result<Value, ApiError> {
     body::decode(&call.headers, &payload.bytes, "DeleteOptions").map(|(options, _)| options)
 }
 
-async fn read_object(
+pub(super) async fn read_object(
     call: &Call,
     place: &Place,
     body: Incoming,
@@ -122,7 +130,7 @@ async fn read_object(
     Ok(object)
 }
 
-fn target(place: &Place) -> Target {
+pub(super) fn target(place: &Place) -> Target {
     Target::new(place.resource, &*place.namespace, &*place.name)
 }
 
@@ -141,9 +149,14 @@ fn object_or_status(
     object: Bytes,
 ) -> Result<Answer, ApiError> {
     let form = call.form()?;
+    let wrote = call.api.audit.is_on().then(|| WriteOf::object(&object));
     let object = match render::is_status(&object) {
         true => object,
         false => shaper(call, place, form)?.single(object, true),
     };
-    Ok(object_answer(code, object, form))
+    let mut answer = object_answer(code, object, form);
+    if let Some(wrote) = wrote {
+        answer.extensions_mut().insert(wrote);
+    }
+    Ok(answer)
 }

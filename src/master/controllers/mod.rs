@@ -15,7 +15,7 @@ use logic::controller::{
     Controller, DeploymentController, DisruptionController, EndpointSliceController,
     EndpointsController, GarbageCollector, LoadBalancerController, NamespaceController,
     NodeIpamController, NodeLifecycleController, NodeTaintController, PodGarbageCollector,
-    ReplicasController, RootCaController, ServiceAccountController, SliceMirroringController,
+    ReplicasController, RoleAggregationController, RootCaController, ServiceAccountController, SliceMirroringController,
     TaintEvictionController,
 };
 use logic::schedule::Scheduler;
@@ -55,6 +55,7 @@ pub fn all(cluster: Cluster<'_>) -> Vec<Box<dyn Controller>> {
         Box::new(PodGarbageCollector),
         Box::new(NamespaceController),
         Box::new(ServiceAccountController),
+        Box::new(RoleAggregationController),
         Box::new(RootCaController::new(cluster.root_ca)),
         Box::new(GarbageCollector),
     ]

@@ -178,7 +178,7 @@ async fn record_event(registry: &Registry, board: &str, mut event: Value) {
     event["source"]["host"] = board.into();
     event["reportingInstance"] = board.into();
     let target = Target::new(events, namespace, name);
-    let user = UserInfo { name: "system:node".into(), groups: vec!["system:nodes".into()] };
+    let user = UserInfo::new("system:node", ["system:nodes".to_owned()]);
     let options = WriteOptions { user, ..WriteOptions::default() };
     let now = registry.clock().now();
     let before = registry.get(&target).ok();

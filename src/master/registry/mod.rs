@@ -51,7 +51,7 @@ use crate::io::store::Store;
 pub use allocate::ServiceRange;
 pub use delete::DeleteOptions;
 pub use types::{
-    CommitError, Deleted, FieldValidation, ListItem, ListPage, ListQuery, PatchBody, PatchKind,
+    CommitError, Deleted, FieldValidation, Guard, ListItem, ListPage, ListQuery, PatchBody, PatchKind,
     Target, UserInfo, VersionMatch, WatchEvent, WatchKind, WatchQuery, WriteOptions, Written,
 };
 pub use watch::Watch;

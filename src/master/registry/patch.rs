@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::errors::MODIFIED;
 use super::object;
 use super::types::{PatchBody, PatchKind, Target, WriteOptions, Written};
-use super::write::{check_preconditions, detached};
+use super::write::{check_preconditions, detached, judge};
 use super::{Registry, body};
 
 /// `MaxRetryWhenPatchConflicts` of the apiserver.
@@ -52,6 +52,7 @@ impl Registry {
             let warnings = check(target, &mut object, patch, options)?;
             body::check_name(target, &mut object)?;
             body::check_place(target, &mut object)?;
+            judge(target, &record, &object, options)?;
             // A version that comes from the patch itself will not match at the next try either.
             check_preconditions(target, &record, &object)?;
             let prepared =

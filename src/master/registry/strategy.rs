@@ -1,5 +1,6 @@
 //! What a request may change, kind by kind: the strategies of `k8s.io/kubernetes/pkg/registry`.
 
+use model::access::RBAC_GROUP;
 use model::resource::{Resource, Storage};
 use model::timestamp::Timestamp;
 use serde_json::{Map, Value, json};
@@ -106,7 +107,8 @@ fn restore(old: &Value, new: &mut Value, field: &str) {
 
 /// Whether a PUT to a name that does not exist creates the object.
 pub(super) fn creates_on_update(resource: &Resource) -> bool {
-    matches!(resource.kind, "Service" | "Endpoints" | "Event" | "Lease")
+    resource.group == RBAC_GROUP
+        || matches!(resource.kind, "Service" | "Endpoints" | "Event" | "Lease")
 }
 
 /// Whether a PUT without a resourceVersion overwrites whatever is there.

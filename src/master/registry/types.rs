@@ -1,10 +1,15 @@
 //! What goes into the registry and comes out of it: targets, queries, options, answers.
 
+use std::fmt;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use model::ids::{ObjectKey, Version};
 use model::resource::Resource;
 use model::status::ApiError;
 use serde_json::Value;
+
+pub use model::access::UserInfo;
 
 use crate::io::store::Record;
 
@@ -39,15 +44,6 @@ impl Target {
     }
 }
 
-/// Who asks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct UserInfo {
-    /// User name.
-    pub name: String,
-    /// Groups.
-    pub groups: Vec<String>,
-}
-
 /// What to do about unknown and duplicate fields (`fieldValidation`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FieldValidation {
@@ -71,9 +67,47 @@ pub struct WriteOptions {
     pub field_manager: String,
     /// Who asks.
     pub user: UserInfo,
+    /// Judges what the write makes of the object.
+    pub guard: Option<Guard>,
     /// Duplicate fields that were found while the body was read, as worded by
     /// `schema::decode_json`.
     pub decode_issues: Vec<String>,
+}
+
+/// Judges what a client's write makes of an object: asked before defaults, validation and what a
+/// request may not change.
+#[derive(Clone)]
+pub struct Guard(Arc<Judge>);
+
+/// The object's place, the stored object unless it is created, and the new one.
+type Judge = dyn Fn(&Target, Option<&Value>, &Value) -> Result<(), ApiError> + Send + Sync;
+
+impl Guard {
+    /// Asks this function.
+    pub fn new(
+        judge: impl Fn(&Target, Option<&Value>, &Value) -> Result<(), ApiError> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(judge))
+    }
+
+    /// Judges a write.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub(super) fn judge(
+        &self,
+        target: &Target,
+        old: Option<&Value>,
+        new: &Value,
+    ) -> Result<(), ApiError> {
+        (self.0)(target, old, new)
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").finish_non_exhaustive()
+    }
 }
 
 /// `resourceVersionMatch`, as sent.

@@ -80,6 +80,22 @@ impl Registry {
         .await
     }
 
+    /// Checks a request that leaves no object behind: its fields and its place. Gives the object and the
+    /// warnings.
+    ///
+    /// # Errors
+    /// 400 as for objects.
+    pub fn check_request(
+        &self,
+        target: &Target,
+        mut object: Value,
+        options: &WriteOptions,
+    ) -> Result<(Value, Vec<String>), ApiError> {
+        let warnings = body::check(target.resource, &mut object, options)?;
+        body::check_place(target, &mut object)?;
+        Ok((object, warnings))
+    }
+
     async fn create_here(
         &self,
         mut target: Target,
@@ -91,6 +107,9 @@ impl Registry {
         target.name = meta_str(&object, "name").to_owned();
         let _active = self.inner.namespaces.read().await;
         self.admit_into_namespace(&target)?;
+        if let Some(guard) = &options.guard {
+            guard.judge(&target, None, &object)?;
+        }
         let prefix = meta_str(&object, "generateName").to_owned();
         let generated = target.name.is_empty() && !prefix.is_empty();
         let attempts = if generated { NAME_ATTEMPTS } else { 1 };
@@ -177,6 +196,7 @@ impl Registry {
                 let create = self.create_here(target.clone(), object, options);
                 return create.await.map(|written| Written { warnings, ..written });
             };
+            judge(target, &record, &object, options)?;
             check_preconditions(target, &record, &object)?;
             let prepared =
                 self.prepare_update(target, &record, subresource, object.clone(), lease.as_mut())?;
@@ -302,6 +322,18 @@ impl Registry {
         };
         Ok(committed.versions.last().copied().unwrap_or_default())
     }
+}
+
+/// Asks the guard of an update, if there is one.
+pub(super) fn judge(
+    target: &Target,
+    record: &Record,
+    object: &Value,
+    options: &WriteOptions,
+) -> Result<(), ApiError> {
+    let Some(guard) = &options.guard else { return Ok(()) };
+    let old = object::decode(target.resource, &record.body, record.version);
+    guard.judge(target, Some(&old), object)
 }
 
 /// Compares the uid and the version that an update names with the stored object.

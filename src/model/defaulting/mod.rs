@@ -6,6 +6,7 @@
 //! nothing but the object (priority, service account name, tolerations, the taint of a new node). Nothing here allocates (addresses, ports), stamps metadata, or refuses; a value of
 //! the wrong shape is left alone or gives way to an empty object.
 
+mod access;
 mod admission;
 mod pod;
 mod policy;
@@ -39,6 +40,8 @@ pub fn apply(resource: &Resource, object: &mut Value) {
         "discovery.k8s.io/endpointslices" => service::endpoint_slice(fields),
         "networking.k8s.io/networkpolicies" => policy::network_policy(fields),
         "policy/poddisruptionbudgets" => policy::disruption_budget(fields),
+        "rbac.authorization.k8s.io/rolebindings"
+        | "rbac.authorization.k8s.io/clusterrolebindings" => access::binding(fields),
         "/events" => event(fields),
         "coordination.k8s.io/leases" => {
             child(fields, "spec");

@@ -175,23 +175,21 @@ impl Decoder {
                     list.push(self.value(field.elem, wire, reader, Value::Null, depth)?);
                 }
             }
-            Shape::Map => {
+            Shape::Map | Shape::MapOfLists => {
                 let Value::Object(map) = known.or_insert_with(|| Value::Object(Map::new())) else {
                     return Err(ProtobufError::Malformed("a map and no map"));
                 };
                 wire.expect(Wire::Bytes)?;
-                let (key, value) = self.entry(field.elem, reader.bytes()?, depth)?;
+                let (key, value) = self.entry(field, reader.bytes()?, depth)?;
                 map.insert(key, value);
             }
-            // No type of the table has one; its wrapper messages would have to be known.
-            Shape::MapOfLists => reader.skip(wire)?,
         }
         Ok(())
     }
 
     fn entry(
         &mut self,
-        elem: Elem,
+        field: &Field,
         bytes: &[u8],
         depth: usize,
     ) -> Result<(String, Value), ProtobufError> {
@@ -200,11 +198,27 @@ impl Decoder {
         while let Some((number, wire)) = reader.tag()? {
             match (number, wire) {
                 (1, Wire::Bytes) => key = text(reader.bytes()?),
-                (2, wire) => value = self.value(elem, wire, &mut reader, Value::Null, depth)?,
+                (2, Wire::Bytes) if field.shape == Shape::MapOfLists => {
+                    value = self.items(field.elem, reader.bytes()?, depth)?;
+                }
+                (2, wire) => value = self.value(field.elem, wire, &mut reader, Value::Null, depth)?,
                 _ => reader.skip(wire)?,
             }
         }
         Ok((key, value))
+    }
+
+    /// The message that stands for a list in a map: its items are its first field.
+    fn items(&mut self, elem: Elem, bytes: &[u8], depth: usize) -> Result<Value, ProtobufError> {
+        let mut list = Vec::new();
+        let mut reader = Reader::new(bytes);
+        while let Some((number, wire)) = reader.tag()? {
+            match number {
+                1 => list.push(self.value(elem, wire, &mut reader, Value::Null, depth)?),
+                _ => reader.skip(wire)?,
+            }
+        }
+        Ok(list.into())
     }
 
     fn value(

@@ -102,11 +102,20 @@ fn shared_types_are_found_under_every_group() {
         ("autoscaling/v1", "Scale", json!({"metadata": {"name": "x"}, "spec": {"replicas": 3}})),
         ("policy/v1", "Eviction", json!({"metadata": {"name": "x"}, "deleteOptions": {}})),
         ("v1", "Binding", json!({"metadata": {"name": "x"}, "target": {"name": "n"}})),
+        (
+            "authorization.k8s.io/v1",
+            "SubjectAccessReview",
+            json!({"metadata": {}, "spec": {
+                "user": "jane", "groups": ["dev"], "extra": {"scopes": ["a", "b"], "none": []},
+                "nonResourceAttributes": {"path": "/x", "verb": "get"},
+            }, "status": {"allowed": false}}),
+        ),
     ] {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let id = TypeId::of_kind(group, version, kind).unwrap();
         let decoded = decode(&encode(id, api_version, kind, &object)).unwrap();
-        assert_eq!(decoded["metadata"]["name"], "x", "{decoded}");
+        assert_eq!(decoded["metadata"]["name"], object["metadata"]["name"], "{decoded}");
+        assert_eq!(decoded["spec"]["extra"], object["spec"]["extra"], "{decoded}");
     }
 }
 
@@ -225,6 +234,17 @@ fn message(id: TypeId, object: &Value) -> Vec<u8> {
                     let mut entry = Vec::new();
                     put_bytes(&mut entry, 1, key.as_bytes());
                     put(&mut entry, 2, field.elem, item);
+                    put_bytes(&mut out, field.number, &entry);
+                }
+            }
+            (Shape::MapOfLists, Value::Object(map)) => {
+                for (key, items) in map {
+                    let (mut entry, mut list) = (Vec::new(), Vec::new());
+                    put_bytes(&mut entry, 1, key.as_bytes());
+                    for item in items.as_array().unwrap() {
+                        put(&mut list, 1, field.elem, item);
+                    }
+                    put_bytes(&mut entry, 2, &list);
                     put_bytes(&mut out, field.number, &entry);
                 }
             }

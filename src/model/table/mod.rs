@@ -5,6 +5,7 @@
 //! fills the wide columns, too). Whatever an object lacks prints as the real printers print it
 //! (`<none>`, `<unknown>`, `<unset>`).
 
+mod access;
 mod cluster;
 pub mod duration;
 mod pod;
@@ -44,6 +45,11 @@ pub fn row(resource: &Resource, object: &Value, now: Timestamp) -> Vec<Value> {
         "/secrets" => cluster::secret(object, now),
         "/events" => cluster::event(object, now),
         "coordination.k8s.io/leases" => cluster::lease(object, now),
+        "rbac.authorization.k8s.io/roles" | "rbac.authorization.k8s.io/clusterroles" => {
+            access::role(object)
+        }
+        "rbac.authorization.k8s.io/rolebindings"
+        | "rbac.authorization.k8s.io/clusterrolebindings" => access::binding(object, now),
         _ => vec![name(object), age(object, now)],
     };
     cells.resize(resource.columns.len(), Value::Null);

@@ -20,8 +20,12 @@ pub(super) fn name_rule(kind: &str) -> (NameRule, bool) {
     match kind {
         "/namespaces" => (names::label, false),
         "/nodes" => (names::subdomain, false),
-        // Clients of the core API may name events as they like.
-        "/events" => (names::path_segment, true),
+        // Clients of the core API may name events as they like, and roles have colons.
+        "/events"
+        | "rbac.authorization.k8s.io/roles"
+        | "rbac.authorization.k8s.io/rolebindings" => (names::path_segment, true),
+        "rbac.authorization.k8s.io/clusterroles"
+        | "rbac.authorization.k8s.io/clusterrolebindings" => (names::path_segment, false),
         // Services may begin with a digit since 1.34 (relaxed service names).
         "/services" => (names::label, true),
         _ => (names::subdomain, true),

@@ -5,6 +5,7 @@
 //! makes the same Status. Maps are walked sorted (the real server's order is random there).
 //! Deliberately absent: allocation (addresses, ports), quota, and whether other objects exist.
 
+pub mod access;
 mod cluster;
 mod config;
 mod container;
@@ -77,6 +78,11 @@ fn update(kind: &str, new: &Value, old: &Value, errors: &mut Faults) {
     if kind == "/pods" {
         return update::pod(new, old, errors);
     }
+    if access::validates(kind) {
+        create(kind, new, errors);
+        meta::metadata_update(new, old, errors);
+        return access::update(new, old, errors);
+    }
     meta::metadata_update(new, old, errors);
     match kind {
         "/services" => service::service_update(new, old, errors),
@@ -126,6 +132,7 @@ fn content(kind: &str, new: &Value, errors: &mut Faults) {
         "coordination.k8s.io/leases" => cluster::lease(new, errors),
         "networking.k8s.io/networkpolicies" => policy::network_policy(spec, errors),
         "policy/poddisruptionbudgets" => policy::disruption_budget(spec, errors),
+        kind if access::validates(kind) => access::content(kind, new, errors),
         "/replicationcontrollers" => workload::replication_controller(spec, errors),
         "apps/replicasets" => workload::replica_set(spec, errors),
         "apps/deployments" => workload::deployment(spec, errors),

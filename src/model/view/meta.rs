@@ -185,7 +185,7 @@ impl RawOwner {
 }
 
 /// Reads `null` as the empty value.
-pub(super) fn null_as_empty<'de, D, T>(source: D) -> Result<T, D::Error>
+pub(crate) fn null_as_empty<'de, D, T>(source: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Default + Deserialize<'de>,

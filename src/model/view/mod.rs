@@ -4,6 +4,7 @@
 //! controller reads are not kept; templates stay raw JSON, shared. A body that does not have the
 //! shape of its kind is an error, never a panic: the caller skips the object and says so.
 
+mod binding;
 mod company;
 mod deployment;
 mod disruption_budget;
@@ -19,11 +20,13 @@ mod plain;
 mod pod;
 mod replicas;
 mod resources;
+mod role;
 mod scheduling;
 mod selector;
 mod service;
 mod template;
 
+pub use binding::{BindingView, RoleReference, Subject, SubjectKind};
 pub use company::{Company, PodSet, PodTerm, Spread};
 pub use deployment::{Amount, Condition, DeploymentStatus, DeploymentView, Strategy};
 pub use disruption_budget::{
@@ -41,10 +44,13 @@ pub use plain::{PlainView, data_hash};
 pub use pod::{HostPort, NamedPort, Phase, PodName, PodView};
 pub use replicas::{ReplicasStatus, ReplicasView};
 pub use resources::Resources;
+pub use role::RoleView;
 pub use scheduling::{NodeTerm, Scheduling, Toleration};
 pub use selector::{Operator, Requirement, Selector};
 pub use service::{ServicePort, ServiceType, ServiceView, TargetPort};
 pub use template::{Template, safe_encode};
+
+pub(crate) use meta::null_as_empty;
 
 use crate::ids::{ObjectKey, Uid, Version};
 
@@ -80,6 +86,15 @@ pub mod kind {
     pub const DISRUPTION_BUDGETS: KindKey = KindKey::Borrowed("policy/poddisruptionbudgets");
     /// NetworkPolicies.
     pub const NETWORK_POLICIES: KindKey = KindKey::Borrowed("networking.k8s.io/networkpolicies");
+    /// Roles.
+    pub const ROLES: KindKey = KindKey::Borrowed("rbac.authorization.k8s.io/roles");
+    /// ClusterRoles.
+    pub const CLUSTER_ROLES: KindKey = KindKey::Borrowed("rbac.authorization.k8s.io/clusterroles");
+    /// RoleBindings.
+    pub const ROLE_BINDINGS: KindKey = KindKey::Borrowed("rbac.authorization.k8s.io/rolebindings");
+    /// ClusterRoleBindings.
+    pub const CLUSTER_ROLE_BINDINGS: KindKey =
+        KindKey::Borrowed("rbac.authorization.k8s.io/clusterrolebindings");
 }
 
 /// Why an object has no view.
@@ -116,6 +131,10 @@ pub enum View {
     DisruptionBudget(DisruptionBudgetView),
     /// A NetworkPolicy.
     NetworkPolicy(NetworkPolicyView),
+    /// A Role or ClusterRole.
+    Role(RoleView),
+    /// A RoleBinding or ClusterRoleBinding.
+    Binding(BindingView),
     /// Any other kind.
     Plain(PlainView),
 }
@@ -151,6 +170,13 @@ impl View {
             "networking.k8s.io/networkpolicies" => {
                 network_policy::parse(identity, body).map(Self::NetworkPolicy)
             }
+            "rbac.authorization.k8s.io/roles" | "rbac.authorization.k8s.io/clusterroles" => {
+                role::parse(identity, body).map(Self::Role)
+            }
+            "rbac.authorization.k8s.io/rolebindings"
+            | "rbac.authorization.k8s.io/clusterrolebindings" => {
+                binding::parse(identity, body).map(Self::Binding)
+            }
             _ => plain::parse(identity, body).map(Self::Plain),
         };
         view.map_err(|source| ViewError { key: key.clone(), source })
@@ -169,6 +195,8 @@ impl View {
             Self::EndpointSlice(view) => &view.meta,
             Self::DisruptionBudget(view) => &view.meta,
             Self::NetworkPolicy(view) => &view.meta,
+            Self::Role(view) => &view.meta,
+            Self::Binding(view) => &view.meta,
             Self::Plain(view) => &view.meta,
         }
     }

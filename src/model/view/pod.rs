@@ -18,6 +18,9 @@ use crate::timestamp::Timestamp;
 /// The scheduler that a pod without `schedulerName` gets.
 const DEFAULT_SCHEDULER: &str = "default-scheduler";
 
+/// The service account of a pod that names none.
+const DEFAULT_ACCOUNT: &str = "default";
+
 /// A Pod.
 #[derive(Clone, Debug)]
 pub struct PodView {
@@ -47,6 +50,8 @@ pub struct PodView {
     pub dns_name: Option<Box<PodName>>,
     /// Ports that have a name.
     pub named_ports: Box<[NamedPort]>,
+    /// The service account that it runs as; `None` is `default`.
+    pub account: Option<Box<str>>,
     /// ConfigMaps and Secrets that it mentions, sorted.
     pub needs: Box<[(KindKey, Box<str>)]>,
     /// Hash of everything but the status: a board is told when it changes.
@@ -114,6 +119,11 @@ impl PodView {
         found.map(|port| port.port)
     }
 
+    /// The service account that it runs as.
+    pub fn account(&self) -> &str {
+        self.account.as_deref().unwrap_or(DEFAULT_ACCOUNT)
+    }
+
     /// Whether all its containers have ended for good.
     pub fn finished(&self) -> bool {
         matches!(self.phase, Phase::Succeeded | Phase::Failed)
@@ -178,6 +188,7 @@ struct Spec {
     #[serde(deserialize_with = "null_as_empty")]
     subdomain: Box<str>,
     scheduler_name: Option<Box<str>>,
+    service_account_name: Option<Box<str>>,
     #[serde(deserialize_with = "null_as_empty")]
     scheduling_gates: Vec<serde::de::IgnoredAny>,
     #[serde(deserialize_with = "null_as_empty")]
@@ -329,6 +340,10 @@ pub(super) fn parse(identity: Identity<'_>, body: &[u8]) -> serde_json::Result<P
         host_network: spec.host_network.unwrap_or_default(),
         dns_name: dns_name(&mut spec),
         named_ports: named_ports(&spec),
+        account: spec
+            .service_account_name
+            .take()
+            .filter(|name| !name.is_empty() && &**name != DEFAULT_ACCOUNT),
         needs: needs(&spec),
         wish_hash: super::template::hash_64(&wish),
         node: spec.node_name.clone(),

@@ -272,7 +272,9 @@ fn check_message(source: &Source, made: &Type) -> Result<()> {
             inner.trim_end_matches('>'),
             "string" | "bool" | "int32" | "int64" | "bytes" | "double"
         );
-        ensure!(scalar == matches!(found.elem, Elem::Scalar(_)), "{name}.{field}: {kind}");
+        // A list in a map is a message of its own.
+        let agree = found.shape == 3 || scalar == matches!(found.elem, Elem::Scalar(_));
+        ensure!(agree, "{name}.{field}: {kind}");
     }
     Ok(())
 }

@@ -85,10 +85,20 @@ pub(super) const KINDS: &[Kind] = &[
     kind("", "services").with(STATUS).selected_by(&["spec.clusterIP", "spec.type"]),
     kind("apps", "deployments").with(SCALED).counted(),
     kind("apps", "replicasets").with(SCALED).counted().selected_by(&["status.replicas"]),
+    kind("authentication.k8s.io", "selfsubjectreviews").stored("Nowhere"),
+    kind("authentication.k8s.io", "tokenreviews").stored("Nowhere"),
+    kind("authorization.k8s.io", "localsubjectaccessreviews").stored("Nowhere"),
+    kind("authorization.k8s.io", "selfsubjectaccessreviews").stored("Nowhere"),
+    kind("authorization.k8s.io", "selfsubjectrulesreviews").stored("Nowhere"),
+    kind("authorization.k8s.io", "subjectaccessreviews").stored("Nowhere"),
     kind("coordination.k8s.io", "leases").stored("Memory"),
     kind("discovery.k8s.io", "endpointslices").counted(),
     kind("networking.k8s.io", "networkpolicies").counted(),
     kind("policy", "poddisruptionbudgets").with(STATUS).counted(),
+    kind("rbac.authorization.k8s.io", "clusterrolebindings"),
+    kind("rbac.authorization.k8s.io", "clusterroles"),
+    kind("rbac.authorization.k8s.io", "rolebindings"),
+    kind("rbac.authorization.k8s.io", "roles"),
 ];
 
 /// Kinds that are only a query: they have no schema.

@@ -37,6 +37,8 @@ pub(super) struct Source {
     pub columns: BTreeMap<String, Value>,
     /// Schema name -> fields in Go's order.
     pub go: BTreeMap<String, Vec<GoField>>,
+    /// List of the first objects by plural: `clusterroles`, `rolebindings`.
+    pub bootstrap: Value,
 }
 
 impl Source {
@@ -48,6 +50,7 @@ impl Source {
             messages: json(folder, "protobuf-fields.json")?,
             columns: json(folder, "print-columns.json")?,
             go: go_types(&text(folder, "go-types.txt")?)?,
+            bootstrap: json(folder, "bootstrap-rbac.json")?,
         })
     }
 

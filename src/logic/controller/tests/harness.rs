@@ -53,7 +53,8 @@ pub(crate) struct Cluster {
 }
 
 pub(crate) fn key(kind: KindKey, name: &str) -> ObjectKey {
-    let namespace = if kind == kind::NAMESPACES || kind == kind::NODES { "" } else { "shop" };
+    let of_cluster = [kind::NAMESPACES, kind::NODES, kind::CLUSTER_ROLES].contains(&kind);
+    let namespace = if of_cluster { "" } else { "shop" };
     ObjectKey { kind, namespace: namespace.into(), name: name.into() }
 }
 

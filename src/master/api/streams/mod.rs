@@ -46,7 +46,12 @@ const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-v
 
 /// Whether this subresource is answered here.
 pub(super) fn serves(sub: &Subresource) -> bool {
-    matches!(sub.name, "attach" | "exec" | "portforward")
+    names(sub.name)
+}
+
+/// Whether a subresource of that name is.
+pub(super) fn names(subresource: &str) -> bool {
+    matches!(subresource, "attach" | "exec" | "portforward")
 }
 
 /// Where a pod is.

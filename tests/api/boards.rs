@@ -167,7 +167,8 @@ async fn a_neighbours_secret_is_reached_on_no_way() {
         assert_eq!(reply.code, 403, "{path}: {}", reply.text());
     }
     // And nobody helps it to be somebody else.
-    let headers = [("impersonate-user", "kubernetes-admin"), ("impersonate-group", "system:masters")];
+    let headers =
+        [("impersonate-user", "kubernetes-admin"), ("impersonate-group", "system:masters")];
     let reply = server.request(BOARD, Method::GET, theirs, &headers, "").await;
     assert_eq!(reply.code, 403, "{}", reply.text());
 }

@@ -61,8 +61,7 @@ async fn a_binding_opens_and_its_end_closes() {
     let other = json!({"roleRef": {"kind": "Role", "name": "other"}});
     let headers = [("content-type", "application/merge-patch+json")];
     let path = format!("{BINDINGS}/again");
-    let reply =
-        server.request(As::Admin, Method::PATCH, &path, &headers, other.to_string()).await;
+    let reply = server.request(As::Admin, Method::PATCH, &path, &headers, other.to_string()).await;
     assert_eq!(reply.code, 422, "{}", reply.text());
     assert!(reply.text().contains("cannot change roleRef"), "{}", reply.text());
 }
@@ -98,10 +97,7 @@ async fn nobody_gives_what_they_do_not_have() {
     assert_eq!(act(Method::POST, BINDINGS, admin.clone()).await.code, 403);
     let missing = act(Method::POST, BINDINGS, binding("none", "Role", "none", "jane")).await;
     assert_eq!(missing.code, 404, "{}", missing.text());
-    assert_eq!(
-        missing.json()["message"],
-        "roles.rbac.authorization.k8s.io \"none\" not found"
-    );
+    assert_eq!(missing.json()["message"], "roles.rbac.authorization.k8s.io \"none\" not found");
     assert_eq!(act(Method::POST, BINDINGS, binding("own", "Role", "mine", "eve")).await.code, 201);
     // The verbs `escalate` and `bind` say that somebody may.
     let rules = json!([{"verbs": ["escalate"], "apiGroups": ["rbac.authorization.k8s.io"],
@@ -117,7 +113,8 @@ async fn nobody_gives_what_they_do_not_have() {
     assert_eq!(act(Method::POST, BINDINGS, view).await.code, 201);
     let clusterwide = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
     let reply =
-        act(Method::POST, clusterwide, binding("all", "ClusterRole", "cluster-admin", "jane")).await;
+        act(Method::POST, clusterwide, binding("all", "ClusterRole", "cluster-admin", "jane"))
+            .await;
     assert_eq!(reply.code, 403, "a namespace's admin is not the cluster's: {}", reply.text());
 }
 
@@ -126,16 +123,15 @@ async fn reviews_answer_as_a_real_server() {
     let server = Server::start().await;
     grant(&server, "jane", "reader", &["get", "list"], &["pods"]).await;
     let authorization = "/apis/authorization.k8s.io/v1";
-    let asked = |verb: &str, resource: &str| {
-        json!({"namespace": "default", "verb": verb, "resource": resource})
-    };
+    let asked = |verb: &str, resource: &str| json!({"namespace": "default", "verb": verb, "resource": resource});
     let own = format!("{authorization}/selfsubjectaccessreviews");
     let ask = |object: Value| {
         let (server, own) = (&server, &own);
         async move { server.act("jane", &[], Method::POST, own, &object).await }
     };
     let yes = ask(json!({"spec": {"resourceAttributes": asked("list", "pods")}})).await;
-    let reason = "RBAC: allowed by RoleBinding \"reader/default\" of Role \"reader\" to User \"jane\"";
+    let reason =
+        "RBAC: allowed by RoleBinding \"reader/default\" of Role \"reader\" to User \"jane\"";
     let expected = json!({
         "kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {},
         "spec": {"resourceAttributes": asked("list", "pods")},

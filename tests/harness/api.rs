@@ -17,8 +17,8 @@ use hyper_util::rt::TokioIo;
 use kumquat::io::clock::Clock;
 use kumquat::io::store::{Options, Store};
 use kumquat::io::tls::{ApiTls, BoardKey, Pki, ServerNames};
-use kumquat::master::api::{self, ApiOptions, Health, SharedLogs};
 use kumquat::master::access;
+use kumquat::master::api::{self, ApiOptions, Health, SharedLogs};
 use kumquat::master::audit::{Audit, AuditLines};
 use kumquat::master::controllers::{self, Views};
 use kumquat::master::registry::{Registry, RegistryOptions};
@@ -100,7 +100,8 @@ impl Server {
         let with_controllers = cluster.is_some();
         let of_cluster = cluster.map(controllers::all).unwrap_or_default();
         let (views, hook) = Views::new(of_cluster, clock.clone());
-        let store = Store::open_alone(Options::new(folder.join("store")), Box::new(hook)).expect("store");
+        let store =
+            Store::open_alone(Options::new(folder.join("store")), Box::new(hook)).expect("store");
         let registry = Registry::new(store, clock.clone(), RegistryOptions::default())
             .expect("registry over an empty store");
         let service = IpAddr::V4(Ipv4Addr::new(10, 43, 0, 1));
@@ -156,7 +157,14 @@ impl Server {
     }
 
     /// One request of the admin as somebody else, with a JSON body.
-    pub async fn act(&self, user: &str, groups: &[&str], method: Method, path: &str, body: &Value) -> Reply {
+    pub async fn act(
+        &self,
+        user: &str,
+        groups: &[&str],
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> Reply {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let mut headers =
             vec![(CONTENT_TYPE.as_str(), "application/json"), ("impersonate-user", user)];

@@ -245,7 +245,8 @@ mod tests {
         check(&own, rule([&["get"], &[""], &["secrets"], &["mine"], &[]]), &[]);
         let all = [r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get"]}"#];
         check(&own, rule([&["get"], &[""], &["secrets"], &[], &[]]), &all);
-        let other = [r#"{APIGroups:[""], Resources:["secrets"], ResourceNames:["x"], Verbs:["get"]}"#];
+        let other =
+            [r#"{APIGroups:[""], Resources:["secrets"], ResourceNames:["x"], Verbs:["get"]}"#];
         check(&own, rule([&["get"], &[""], &["secrets"], &["mine", "x"], &[]]), &other);
     }
 

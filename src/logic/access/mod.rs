@@ -103,9 +103,7 @@ pub fn decide(world: &World, ask: &Ask<'_>) -> Verdict {
 
 /// Whether the answer is yes, without the words.
 pub fn may(world: &World, ask: &Ask<'_>) -> bool {
-    ask.user.is_in(MASTERS)
-        || node::decide(world, ask).is_ok()
-        || rbac::decide(world, ask).is_ok()
+    ask.user.is_in(MASTERS) || node::decide(world, ask).is_ok() || rbac::decide(world, ask).is_ok()
 }
 
 /// What allows something: prints as `ClusterRoleBinding "x" of ClusterRole "y" to Group "z"`.

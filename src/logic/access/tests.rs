@@ -35,7 +35,8 @@ impl Bed {
     }
 
     fn bind(&mut self, namespace: &str, role: (&str, &str), subject: Value) {
-        let kind = if namespace.is_empty() { kind::CLUSTER_ROLE_BINDINGS } else { kind::ROLE_BINDINGS };
+        let kind =
+            if namespace.is_empty() { kind::CLUSTER_ROLE_BINDINGS } else { kind::ROLE_BINDINGS };
         self.put(
             kind,
             json!({"metadata": {"name": format!("b{}", self.uids), "namespace": namespace},
@@ -97,9 +98,7 @@ fn the_first_roles_open_what_a_real_server_opens() {
 #[test]
 fn roles_hold_where_they_are_bound() {
     let mut bed = Bed::new();
-    let role = |name: &str, rules: Value| {
-        json!({"metadata": {"name": name, "namespace": "shop"}, "rules": rules})
-    };
+    let role = |name: &str, rules: Value| json!({"metadata": {"name": name, "namespace": "shop"}, "rules": rules});
     let rules = json!([
         {"verbs": ["get", "list"], "apiGroups": ["", "apps"], "resources": ["pods", "*/scale"]},
         {"verbs": ["*"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["mine"]},
@@ -138,7 +137,12 @@ fn roles_hold_where_they_are_bound() {
     let yes = by(&name, "ClusterRole", "ServiceAccount \"robot/shop\"");
     bed.check(&robot, "get", of("pods", "shop", "p"), Ok(&yes));
     bed.check(&robot, "get", of("pods", "other", "p"), Err(""));
-    bed.check(&user("system:serviceaccount:other:robot", &[]), "get", of("pods", "shop", "p"), Err(""));
+    bed.check(
+        &user("system:serviceaccount:other:robot", &[]),
+        "get",
+        of("pods", "shop", "p"),
+        Err(""),
+    );
 }
 
 #[test]
@@ -205,15 +209,23 @@ fn a_board_has_its_own_and_nothing_of_its_neighbours() {
         ("get", "pods/log", "shop", "one", ""),
         ("create", "pods/exec", "shop", "one", ""),
         ("create", "serviceaccounts/token", "shop", "default", unrelated),
-        ("get", "serviceaccounts", "shop", "robot", "can only create tokens for individual service accounts"),
+        (
+            "get",
+            "serviceaccounts",
+            "shop",
+            "robot",
+            "can only create tokens for individual service accounts",
+        ),
         ("list", "services", "shop", "", ""),
         ("create", "events", "shop", "", ""),
     ] {
         bed.check(&board, verb, of(what, namespace, name), Err(why));
     }
-    let only_own = What::Resource(Resource { plural: "pods", of_node: "pi-1", ..Resource::default() });
+    let only_own =
+        What::Resource(Resource { plural: "pods", of_node: "pi-1", ..Resource::default() });
     bed.check(&board, "list", only_own, Ok(""));
-    let others = What::Resource(Resource { plural: "pods", of_node: "pi-2", ..Resource::default() });
+    let others =
+        What::Resource(Resource { plural: "pods", of_node: "pi-2", ..Resource::default() });
     let why = "can only list/watch pods with spec.nodeName field selector";
     bed.check(&board, "list", others, Err(why));
     // The name alone is not enough, and neither is the group.

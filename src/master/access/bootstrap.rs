@@ -83,7 +83,8 @@ fn missing(key: ObjectKey, record: Option<Record>, wanted: Value) -> Option<Op> 
     let lacking = |field: &str| {
         let wanted = wanted["metadata"][field].as_object().into_iter().flatten();
         let lacking = wanted.filter(|(name, value)| meta[field].get(*name) != Some(*value));
-        let lacking: Map<_, _> = lacking.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let lacking: Map<_, _> =
+            lacking.map(|(name, value)| (name.clone(), value.clone())).collect();
         (!lacking.is_empty()).then_some((field.to_owned(), Value::Object(lacking)))
     };
     let of_meta: Map<_, _> = ["labels", "annotations"].into_iter().filter_map(lacking).collect();
@@ -159,9 +160,12 @@ mod tests {
 
     #[test]
     fn what_is_missing_comes_back_and_what_was_added_stays() {
-        let rule = |verbs: &[&str]| json!({"verbs": verbs, "apiGroups": [""], "resources": ["pods"]});
-        let wanted = || json!({"metadata": {"labels": {"a": "b"}}, "rules": [rule(&["get", "list"])]});
-        let with = |labels: Value, rules: Value| json!({"metadata": {"labels": labels}, "rules": rules});
+        let rule =
+            |verbs: &[&str]| json!({"verbs": verbs, "apiGroups": [""], "resources": ["pods"]});
+        let wanted =
+            || json!({"metadata": {"labels": {"a": "b"}}, "rules": [rule(&["get", "list"])]});
+        let with =
+            |labels: Value, rules: Value| json!({"metadata": {"labels": labels}, "rules": rules});
         check(wanted(), wanted(), None);
         check(with(json!({"a": "b", "c": "d"}), json!([rule(&["*"])])), wanted(), None);
         check(

@@ -40,8 +40,7 @@ pub(super) async fn create(call: &Call, place: &Place, body: Incoming) -> Result
         kind => access(call, kind, &review)?,
     };
     review["status"] = status;
-    let mut answer =
-        object_answer(StatusCode::CREATED, review.to_string().into(), call.form()?);
+    let mut answer = object_answer(StatusCode::CREATED, review.to_string().into(), call.form()?);
     add_warnings(&mut answer, &warnings);
     Ok(answer)
 }
@@ -155,8 +154,7 @@ fn token(call: &Call, review: &Value) -> Result<Value, ApiError> {
         return Err(ApiError::bad_request(why));
     }
     let audiences = spec["audiences"].as_array().into_iter().flatten();
-    let audiences: Vec<String> =
-        audiences.filter_map(Value::as_str).map(str::to_owned).collect();
+    let audiences: Vec<String> = audiences.filter_map(Value::as_str).map(str::to_owned).collect();
     Ok(match call.api.tokens.review(token, &audiences) {
         Err(trouble) => json!({ "user": {}, "error": trouble.to_string() }),
         Ok(found) => {

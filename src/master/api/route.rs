@@ -29,8 +29,8 @@ use super::path::{self, RequestPath, ResourcePath};
 use super::query::Query;
 use super::serve::Working;
 use super::{
-    ApiOptions, discovery, health, impersonation, logs, openapi, read, render, reviews, streams, version,
-    watching, write,
+    ApiOptions, discovery, health, impersonation, logs, openapi, read, render, reviews, streams,
+    version, watching, write,
 };
 use crate::io::clock::Clock;
 use crate::io::tls::BoardPeer;
@@ -70,7 +70,8 @@ pub(super) struct Api {
 
 impl Api {
     pub(super) fn new(options: ApiOptions, shutdown: watch::Receiver<bool>) -> Self {
-        let ApiOptions { registry, views, tokens, audit, clock, logs, health, version, .. } = options;
+        let ApiOptions { registry, views, tokens, audit, clock, logs, health, version, .. } =
+            options;
         Self {
             keys: Keys::new(registry.clone()),
             registry,
@@ -240,7 +241,9 @@ fn judge(call: &mut Call, path: &RequestPath) -> Result<(), ApiError> {
         return Ok(());
     };
     // A WebSocket opens with GET, and what goes over it is as much as what a POST begins.
-    if resource.group.is_empty() && resource.plural == "pods" && streams::names(&resource.subresource)
+    if resource.group.is_empty()
+        && resource.plural == "pods"
+        && streams::names(&resource.subresource)
     {
         let opened = RequestPath { verb: "create", ..path.clone() };
         auth::authorize(&world, &call.user, &opened, &call.query)?;

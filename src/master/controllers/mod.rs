@@ -15,8 +15,8 @@ use logic::controller::{
     Controller, DeploymentController, DisruptionController, EndpointSliceController,
     EndpointsController, GarbageCollector, LoadBalancerController, NamespaceController,
     NodeIpamController, NodeLifecycleController, NodeTaintController, PodGarbageCollector,
-    ReplicasController, RoleAggregationController, RootCaController, ServiceAccountController, SliceMirroringController,
-    TaintEvictionController,
+    ReplicasController, RoleAggregationController, RootCaController, ServiceAccountController,
+    SliceMirroringController, TaintEvictionController,
 };
 use logic::schedule::Scheduler;
 use model::network::{Ipv4Block, Protocol};

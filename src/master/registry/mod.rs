@@ -51,8 +51,9 @@ use crate::io::store::Store;
 pub use allocate::ServiceRange;
 pub use delete::DeleteOptions;
 pub use types::{
-    CommitError, Deleted, FieldValidation, Guard, ListItem, ListPage, ListQuery, PatchBody, PatchKind,
-    Target, UserInfo, VersionMatch, WatchEvent, WatchKind, WatchQuery, WriteOptions, Written,
+    CommitError, Deleted, FieldValidation, Guard, ListItem, ListPage, ListQuery, PatchBody,
+    PatchKind, Target, UserInfo, VersionMatch, WatchEvent, WatchKind, WatchQuery, WriteOptions,
+    Written,
 };
 pub use watch::Watch;
 

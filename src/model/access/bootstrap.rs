@@ -148,7 +148,10 @@ mod tests {
         for (kind, mut object) in objects() {
             let (list, _, word) = KINDS.iter().find(|known| known.1 == kind).unwrap();
             assert_eq!(object["kind"], *word);
-            object.as_object_mut().unwrap().retain(|name, _| name != "kind" && name != "apiVersion");
+            object
+                .as_object_mut()
+                .unwrap()
+                .retain(|name, _| name != "kind" && name != "apiVersion");
             assert!(recorded[list].as_array().unwrap().contains(&object), "{object}");
         }
     }

@@ -201,7 +201,9 @@ impl Decoder {
                 (2, Wire::Bytes) if field.shape == Shape::MapOfLists => {
                     value = self.items(field.elem, reader.bytes()?, depth)?;
                 }
-                (2, wire) => value = self.value(field.elem, wire, &mut reader, Value::Null, depth)?,
+                (2, wire) => {
+                    value = self.value(field.elem, wire, &mut reader, Value::Null, depth)?
+                }
                 _ => reader.skip(wire)?,
             }
         }

@@ -14,7 +14,9 @@ pub(super) fn binding(object: &Value, now: Timestamp) -> Vec<Value> {
     let of = |kind: &str| {
         let subjects = list(object, "/subjects").iter().filter(|it| text(it, "/kind") == kind);
         let names = subjects.map(|subject| match kind {
-            "ServiceAccount" => format!("{}/{}", text(subject, "/namespace"), text(subject, "/name")),
+            "ServiceAccount" => {
+                format!("{}/{}", text(subject, "/namespace"), text(subject, "/name"))
+            }
             _ => text(subject, "/name").to_owned(),
         });
         Value::from(names.collect::<Vec<_>>().join(", "))

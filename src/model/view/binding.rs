@@ -95,7 +95,10 @@ pub(super) fn parse(identity: Identity<'_>, body: &[u8]) -> serde_json::Result<B
     };
     Ok(BindingView {
         meta: raw.metadata.view(identity),
-        role: RoleReference { is_cluster: &*raw.role_ref.kind == "ClusterRole", name: raw.role_ref.name },
+        role: RoleReference {
+            is_cluster: &*raw.role_ref.kind == "ClusterRole",
+            name: raw.role_ref.name,
+        },
         subjects: raw.subjects.into_iter().map(subject).collect(),
     })
 }

@@ -20,8 +20,7 @@ fn world() -> World {
 }
 
 fn caller(identity: Peer, board: Option<&str>) -> Caller {
-    let board =
-        board.map(|name| BoardPeer { name: name.into(), key: [7; 32], is_master: false });
+    let board = board.map(|name| BoardPeer { name: name.into(), key: [7; 32], is_master: false });
     Caller { identity, board, address: "10.0.0.7:4321".parse().unwrap() }
 }
 

@@ -8,6 +8,7 @@ pub mod bootstrap;
 pub mod contacts;
 pub mod controllers;
 pub mod dispatcher;
+pub mod elector;
 pub mod join;
 pub mod keys;
 pub mod net;

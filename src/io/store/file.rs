@@ -17,6 +17,8 @@ pub(super) struct Faults {
     plan: Option<std::sync::Arc<Plan>>,
     #[cfg(test)]
     unsynced: Option<std::sync::Arc<super::tests::unsynced::Unsynced>>,
+    #[cfg(test)]
+    stall_ms: std::sync::Arc<std::sync::atomic::AtomicU64>,
 }
 
 #[cfg(test)]
@@ -58,6 +60,11 @@ impl Faults {
         self.unsynced.as_ref().map_or(0, |unsynced| unsynced.lose())
     }
 
+    /// Every sync takes so long from here on, as on a card that stalls.
+    pub(super) fn stall(&self, millis: u64) {
+        self.stall_ms.store(millis, std::sync::atomic::Ordering::SeqCst);
+    }
+
     /// Whether the failure was reached.
     pub(super) fn fired(&self) -> bool {
         let left =
@@ -89,6 +96,20 @@ impl Faults {
             1 => Err(io::Error::from_raw_os_error(plan.errno)),
             _ => Ok(()),
         }
+    }
+
+    /// As `check`, for a sync.
+    #[cfg(test)]
+    fn check_sync(&self) -> io::Result<()> {
+        let millis = self.stall_ms.load(std::sync::atomic::Ordering::SeqCst);
+        std::thread::sleep(std::time::Duration::from_millis(millis));
+        self.check()
+    }
+
+    #[cfg(not(test))]
+    #[inline]
+    fn check_sync(&self) -> io::Result<()> {
+        self.check()
     }
 
     /// Notes what a write covers, in case it is lost.
@@ -206,7 +227,7 @@ impl DiskFile {
     /// fdatasync(2): data and the size, not the times.
     pub(super) fn sync_data(&self) -> io::Result<()> {
         injected(Call::Sync)?;
-        self.faults.check()?;
+        self.faults.check_sync()?;
         self.file.sync_data()?;
         self.faults.synced(&self.file)
     }
@@ -214,7 +235,7 @@ impl DiskFile {
     /// fsync(2).
     pub(super) fn sync_all(&self) -> io::Result<()> {
         injected(Call::Sync)?;
-        self.faults.check()?;
+        self.faults.check_sync()?;
         self.file.sync_all()?;
         self.faults.synced(&self.file)
     }

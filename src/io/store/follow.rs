@@ -333,8 +333,9 @@ impl Writer {
         let standing = self.reign.borrow().clone();
         replica.leads = Some(mandate.reign());
         if let Some(standing) = standing.filter(|standing| standing.reign() == mandate.reign()) {
-            // This master was alone until a moment ago, and leads on.
-            return standing.adopt(&mandate);
+            // This master was alone until a moment ago, and leads on. Whoever waits for the end looks anew.
+            standing.adopt(&mandate);
+            return self.end_alone.iter().for_each(|end| end.send_modify(|_| {}));
         }
         // Whatever was out in an earlier reign is decided: the first entry of this one is applied.
         replica.flight.clear(None);

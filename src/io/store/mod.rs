@@ -56,6 +56,10 @@ use model::{
 use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use cursor::Cursor;
+pub use group::{
+    BoxFuture, ChangeError, Group, GroupError, GroupHealth, GroupOptions, GroupWire, MemberChange,
+    SnapshotFile, Timing, WireTrouble,
+};
 pub use record::with_version;
 pub use requests::Unattached;
 pub use standing::{Mandate, NotLeading};

@@ -45,6 +45,8 @@ pub struct Mandate {
 struct Quorum {
     acked_ms: Arc<AtomicU64>,
     lease_ms: u64,
+    /// Says that the engine does not lead any more, before a disk that stalls lets the thread say so.
+    over: watch::Receiver<bool>,
     confirm: mpsc::Sender<oneshot::Sender<Result<(), NotLeading>>>,
 }
 
@@ -64,7 +66,8 @@ impl Mandate {
         over: watch::Receiver<bool>,
         confirm: mpsc::Sender<oneshot::Sender<Result<(), NotLeading>>>,
     ) -> Self {
-        let quorum = Arc::new(OnceLock::from(Quorum { acked_ms, lease_ms, confirm }));
+        let quorum = Quorum { acked_ms, lease_ms, over: over.clone(), confirm };
+        let quorum = Arc::new(OnceLock::from(quorum));
         Self { reign, over, quorum }
     }
 
@@ -94,8 +97,7 @@ impl Mandate {
 
     /// Whether the reign has ended.
     pub fn is_over(&self) -> bool {
-        // A sender that is gone ended without a word: its store or engine is no more.
-        *self.over.borrow() || self.over.has_changed().is_err()
+        is_over(&self.over) || self.quorum.get().is_some_and(|quorum| is_over(&quorum.over))
     }
 
     /// Waits until the reign has ended.
@@ -104,8 +106,21 @@ impl Mandate {
     /// Safe: it only waits.
     pub async fn over(&self) {
         let mut over = self.over.clone();
-        // An error means that the sender is gone, which is an end too.
-        let _ = over.wait_for(|over| *over).await;
+        while !self.is_over() {
+            let mut quorum = self.quorum.get().map(|quorum| quorum.over.clone());
+            let asked = async {
+                match &mut quorum {
+                    // An error means that the sender is gone, which is an end too.
+                    Some(over) => drop(over.changed().await),
+                    None => std::future::pending().await,
+                }
+            };
+            // Cancel safety: both only wait.
+            tokio::select! {
+                _ = over.changed() => {}
+                () = asked => {}
+            }
+        }
     }
 
     /// Makes sure that this board still leads, and that it has applied whatever was answered before
@@ -129,6 +144,11 @@ impl Mandate {
         };
         tokio::time::timeout(CONFIRM_WITHIN, asked).await.unwrap_or(Err(NOT))
     }
+}
+
+/// A sender that is gone ended without a word: its store or engine is no more.
+fn is_over(over: &watch::Receiver<bool>) -> bool {
+    *over.borrow() || over.has_changed().is_err()
 }
 
 /// Milliseconds since the board started, its sleep included.

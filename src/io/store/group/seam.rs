@@ -161,5 +161,5 @@ pub(in crate::io::store) enum Ask {
     Snapshot,
 }
 
-/// The way of the store's thread to the engine; the thread bounds how many groups are out.
+/// The way of the store's thread to the engine: wide enough for all groups that it lets out at once.
 pub(in crate::io::store) type Asks = mpsc::Sender<Ask>;

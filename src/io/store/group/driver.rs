@@ -1,0 +1,500 @@
+//! The engine's thread: starts the engine, and stands between it, the store's thread and whoever
+//! changes the group.
+//!
+//! Tasks on one runtime of one thread: the engine's own, the proposer (asks of the store's thread), the
+//! confirmer (reads), and the loop that looks at the engine's metrics: mandate, health, a disk that
+//! stalls. Metrics are cloned at once: a borrow held would stop the engine.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use model::masters::{MemberId, MembersV1};
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use openraft::vote::leader_id_std::CommittedLeaderId;
+use openraft::{ChangeMembers, Config, RaftMetrics, ReadPolicy, SnapshotPolicy, StepDownPolicy};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep_until, timeout};
+
+use super::log::LogStore;
+use super::machine::Machine;
+use super::network::Network;
+use super::reign::Throne;
+use super::seam::{Ask, GroupRequest, GroupState, Refusal};
+use super::types::{Payload, Place, Types, members_to_log, to_log, vote_to_log};
+use super::{
+    ChangeError, Engine, GroupError, GroupHealth, GroupOptions, MemberChange, READ_WITHIN, Timing,
+};
+use crate::io::store::standing::boot_ms;
+use crate::io::store::{EngineEnd, NotLeading, Store};
+
+/// What a [`super::Group`] asks of the loop.
+pub(super) enum Command {
+    /// Change who belongs to the group.
+    Change { change: MemberChange, done: oneshot::Sender<Result<(), ChangeError>> },
+    /// Give the lead away.
+    HandOver { to: Option<MemberId> },
+    /// End.
+    Stop,
+}
+
+/// What a [`super::Group`] is made of.
+pub(super) struct Started {
+    pub(super) engine: Engine,
+    pub(super) log: LogStore,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) health: watch::Receiver<GroupHealth>,
+}
+
+/// Commands and reads that wait.
+const QUEUE: usize = 256;
+/// Messages that wait inside the engine, for each of its channels.
+const ENGINE_QUEUE: u64 = 256;
+/// While this board leads, the disk is looked at so often.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// A snapshot may take long; its sender notices by itself when nothing moves.
+const SNAPSHOT_WITHIN_MS: u64 = 3_600_000;
+
+/// The engine's settings.
+fn config(timing: &Timing, founds: bool) -> Config {
+    let (min, max) = timing.election_ms;
+    Config {
+        cluster_name: "kumquat".to_owned(),
+        heartbeat_interval: timing.heartbeat_ms,
+        heartbeat_min_interval: Some(0),
+        election_timeout_min: min,
+        election_timeout_max: max,
+        install_snapshot_timeout: SNAPSHOT_WITHIN_MS,
+        max_payload_entries: model::limits::GROUP_ENTRIES_MAX as u64,
+        max_append_entries: Some(model::limits::GROUP_ENTRIES_MAX as u64),
+        // The store says when.
+        snapshot_policy: SnapshotPolicy::Never,
+        // What goes is counted in bytes, in `Driver::purge`.
+        max_in_snapshot_log_to_keep: u64::MAX,
+        api_channel_size: Some(ENGINE_QUEUE),
+        api_batch_capacity: ENGINE_QUEUE,
+        notification_channel_size: Some(ENGINE_QUEUE),
+        state_machine_channel_size: Some(ENGINE_QUEUE),
+        broadcast_submitted_on_append: Some(true),
+        enable_elect: founds,
+        removed_leader_step_down: StepDownPolicy::After(150),
+        // A leader that is heard and hears nobody falls silent, so that the others elect one.
+        quorum_loss_probe_interval: Some(2 * max),
+        enable_pre_vote: Some(true),
+        allow_log_reversion: Some(false),
+        // Else a restarted leader keeps its term, and gives versions of Events twice.
+        enable_leader_restore: Some(founds),
+        ..Config::default()
+    }
+}
+
+/// Runs the engine until it is stopped or fails; on a thread of its own.
+pub(super) fn run(
+    store: Store,
+    state: GroupState,
+    options: GroupOptions,
+    votes_from: Instant,
+    asked: mpsc::Receiver<Ask>,
+    started: oneshot::Sender<Result<Started, GroupError>>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            // Whoever started it may have gone.
+            let _ = started.send(Err(GroupError::Engine(error.to_string())));
+            return;
+        }
+    };
+    runtime.block_on(async move {
+        match Driver::start(store, state, options, votes_from, asked).await {
+            Ok((driver, group)) => {
+                if started.send(Ok(group)).is_ok() {
+                    driver.run().await;
+                } else {
+                    driver.end().await;
+                }
+            }
+            Err(error) => {
+                let _ = started.send(Err(error));
+            }
+        }
+    });
+    // Connections of the wire end with it; nothing of them may hold the thread.
+    runtime.shutdown_background();
+}
+
+struct Driver {
+    store: Store,
+    engine: Engine,
+    log: LogStore,
+    /// The last entry of the snapshot for which the log was purged.
+    purged_for: u64,
+    own: MemberId,
+    timing: Timing,
+    throne: Throne,
+    commands: mpsc::Receiver<Command>,
+    health: watch::Sender<GroupHealth>,
+    /// When this member may stand for election; `None` once it may.
+    elect_at: Option<Instant>,
+    /// The disk has stalled since.
+    stalled: Option<Stalled>,
+    /// Proposer, confirmer, changes; they end with the loop.
+    tasks: JoinSet<()>,
+    /// Of entries written to go on reigning: term, and whether it is applied.
+    written: (mpsc::Sender<(u64, bool)>, mpsc::Receiver<(u64, bool)>),
+}
+
+/// What was done about a disk that stalls.
+struct Stalled {
+    since: Instant,
+    is_silent: bool,
+}
+
+/// Members that start together do not stand for election together.
+fn spread(own: MemberId, timing: &Timing) -> Duration {
+    let (min, max) = timing.election_ms;
+    Duration::from_millis(own.0.wrapping_mul(97) % (max - min).max(1))
+}
+
+impl Driver {
+    async fn start(
+        store: Store,
+        state: GroupState,
+        options: GroupOptions,
+        votes_from: Instant,
+        asked: mpsc::Receiver<Ask>,
+    ) -> Result<(Self, Started), GroupError> {
+        let failed = |error: &dyn std::fmt::Display| GroupError::Engine(error.to_string());
+        let GroupOptions { own, found, timing, wire, .. } = options;
+        let founds = found.is_some();
+        let config = config(&timing, founds).validate().map_err(|error| failed(&error))?;
+        let thread = store.engine();
+        let log = LogStore::new(thread.clone(), &state);
+        let machine = Machine::new(thread.clone(), log.clone(), &state);
+        let network = Network { own, wire };
+        let engine = Engine::new(own.0, Arc::new(config), network, log.clone(), machine).await;
+        let engine = engine.map_err(|error| failed(&error))?;
+        let (health_sender, health) = watch::channel(GroupHealth::default());
+        let (command_sender, commands) = mpsc::channel(QUEUE);
+        let (confirms, confirmed) = mpsc::channel(QUEUE);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(propose(engine.clone(), thread.clone(), asked));
+        tasks.spawn(confirm(engine.clone(), confirmed));
+        let throne = Throne::new(thread.clone(), state.epoch, timing.lease(), confirms);
+        let driver = Self {
+            store,
+            engine: engine.clone(),
+            log: log.clone(),
+            purged_for: 0,
+            own,
+            timing,
+            throne,
+            commands,
+            health: health_sender,
+            elect_at: (!founds).then_some(votes_from + spread(own, &timing)),
+            stalled: None,
+            tasks,
+            written: mpsc::channel(1),
+        };
+        Ok((driver, Started { engine, log, commands: command_sender, health }))
+    }
+
+    async fn run(mut self) {
+        let mut metrics = self.engine.metrics();
+        let mut alone = true;
+        loop {
+            let now = metrics.borrow_watched().clone();
+            if alone && self.elect_at.is_some() {
+                // A group of one has nobody whose lease could hold.
+                alone = false;
+                if is_alone(&now) {
+                    self.elect_at = None;
+                    self.engine.runtime_config().elect(true);
+                    // An error: the engine has ended, which its metrics say as well.
+                    let _ = self.engine.trigger().elect(false).await;
+                }
+            }
+            if self.look(&now).await.is_err() {
+                break;
+            }
+            let wake = self.wake_at();
+            // Cancel safety: nothing is taken out of a channel by an arm that loses.
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() { break },
+                command = self.commands.recv() => match command {
+                    Some(Command::Change { change, done }) => self.change(change, done),
+                    Some(Command::HandOver { to }) => self.hand_over(to, &now).await,
+                    Some(Command::Stop) | None => break,
+                },
+                Some((term, applied)) = self.written.1.recv() => self.throne.written(term, applied),
+                () = sleep_until(wake.into()) => {}
+            }
+        }
+        self.end().await;
+    }
+
+    async fn end(mut self) {
+        self.throne.end();
+        self.tasks.shutdown().await;
+        if let Err(error) = self.engine.shutdown().await {
+            tracing::warn!(%error, "engine of the group did not end well");
+        }
+        self.health.send_if_modified(|health| {
+            let led = std::mem::take(&mut health.leads);
+            let knew = health.leader.take().is_some();
+            led || knew
+        });
+    }
+
+    fn wake_at(&self) -> Instant {
+        let now = Instant::now();
+        let look = self.throne.reigns().then(|| now + LOOK_EVERY);
+        let at = [self.elect_at, look].into_iter().flatten().min();
+        // Nothing to wait for: the engine's metrics wake the loop.
+        at.unwrap_or(now + Duration::from_secs(3600))
+    }
+
+    /// Takes in where the engine stands; an error when it has ended.
+    async fn look(&mut self, now: &RaftMetrics<Types>) -> Result<(), ()> {
+        if self.elect_at.is_some_and(|at| Instant::now() >= at) {
+            self.elect_at = None;
+            self.engine.runtime_config().elect(self.stalled.is_none());
+        }
+        if self.throne.look(now, boot_ms()) {
+            let (engine, term) = (self.engine.clone(), now.current_term);
+            let written = self.written.0.clone();
+            self.tasks.spawn(async move {
+                let applied = matches!(timeout(READ_WITHIN, engine.write_blank()).await, Ok(Ok(_)));
+                // An error: the loop has ended.
+                let _ = written.send((term, applied)).await;
+            });
+        }
+        while self.tasks.try_join_next().is_some() {}
+        self.tell(now);
+        self.purge(now).await;
+        self.disk(now).await;
+        match &now.running_state {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::error!(%error, "engine of the group has ended");
+                self.throne.end();
+                let text = error.to_string();
+                self.health.send_modify(|health| health.failed = Some(text));
+                Err(())
+            }
+        }
+    }
+
+    /// Lets go of entries that a new snapshot has, but for the newest ones.
+    async fn purge(&mut self, now: &RaftMetrics<Types>) {
+        let snapshot = now.snapshot.as_ref().map_or(0, |id| to_log(id).index);
+        if snapshot > self.purged_for {
+            self.purged_for = snapshot;
+            if let Some(upto) = self.log.purgeable(snapshot).checked_sub(1) {
+                // The engine's index. An error: it has ended.
+                let _ = self.engine.trigger().purge_log(upto).await;
+            }
+        }
+    }
+
+    fn tell(&self, now: &RaftMetrics<Types>) {
+        let matched = now.replication.iter().flatten().filter(|(id, _)| **id != now.id);
+        let index = |id: &Option<_>| id.as_ref().map_or(0, |id| to_log(id).index);
+        let health = GroupHealth {
+            leader: now.current_leader.map(MemberId),
+            term: now.current_term,
+            vote: vote_to_log(&now.vote),
+            leads: self.throne.reigns(),
+            members: members_of(now),
+            last_index: now.last_log_index.map_or(0, |index| index + 1),
+            applied_index: index(&now.last_applied),
+            matched: matched.map(|(id, matched)| (MemberId(*id), index(matched))).collect(),
+            failed: None,
+        };
+        self.health.send_if_modified(|before| {
+            let changed = *before != health;
+            *before = health;
+            changed
+        });
+    }
+
+    /// A leader whose disk stalls gives way: to the voter with the most of the log, or by falling
+    /// silent.
+    async fn disk(&mut self, now: &RaftMetrics<Types>) {
+        let max = Duration::from_millis(self.timing.unsynced_max_ms);
+        let is_slow = self.store.syncing_since().is_some_and(|since| since.elapsed() >= max);
+        let config = self.engine.runtime_config();
+        match &mut self.stalled {
+            None if is_slow => {
+                tracing::warn!("disk has not stored a write for {} ms: this board does not lead", max.as_millis());
+                config.elect(false);
+                self.stalled = Some(Stalled { since: Instant::now(), is_silent: false });
+                if now.state.is_leader() {
+                    self.hand_over(None, now).await;
+                }
+            }
+            Some(stalled) if is_slow => {
+                let given = self.timing.lease() * 2;
+                if now.state.is_leader() && !stalled.is_silent && stalled.since.elapsed() > given {
+                    stalled.is_silent = true;
+                    config.heartbeat(false);
+                }
+            }
+            Some(stalled) => {
+                if stalled.is_silent {
+                    config.heartbeat(true);
+                }
+                config.elect(self.elect_at.is_none());
+                self.stalled = None;
+            }
+            None => {}
+        }
+    }
+
+    async fn hand_over(&self, to: Option<MemberId>, now: &RaftMetrics<Types>) {
+        let voters = members_of(now).voters();
+        let matched = now.replication.iter().flatten();
+        let others = matched.filter(|(id, _)| **id != now.id && voters.contains(&MemberId(**id)));
+        let best = others.max_by_key(|(_, matched)| **matched).map(|(id, _)| MemberId(*id));
+        if let Some(to) = to.filter(|to| voters.contains(to)).or(best) {
+            tracing::info!(from = %self.own, %to, "handing the lead over");
+            // An error: the engine has ended.
+            let _ = self.engine.trigger().transfer_leader(to.0).await;
+        }
+    }
+
+    fn change(&mut self, change: MemberChange, done: oneshot::Sender<Result<(), ChangeError>>) {
+        let engine = self.engine.clone();
+        self.tasks.spawn(async move {
+            // Whoever asked may have gone: the change stands.
+            let _ = done.send(changed(&engine, change).await);
+        });
+    }
+}
+
+fn members_of(metrics: &RaftMetrics<Types>) -> MembersV1 {
+    members_to_log(metrics.membership_config.membership())
+}
+
+fn is_alone(metrics: &RaftMetrics<Types>) -> bool {
+    let membership = metrics.membership_config.membership();
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    voters == BTreeSet::from([metrics.id])
+}
+
+async fn changed(engine: &Engine, change: MemberChange) -> Result<(), ChangeError> {
+    let changed = match change {
+        MemberChange::AddLearner(member) => {
+            let place = Place { board: member.board, key: member.key };
+            engine.add_learner(member.id.0, place, false).await
+        }
+        MemberChange::Voters { voters, keep_as_learner } => {
+            let voters: BTreeSet<u64> = voters.into_iter().map(|id| id.0).collect();
+            engine.change_membership(voters, keep_as_learner).await
+        }
+        MemberChange::Forget(id) => {
+            let nodes = ChangeMembers::RemoveNodes(BTreeSet::from([id.0]));
+            engine.change_membership(nodes, true).await
+        }
+    };
+    match changed {
+        Ok(_) => Ok(()),
+        Err(RaftError::Fatal(_)) => Err(ChangeError::Ended),
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+            Err(ChangeError::NotLeading { hint: to.leader_id.map(MemberId) })
+        }
+        Err(RaftError::APIError(error)) => {
+            let under_way = matches!(
+                &error,
+                ClientWriteError::ChangeMembershipError(
+                    openraft::errors::ChangeMembershipError::InProgress(_)
+                )
+            );
+            Err(if under_way { ChangeError::UnderWay } else { ChangeError::Refused(error.to_string()) })
+        }
+    }
+}
+
+/// Hands what the store's thread has staged to the engine, a group in one append, in order.
+async fn propose(engine: Engine, thread: EngineEnd, mut asked: mpsc::Receiver<Ask>) {
+    let mut waiting = JoinSet::new();
+    loop {
+        // Cancel safety: both arms lose nothing.
+        let ask = tokio::select! {
+            ask = asked.recv() => ask,
+            Some(_) = waiting.join_next() => continue,
+        };
+        match ask {
+            None => return,
+            // An error: the engine has ended, which its metrics say as well.
+            Some(Ask::Snapshot) => {
+                let _ = engine.trigger().snapshot().await;
+            }
+            Some(Ask::Propose { term, entries }) => {
+                let leader = CommittedLeaderId::new(term);
+                let mut answers = Vec::with_capacity(entries.len());
+                for (tag, bytes) in entries {
+                    let (responder, answer) =
+                        ProgressResponder::<Types, ClientWriteResult<Types>>::complete_only();
+                    let write = engine.write(Payload { bytes, tag });
+                    // An error drops the responder.
+                    let _ = write.with_leader(leader).responder(responder).await;
+                    answers.push((tag, answer));
+                }
+                waiting.spawn(refusals(thread.clone(), answers));
+            }
+        }
+    }
+}
+
+type WriteAnswer = openraft::type_config::alias::OneshotReceiverOf<Types, ClientWriteResult<Types>>;
+
+/// Tells the thread which proposals do not come back as committed.
+async fn refusals(thread: EngineEnd, answers: Vec<(u64, WriteAnswer)>) {
+    let (mut refused, mut hint, mut unknown) = (Vec::new(), None, Vec::new());
+    for (tag, answer) in answers {
+        match answer.await {
+            Ok(Ok(_)) => {}
+            Ok(Err(ClientWriteError::ForwardToLeader(to))) => {
+                hint = to.leader_id.map(MemberId);
+                refused.push(tag);
+            }
+            // Discarded after a change of leaders, or the engine has ended.
+            _ => unknown.push(tag),
+        }
+    }
+    let why = [(refused, Refusal::NotLeading { hint }), (unknown, Refusal::Unknown)];
+    for (tags, why) in why.into_iter().filter(|(tags, _)| !tags.is_empty()) {
+        // An error: the store is closed, and with it whoever waits.
+        let _ = thread.send(GroupRequest::Refused { tags, why });
+    }
+}
+
+/// Answers whoever wants to know whether this board still leads: all who ask while a question is under
+/// way share the next one.
+async fn confirm(
+    engine: Engine,
+    mut asked: mpsc::Receiver<oneshot::Sender<Result<(), NotLeading>>>,
+) {
+    while let Some(first) = asked.recv().await {
+        let mut waiting = vec![first];
+        while let Ok(next) = asked.try_recv() {
+            waiting.push(next);
+        }
+        let answer = match timeout(READ_WITHIN, engine.ensure_linearizable(ReadPolicy::ReadIndex)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => {
+                let hint = engine.current_leader().await.map(MemberId);
+                Err(NotLeading { hint: hint.filter(|leader| leader.0 != *engine.node_id()) })
+            }
+        };
+        for waiter in waiting {
+            // Whoever asked may have gone.
+            let _ = waiter.send(answer);
+        }
+    }
+}

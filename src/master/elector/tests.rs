@@ -1,0 +1,265 @@
+//! Two and three boards over real TLS on loopback: the log, a snapshot, and who is not listened to.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::Request;
+use hyper::body::Incoming;
+use model::ids::{ObjectKey, Uid};
+use model::masters::{MemberV1, Part};
+use model::timestamp::Timestamp;
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+
+use super::*;
+use crate::io::peer::{self, ALPN, Answer, Caller, PeerHandler};
+use crate::io::store::{Base, GroupOptions, MemberChange, Op, Options, Store, Timing};
+use crate::io::tls::{BoardKey, Clients, Credentials, Pki};
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("kq-elector-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).expect("made");
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Counts who told the time.
+#[derive(Default)]
+struct Clocks(AtomicUsize);
+
+impl GroupClock for Clocks {
+    fn say(&self) -> ClusterTimeV1 {
+        ClusterTimeV1 { cluster: Timestamp::from_seconds(7), ..ClusterTimeV1::default() }
+    }
+
+    fn hear(&self, _from: MemberId, time: ClusterTimeV1) {
+        assert_eq!(time.cluster, Timestamp::from_seconds(7));
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The port of a master: only what this module takes.
+struct Port(Arc<Elector>);
+
+impl PeerHandler for Port {
+    fn admits(&self, _board: &BoardPeer) -> bool {
+        true
+    }
+
+    fn handle(self: Arc<Self>, caller: Arc<Caller>, request: Request<Incoming>) -> Answer {
+        let elector = self.0.clone();
+        Box::pin(async move {
+            assert!(Elector::takes(request.uri().path()));
+            let board = caller.board.clone().expect("only boards get here");
+            elector.answer(&board, request).await
+        })
+    }
+}
+
+struct Board {
+    id: MemberId,
+    credentials: Credentials,
+    elector: Arc<Elector>,
+    clocks: Arc<Clocks>,
+    folder: PathBuf,
+    _stop: watch::Sender<bool>,
+}
+
+struct Cluster {
+    pki: Pki,
+    book: watch::Sender<Book>,
+    folder: Folder,
+}
+
+impl Cluster {
+    fn new(name: &str) -> Self {
+        let folder = Folder::new(name);
+        let pki = Pki::open(&folder.0, Timestamp::from_seconds(1_795_305_600)).expect("made");
+        Self { pki, book: watch::Sender::new(Arc::default()), folder }
+    }
+
+    fn credentials(&self, name: &str, is_master: bool) -> Credentials {
+        let key = BoardKey::generate().expect("made");
+        let certificate = self.pki.issue_board(name, &key.public_key(), is_master).expect("issued");
+        Credentials::new(&key, &certificate, self.pki.ca_certificate()).expect("good")
+    }
+
+    /// A master that listens, and stands in the book.
+    async fn board(&self, id: u64) -> Board {
+        let name = format!("b{id}");
+        let (id, credentials) = (MemberId(id), self.credentials(&name, true));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bound");
+        let peer_port = listener.local_addr().expect("bound").port();
+        self.book.send_modify(|book| {
+            Arc::make_mut(book).push(MasterAtV1 {
+                member: id,
+                board: name.clone(),
+                key: credentials.peer().key,
+                addresses: vec![Ipv4Addr::LOCALHOST],
+                api_port: 0,
+                mqtt_port: 0,
+                peer_port,
+                part: Part::Voter,
+            });
+        });
+        let folder = self.folder.0.join(name);
+        let clocks = Arc::new(Clocks::default());
+        let elector = Elector::new(self.options(id, &credentials, folder.join("incoming"), &clocks));
+        let (stop, stopping) = watch::channel(false);
+        let tls = credentials.server_config(Clients::Optional, ALPN).expect("good");
+        tokio::spawn(peer::serve(listener, tls, Arc::new(Port(elector.clone())), stopping));
+        Board { id, credentials, elector, clocks, folder, _stop: stop }
+    }
+
+    fn options(
+        &self,
+        own: MemberId,
+        credentials: &Credentials,
+        incoming: PathBuf,
+        clocks: &Arc<Clocks>,
+    ) -> ElectorOptions {
+        let tls = credentials.client_config(ALPN).ok();
+        ElectorOptions {
+            own,
+            epoch: 1,
+            cluster: [5; 16],
+            tls: Arc::new(move || tls.clone()),
+            book: self.book.subscribe(),
+            clock: clocks.clone(),
+            incoming,
+        }
+    }
+}
+
+impl Board {
+    fn member(&self) -> MemberV1 {
+        let key = self.credentials.peer().key;
+        MemberV1 { id: self.id, board: format!("b{}", self.id), key, part: Part::Voter }
+    }
+
+    async fn join(&self, store: &Store, found: bool) -> Group {
+        let options = GroupOptions {
+            own: self.id,
+            epoch: 1,
+            found: found.then(|| self.member()),
+            timing: Timing::default(),
+            wire: Arc::new(Wire(self.elector.clone())),
+        };
+        let group = store.join_group(options).await.expect("joins");
+        self.elector.seat(Some(group.clone()));
+        group
+    }
+
+    fn store(&self, log_bytes: u64) -> Store {
+        let mut options = Options::new(self.folder.join("store"));
+        options.log_bytes = log_bytes;
+        Store::open(options).expect("opens")
+    }
+}
+
+fn put(nth: usize, bytes: usize) -> Op {
+    let name = format!("o{nth}");
+    let key = ObjectKey { kind: "/pods".into(), namespace: "a".into(), name };
+    let body = Some(Bytes::from(vec![b'x'; bytes]));
+    Op { key, base: Base::Absent, uid: Uid([1; 16]), body, keep_old: false }
+}
+
+async fn until(text: &str, mut what: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !what() {
+        assert!(Instant::now() < deadline, "waited in vain: {text}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_and_a_snapshot_travel_between_masters() {
+    let cluster = Cluster::new("log");
+    let (first, second) = (cluster.board(1).await, cluster.board(2).await);
+    let store = first.store(256 * 1024);
+    store.lead_alone(Box::new(())).await.expect("leads");
+    // Enough that the start of the log is cut off: the second board needs a snapshot.
+    for nth in 0..400 {
+        store.propose(vec![put(nth, 32 * 1024)]).await.expect("written");
+    }
+    let log = first.folder.join("store/log").join(format!("{:016x}.log", 1));
+    until("the log is cut", || !log.exists()).await;
+    let group = first.join(&store, true).await;
+    let other = second.store(256 * 1024);
+    let second_group = second.join(&other, false).await;
+    group.change(MemberChange::AddLearner(second.member())).await.expect("added");
+    until("the second board has the state", || other.version() == store.version()).await;
+    let voters = BTreeSet::from([first.id, second.id]);
+    let change = MemberChange::Voters { voters, keep_as_learner: true };
+    group.change(change).await.expect("changed");
+    for nth in 400..410 {
+        store.propose(vec![put(nth, 100)]).await.expect("written by both");
+    }
+    until("the second board follows", || other.version() == store.version()).await;
+    let found = other.get(&put(405, 0).key).expect("read").expect("there");
+    assert_eq!(found.body.len(), 100);
+    assert!(first.clocks.0.load(Ordering::Relaxed) > 5, "time travels with the messages");
+    assert!(!group.heard().is_empty() && second_group.heard().is_empty());
+    let left = std::fs::read_dir(second.folder.join("incoming")).expect("made").count();
+    assert_eq!(left, 0, "what has arrived is not left behind");
+    for (board, group, store) in [(first, group, store), (second, second_group, other)] {
+        board.elector.seat(None);
+        group.stop().await;
+        store.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_anybody_else_are_refused() {
+    let cluster = Cluster::new("fence");
+    let (first, second) = (cluster.board(1).await, cluster.board(2).await);
+    let store = first.store(1 << 24);
+    store.lead_alone(Box::new(())).await.expect("leads");
+    let group = first.join(&store, true).await;
+    let soon = Duration::from_secs(5);
+    let ask = async |options: ElectorOptions| {
+        let wire = Wire(Elector::new(options));
+        wire.ask(first.id, GroupAskV1::Standing, soon).await
+    };
+    let options = |own, credentials: &Credentials| {
+        cluster.options(own, credentials, PathBuf::new(), &Arc::default())
+    };
+    let good = ask(options(second.id, &second.credentials)).await;
+    assert!(matches!(good, Ok(GroupAnswerV1::Standing { epoch: 1, .. })), "{good:?}");
+    let stranger = cluster.credentials("b2", true);
+    let refused = |fence| Ok(GroupAnswerV1::Refused(fence));
+    assert_eq!(ask(options(second.id, &stranger)).await, refused(FenceV1::Sender));
+    assert_eq!(ask(options(MemberId(9), &second.credentials)).await, refused(FenceV1::Sender));
+    let older = ElectorOptions { epoch: 0, ..options(second.id, &second.credentials) };
+    assert_eq!(ask(older).await, refused(FenceV1::Epoch { is: 1 }));
+    let foreign = ElectorOptions { cluster: [6; 16], ..options(second.id, &second.credentials) };
+    assert_eq!(ask(foreign).await, refused(FenceV1::Cluster));
+    let worker = cluster.credentials("b2", false);
+    let outside = ask(options(second.id, &worker)).await;
+    assert!(outside.as_ref().is_err_and(|why| why.to_string().contains("403")), "{outside:?}");
+    // The book names another key for that address: whoever answers there is not the member.
+    let right = cluster.book.borrow().clone();
+    cluster.book.send_modify(|book| Arc::make_mut(book)[0].key = [0; 32]);
+    let wrong = ask(options(second.id, &second.credentials)).await;
+    assert!(wrong.is_err_and(|why| why.to_string().contains("another board")));
+    cluster.book.send_replace(right);
+    first.elector.seat(None);
+    let away = ask(options(second.id, &second.credentials)).await;
+    assert_eq!(away, refused(FenceV1::Away));
+    group.stop().await;
+    store.close().await;
+}

@@ -168,11 +168,7 @@ fn answer(elector: &Elector, answer: GroupAnswerV1) -> Response<Body> {
 
 type Heads = Result<SnapshotHeadV1, FenceV1>;
 
-async fn heads(
-    elector: &Elector,
-    board: &BoardPeer,
-    frames: &mut Frames,
-) -> Result<Heads, String> {
+async fn heads(elector: &Elector, board: &BoardPeer, frames: &mut Frames) -> Result<Heads, String> {
     let cut = || "the stream ended before the file".to_owned();
     let ask = frames.next().await?.ok_or_else(cut)?;
     let ask = AskFrameV1::decode(&ask).map_err(|error| error.to_string())?;

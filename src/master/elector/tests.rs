@@ -118,7 +118,8 @@ impl Cluster {
         });
         let folder = self.folder.0.join(name);
         let clocks = Arc::new(Clocks::default());
-        let elector = Elector::new(self.options(id, &credentials, folder.join("incoming"), &clocks));
+        let elector =
+            Elector::new(self.options(id, &credentials, folder.join("incoming"), &clocks));
         let (stop, stopping) = watch::channel(false);
         let tls = credentials.server_config(Clients::Optional, ALPN).expect("good");
         tokio::spawn(peer::serve(listener, tls, Arc::new(Port(elector.clone())), stopping));

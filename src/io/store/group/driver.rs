@@ -330,7 +330,10 @@ impl Driver {
         let config = self.engine.runtime_config();
         match &mut self.stalled {
             None if is_slow => {
-                tracing::warn!("disk has not stored a write for {} ms: this board does not lead", max.as_millis());
+                tracing::warn!(
+                    "disk has not stored a write for {} ms: this board does not lead",
+                    max.as_millis()
+                );
                 config.elect(false);
                 self.stalled = Some(Stalled { since: Instant::now(), is_silent: false });
                 if now.state.is_leader() {
@@ -414,7 +417,11 @@ async fn changed(engine: &Engine, change: MemberChange) -> Result<(), ChangeErro
                     openraft::errors::ChangeMembershipError::InProgress(_)
                 )
             );
-            Err(if under_way { ChangeError::UnderWay } else { ChangeError::Refused(error.to_string()) })
+            Err(if under_way {
+                ChangeError::UnderWay
+            } else {
+                ChangeError::Refused(error.to_string())
+            })
         }
     }
 }
@@ -485,13 +492,14 @@ async fn confirm(
         while let Ok(next) = asked.try_recv() {
             waiting.push(next);
         }
-        let answer = match timeout(READ_WITHIN, engine.ensure_linearizable(ReadPolicy::ReadIndex)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => {
-                let hint = engine.current_leader().await.map(MemberId);
-                Err(NotLeading { hint: hint.filter(|leader| leader.0 != *engine.node_id()) })
-            }
-        };
+        let answer =
+            match timeout(READ_WITHIN, engine.ensure_linearizable(ReadPolicy::ReadIndex)).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(_)) | Err(_) => {
+                    let hint = engine.current_leader().await.map(MemberId);
+                    Err(NotLeading { hint: hint.filter(|leader| leader.0 != *engine.node_id()) })
+                }
+            };
         for waiter in waiting {
             // Whoever asked may have gone.
             let _ = waiter.send(answer);

@@ -350,8 +350,10 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = EntryOf<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries: Vec<LogEntry> = entries.into_iter().map(|entry| entry_to_log(&entry)).collect();
-        let Some(last) = entries.last().map(|entry| LogIdV1 { term: entry.term, index: entry.index })
+        let entries: Vec<LogEntry> =
+            entries.into_iter().map(|entry| entry_to_log(&entry)).collect();
+        let Some(last) =
+            entries.last().map(|entry| LogIdV1 { term: entry.term, index: entry.index })
         else {
             callback.io_completed(Ok(()));
             return Ok(());

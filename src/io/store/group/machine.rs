@@ -100,13 +100,11 @@ impl RaftStateMachine<Types> for Machine {
         let mut part = Part::default();
         loop {
             // What is not read yet must not hold back what is.
-            let next = std::future::poll_fn(|cx| {
-                match Pin::new(&mut entries).poll_next(cx) {
-                    Poll::Pending if part.entries.is_empty() => Poll::Pending,
-                    Poll::Pending => Poll::Ready(Next::Later),
-                    Poll::Ready(Some(entry)) => Poll::Ready(Next::Entry(entry)),
-                    Poll::Ready(None) => Poll::Ready(Next::End),
-                }
+            let next = std::future::poll_fn(|cx| match Pin::new(&mut entries).poll_next(cx) {
+                Poll::Pending if part.entries.is_empty() => Poll::Pending,
+                Poll::Pending => Poll::Ready(Next::Later),
+                Poll::Ready(Some(entry)) => Poll::Ready(Next::Entry(entry)),
+                Poll::Ready(None) => Poll::Ready(Next::End),
             })
             .await;
             match next {

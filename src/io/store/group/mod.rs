@@ -45,9 +45,7 @@ use super::{OpenError, Store};
 use driver::Command;
 use log::LogStore;
 use machine::Machine;
-use types::{
-    Types, entry_from_wire, meta, to_engine, to_log, vote_to_engine, vote_to_log,
-};
+use types::{Types, entry_from_wire, meta, to_engine, to_log, vote_to_engine, vote_to_log};
 
 pub use seam::SnapshotFile;
 
@@ -265,8 +263,7 @@ impl Store {
             }
         };
         let store = self.clone();
-        let shared =
-            Shared { store, engine, log, epoch, own, votes_from, commands, health, ended };
+        let shared = Shared { store, engine, log, epoch, own, votes_from, commands, health, ended };
         Ok(Group { shared: Arc::new(shared) })
     }
 }
@@ -374,8 +371,7 @@ impl Group {
         if !self.votes() && !transfer {
             return Some(self.no_vote());
         }
-        let mut request =
-            VoteRequest::<Types>::new(vote_to_engine(vote), last.and_then(to_engine));
+        let mut request = VoteRequest::<Types>::new(vote_to_engine(vote), last.and_then(to_engine));
         request.leadership_transfer = transfer;
         Some(voted(self.shared.engine.vote(request).await.ok()?))
     }

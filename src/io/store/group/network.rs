@@ -10,19 +10,17 @@ use std::time::Duration;
 use model::masters::{AppendedV1, GroupAnswerV1, GroupAskV1, MemberId};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption, RPCTypes};
+use openraft::raft::TransferLeaderError;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::raft::TransferLeaderError;
 use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 
-use super::seam::SnapshotFile;
-use super::types::{
-    Place, Types, entry_to_wire, to_engine, to_log, vote_to_engine, vote_to_log,
-};
 use super::GroupWire;
+use super::seam::SnapshotFile;
+use super::types::{Place, Types, entry_to_wire, to_engine, to_log, vote_to_engine, vote_to_log};
 
 /// Between two tries to reach a member that is away.
 const BACKOFF: Duration = Duration::from_millis(100);
@@ -206,4 +204,3 @@ fn vote_answer(answer: GroupAnswerV1) -> Result<VoteResponse<Types>, RPCError<Ty
         _ => Err(unexpected()),
     }
 }
-

@@ -53,12 +53,7 @@ enum Resume {
 }
 
 impl Throne {
-    pub(super) fn new(
-        thread: EngineEnd,
-        epoch: u64,
-        lease: Duration,
-        confirms: Confirms,
-    ) -> Self {
+    pub(super) fn new(thread: EngineEnd, epoch: u64, lease: Duration, confirms: Confirms) -> Self {
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
         Self { thread, epoch, lease_ms, confirms, current: None, interrupted: None }
     }
@@ -129,7 +124,11 @@ impl Throne {
     /// The reign is over, if there is one.
     pub(super) fn end(&mut self) {
         if let Some(current) = self.current.take() {
-            tracing::info!(epoch = self.epoch, term = current.term, "this board does not lead any more");
+            tracing::info!(
+                epoch = self.epoch,
+                term = current.term,
+                "this board does not lead any more"
+            );
             current.over.send_replace(true);
             // An error: the store is closed.
             let _ = self.thread.send(GroupRequest::Reign(None));

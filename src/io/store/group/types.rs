@@ -99,9 +99,8 @@ pub(super) fn members_to_log(membership: &Membership<u64, Place>) -> MembersV1 {
         .get_joint_config()
         .iter()
         .map(|config| config.iter().map(|id| MemberId(*id)).collect::<BTreeSet<_>>());
-    let members = membership
-        .nodes()
-        .map(|(id, place)| (MemberId(*id), place.board.clone(), place.key));
+    let members =
+        membership.nodes().map(|(id, place)| (MemberId(*id), place.board.clone(), place.key));
     // The engine's empty membership, before there is a group, is the one that is none.
     MembersV1::of(configs, members).unwrap_or_default()
 }

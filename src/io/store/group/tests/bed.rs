@@ -274,7 +274,11 @@ impl Bed {
             if let Some(found) = self.leads() {
                 return found;
             }
-            assert!(Instant::now() < deadline, "nobody leads after {seconds} s: {:?}", self.healths());
+            assert!(
+                Instant::now() < deadline,
+                "nobody leads after {seconds} s: {:?}",
+                self.healths()
+            );
             sleep(Duration::from_millis(2)).await;
         }
     }
@@ -318,7 +322,9 @@ impl Bed {
         let health = self.seats[nth].group.as_ref().expect("leads").health();
         until("learners catch up", 20, || {
             let health = health.borrow().clone();
-            added.iter().all(|id| health.matched.get(id).is_some_and(|at| *at + 5 >= health.last_index))
+            added
+                .iter()
+                .all(|id| health.matched.get(id).is_some_and(|at| *at + 5 >= health.last_index))
         })
         .await;
         let voters = health.borrow().members.voters().union(&added).copied().collect();
@@ -349,7 +355,11 @@ impl Bed {
                     return versions.into_iter().next().expect("one");
                 }
             }
-            assert!(Instant::now() < deadline, "stores do not agree: {versions:?} {:?}", self.healths());
+            assert!(
+                Instant::now() < deadline,
+                "stores do not agree: {versions:?} {:?}",
+                self.healths()
+            );
             sleep(Duration::from_millis(20)).await;
         }
     }

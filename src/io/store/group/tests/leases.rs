@@ -87,7 +87,10 @@ async fn a_leader_that_is_cut_off_stops_before_another_one_acts() {
             sleep(Duration::from_millis(1)).await;
         };
         let stopped = stopped.expect("it stopped");
-        println!("round {round}: stopped after {stopped:?}, another acts after {:?}", cut.elapsed());
+        println!(
+            "round {round}: stopped after {stopped:?}, another acts after {:?}",
+            cut.elapsed()
+        );
         assert!(stopped <= bed.timing.lease(), "it acted for {stopped:?}");
         let store = bed.seats[nth].store.clone().expect("on");
         assert!(mandate.confirm().await.is_err(), "a read of the old leader");

@@ -131,16 +131,15 @@ async fn whoever_was_away_for_long_gets_a_snapshot_and_agrees() {
 async fn store_flushes(bed: &Bed, nth: usize) {
     let snapshots = bed.seats[nth].options.dir.join("snapshots");
     until("the leader has a snapshot", 20, || {
-        std::fs::read_dir(&snapshots).is_ok_and(|mut files| files.any(|file| {
-            file.is_ok_and(|file| file.path().extension().is_some_and(|it| it == "snapshot"))
-        }))
+        std::fs::read_dir(&snapshots).is_ok_and(|mut files| {
+            files.any(|file| {
+                file.is_ok_and(|file| file.path().extension().is_some_and(|it| it == "snapshot"))
+            })
+        })
     })
     .await;
     let log = bed.seats[nth].options.dir.join("log");
-    until("the leader has cut its log", 20, || {
-        !log.join(format!("{:016x}.log", 1)).exists()
-    })
-    .await;
+    until("the leader has cut its log", 20, || !log.join(format!("{:016x}.log", 1)).exists()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

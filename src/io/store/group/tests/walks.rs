@@ -127,7 +127,11 @@ async fn a_killed_leader_is_replaced_within_two_seconds() {
         bed.agree(&ids([1, 2, 3])).await;
     }
     took.sort();
-    println!("next write after a kill: p50 {:?}, max {:?}", took[took.len() / 2], took[took.len() - 1]);
+    println!(
+        "next write after a kill: p50 {:?}, max {:?}",
+        took[took.len() / 2],
+        took[took.len() - 1]
+    );
     assert!(took[took.len() - 1] < Duration::from_secs(2), "{took:?}");
     bed.stop().await;
 }

@@ -6,6 +6,8 @@ mod board;
 mod busybox;
 #[path = "join/founder.rs"]
 mod founder;
+#[path = "join/waiting.rs"]
+mod waiting;
 #[path = "harness/loops.rs"]
 mod loops;
 #[path = "harness/switch.rs"]
@@ -18,7 +20,7 @@ use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use kumquat::app::join::{JoinError, Joined, join};
+use kumquat::app::join::{JoinError, Joined, Newcomer, Waited, join, wait_at};
 use kumquat::io::peer::{
     self, ALPN, Answer, Body, Caller, Connection, JOIN, PeerError, PeerHandler,
 };
@@ -27,6 +29,7 @@ use kumquat::io::tls::{
 };
 use kumquat::master::join::{JoinOptions, Joining};
 use kumquat::master::keys::Keys;
+use kumquat::master::pending::PendingBoards;
 use kumquat::master::registry::{PatchBody, PatchKind, Target, WriteOptions};
 use kumquat::master::tokens::{NewToken, TokenError, TokenInfo, Tokens};
 use loops::Loops;
@@ -45,11 +48,13 @@ struct Master {
     pki: Arc<Pki>,
     tokens: Tokens,
     keys: Keys,
+    joining: Arc<Joining>,
+    pending: PendingBoards,
     address: SocketAddr,
 }
 
 struct Door {
-    joining: Joining,
+    joining: Arc<Joining>,
     keys: Keys,
 }
 
@@ -61,7 +66,7 @@ impl PeerHandler for Door {
     fn handle(self: Arc<Self>, caller: Arc<Caller>, request: Request<Incoming>) -> Answer {
         Box::pin(async move {
             match request.uri().path() {
-                JOIN => self.joining.answer(&caller, request).await,
+                path if Joining::takes(path) => self.joining.answer(&caller, request).await,
                 _ => whoami(&caller),
             }
         })
@@ -83,6 +88,7 @@ impl Master {
         let pki = Arc::new(Pki::open(&folder, loops.clock.now()).expect("authority"));
         let own = Credentials::founder(&pki, &folder, "pi-1").expect("own credentials");
         let registry = loops.registry.clone();
+        let pending = PendingBoards::new(pki.pin());
         let joining = Joining::new(JoinOptions {
             registry: registry.clone(),
             pki: pki.clone(),
@@ -92,16 +98,18 @@ impl Master {
             service_range: "10.43.0.0/16".into(),
             epoch: 1,
             term: 7,
+            pending: pending.clone(),
             leader: Box::new(|| None),
         });
+        let joining = Arc::new(joining);
         let keys = Keys::new(registry.clone());
         let tokens = Tokens::new(registry, pki.pin());
-        let door = Arc::new(Door { joining, keys: keys.clone() });
+        let door = Arc::new(Door { joining: Arc::clone(&joining), keys: keys.clone() });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("port");
         let address = listener.local_addr().expect("address");
         let tls = own.server_config(Clients::Optional, ALPN).expect("TLS");
         tokio::spawn(peer::serve(listener, tls, door, loops.stop.subscribe()));
-        Self { folder, loops, pki, tokens, keys, address }
+        Self { folder, loops, pki, tokens, keys, joining, pending, address }
     }
 
     async fn token(&self, uses: u32) -> Token {
@@ -115,7 +123,7 @@ impl Master {
     }
 
     async fn join(&self, token: &Token, name: &str, key: &BoardKey) -> Result<Joined, JoinError> {
-        join(self.address, token, name, "0", key).await
+        join(self.address, token, &Newcomer::new(name, "0", key)).await
     }
 
     async fn refusal(&self, token: &Token, name: &str, key: &BoardKey) -> String {
@@ -305,16 +313,30 @@ async fn a_name_belongs_to_a_board_that_is_heard() {
 }
 
 #[tokio::test]
-async fn only_a_master_token_makes_a_master() {
+async fn a_board_becomes_no_more_than_its_token_and_its_person_say() {
     let master = Master::start("role").await;
-    for (role, is_master) in
-        [(TokenRole::Worker, false), (TokenRole::Auto, false), (TokenRole::Master, true)]
-    {
-        let wish = NewToken { uses: 1, ttl_seconds: HOUR, role };
+    use TokenRole::{Auto, Master as Leading, Worker};
+    for (given, wanted, expected) in [
+        (Worker, None, Some(Worker)),
+        (Auto, None, Some(Auto)),
+        (Leading, None, Some(Leading)),
+        (Auto, Some(Worker), Some(Worker)),
+        (Leading, Some(Worker), Some(Worker)),
+        (Auto, Some(Leading), Some(Leading)),
+        (Worker, Some(Leading), None),
+    ] {
+        let wish = NewToken { uses: 1, ttl_seconds: HOUR, role: given };
         let token = master.tokens.create(wish).await.expect("a token");
-        let joined = master.join(&token, &format!("a-{role}"), &key()).await.expect("joined");
-        assert_eq!(joined.credentials.peer().is_master, is_master, "{role}");
-        assert_eq!(joined.answer.role, role);
+        let name = format!("a-{given}-{}", wanted.map_or("any".into(), |role| role.to_string()));
+        let newcomer = Newcomer { role: wanted, ..Newcomer::new(&name, "0", &key()) };
+        let joined = join(master.address, &token, &newcomer).await.ok();
+        assert_eq!(joined.as_ref().map(|joined| joined.answer.role), expected, "{name}");
+        let Some(joined) = joined else { continue };
+        // Only the kit makes a board a master.
+        assert!(!joined.credentials.peer().is_master, "{name}");
+        let node = master.node(&name).expect("its Node");
+        let kept = &node["metadata"]["annotations"][model::masters::ROLE];
+        assert_eq!(*kept, expected.map(|role| role.to_string()).unwrap_or_default(), "{name}");
     }
 }
 
@@ -323,7 +345,7 @@ async fn who_plays_the_master_is_found_out() {
     let (master, other) = (Master::start("true").await, Master::start("false").await);
     let (token, own) = (master.token(9).await, key());
     // Another cluster where this one is expected.
-    let error = join(other.address, &token, "pi-2", "0", &own).await.expect_err("refused");
+    let error = join(other.address, &token, &Newcomer::new("pi-2", "0", &own)).await.expect_err("refused");
     assert!(matches!(error, JoinError::Elsewhere(_)), "{error}");
     assert!(error.to_string().contains("another cluster than the token"), "{error}");
 
@@ -334,7 +356,7 @@ async fn who_plays_the_master_is_found_out() {
     let tls = worker.server_config(Clients::Optional, ALPN).expect("TLS");
     let door = Arc::new(Greedy);
     tokio::spawn(peer::serve(listener, tls, door, master.loops.stop.subscribe()));
-    let error = join(address, &token, "pi-2", "0", &own).await.expect_err("refused");
+    let error = join(address, &token, &Newcomer::new("pi-2", "0", &own)).await.expect_err("refused");
     assert!(matches!(error, JoinError::Elsewhere(_)), "{error}");
 
     // A real master that does not know the secret and says yes to everything.
@@ -343,7 +365,7 @@ async fn who_plays_the_master_is_found_out() {
     let real = Credentials::founder(&master.pki, &master.folder, "pi-1").expect("credentials");
     let tls = real.server_config(Clients::Optional, ALPN).expect("TLS");
     tokio::spawn(peer::serve(listener, tls, Arc::new(Greedy), master.loops.stop.subscribe()));
-    let error = join(address, &token, "pi-2", "0", &own).await.expect_err("refused");
+    let error = join(address, &token, &Newcomer::new("pi-2", "0", &own)).await.expect_err("refused");
     assert!(error.to_string().contains("does not know the token's secret"), "{error}");
 }
 
@@ -381,6 +403,7 @@ async fn a_proof_is_good_for_its_own_connection_and_text() {
         board_id: "0".into(),
         public_key: key().public_key(),
         version: "0".into(),
+        role: None,
     };
     let (first, second) = (open().await, open().await);
     let text = serde_json::to_string(&wish).expect("JSON");

@@ -23,6 +23,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("ruzstd::", &["io/image"]),
     ("tar::", &["io/image"]),
     ("clap::", &["app"]),
+    ("qrcodegen::", &["app"]),
 ];
 
 /// What floors 1 and 2 must not touch.

@@ -1,6 +1,7 @@
-//! `kumquat board`: the boards of the cluster.
+//! `kumquat board`: the boards of the cluster, letting one in, throwing one out.
 
 use anyhow::Result;
+use http::Method;
 use serde_json::Value;
 
 use super::cli::{BoardCommand, Output};
@@ -10,13 +11,77 @@ use crate::io::control::Client;
 
 /// Runs the command.
 pub(super) async fn run(dirs: &Dirs, command: &BoardCommand) -> Result<Ending> {
-    let BoardCommand::List(output) = command;
-    let status = Client::new(&dirs.socket()).get_json("/v1/status").await?;
-    match output.output {
-        Output::Json => say!("{}", status["boards"]),
-        Output::Text => super::say::raw(&table(&status)),
+    let client = Client::new(&dirs.socket());
+    match command {
+        BoardCommand::List(output) => {
+            let status = client.get_json("/v1/status").await?;
+            match output.output {
+                Output::Json => say!("{}", status["boards"]),
+                Output::Text => super::say::raw(&table(&status)),
+            }
+        }
+        BoardCommand::Approve { name, words } => {
+            let words = words.as_deref().map(|words| format!("&words={}", escaped(words)));
+            let uri =
+                format!("/v1/boards/approve?name={}{}", escaped(name), words.unwrap_or_default());
+            let done: Value = serde_json::from_slice(&client.ask(Method::POST, &uri).await?)?;
+            say!("board {name} is in; its words: {}", done["words"].as_str().unwrap_or("-"));
+        }
+        BoardCommand::Evict { name, output } => {
+            let uri = format!("/v1/boards/evict?name={}", escaped(name));
+            let done: Value = serde_json::from_slice(&client.ask(Method::POST, &uri).await?)?;
+            match output.output {
+                Output::Json => say!("{done}"),
+                Output::Text => {
+                    eprint!("{}", said(name, &done));
+                    super::say::raw(&secrets(&done));
+                }
+            }
+        }
     }
     Ok(Ending::Done)
+}
+
+/// For a query string.
+fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let one = |byte: u8| match plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    text.bytes().map(one).collect()
+}
+
+/// What a person should do about a board that was thrown out.
+fn said(name: &str, done: &Value) -> String {
+    let key = done["key"].as_str().unwrap_or("-");
+    let count = done["secrets"].as_array().map_or(0, Vec::len);
+    let what = match count {
+        0 => "its pods used no Secrets".to_owned(),
+        _ => "whoever has the board has these Secrets: change them".to_owned(),
+    };
+    format!("board {name} is out for good, its key {key} is refused everywhere; {what}\n")
+}
+
+/// `NAMESPACE/NAME`, one a line.
+fn secrets(done: &Value) -> String {
+    let secrets = done["secrets"].as_array().into_iter().flatten();
+    let text = |secret: &Value, field: &str| secret[field].as_str().unwrap_or("-").to_owned();
+    secrets.map(|one| format!("{}/{}\n", text(one, "namespace"), text(one, "name"))).collect()
+}
+
+/// The boards that wait for a person's word.
+fn pending(status: &Value) -> String {
+    let waiting = status["pending"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if waiting.is_empty() {
+        return String::new();
+    }
+    let mut out = format!("\n{:<24} {:<16} {}\n", "WAITING", "ADDRESS", "WORDS");
+    for board in waiting {
+        let text = |field: &str| board[field].as_str().unwrap_or("-");
+        out += &format!("{:<24} {:<16} {}\n", text("name"), text("address"), text("words"));
+    }
+    out + "compare the words with those of the board, then: kumquat board approve NAME\n"
 }
 
 fn table(status: &Value) -> String {
@@ -41,7 +106,7 @@ fn table(status: &Value) -> String {
             text("version"),
         );
     }
-    out + &warnings_text(status)
+    out + &pending(status) + &warnings_text(status)
 }
 
 fn ago(seconds: u64) -> String {
@@ -62,6 +127,8 @@ mod tests {
             { "name": "pi-1", "address": "10.0.0.1", "role": "master", "ready": true,
                 "version": "0.1.0", "architecture": "arm64", "pods": 3, "lastHeardSeconds": 4 },
             { "name": "pi-2", "ready": false, "lastHeardSeconds": 240 },
+        ], "pending": [
+            { "name": "pi-3", "address": "10.0.0.3", "words": "balon mitar kusel dofin hekam ruvin" },
         ], "warnings": [{ "board": "pi-2", "reason": "silent", "remedy": "look at it" }] });
         let text = table(&status);
         let lines: Vec<&str> = text.lines().collect();
@@ -70,5 +137,19 @@ mod tests {
         assert_eq!(words(1), expected);
         assert_eq!(words(2), ["pi-2", "-", "-", "no", "-", "-", "4m", "ago", "-"]);
         assert!(text.contains("remedy: look at it"), "{text}");
+        assert!(text.contains("pi-3") && text.contains("balon mitar kusel"), "{text}");
+        assert!(!table(&serde_json::json!({ "boards": [], "pending": [] })).contains("WAITING"));
+    }
+
+    #[test]
+    fn an_eviction_names_the_secrets_alone_on_stdout() {
+        let done = serde_json::json!({ "board": "pi-2", "key": "ab", "pods": 2, "secrets": [
+            { "namespace": "default", "name": "db", "pods": ["a", "b"] },
+            { "namespace": "web", "name": "tls", "pods": ["c"] },
+        ] });
+        assert_eq!(secrets(&done), "default/db\nweb/tls\n");
+        assert!(said("pi-2", &done).contains("change them"));
+        assert!(said("pi-2", &serde_json::json!({ "secrets": [] })).contains("no Secrets"));
+        assert_eq!(escaped("pi-2 a&b%"), "pi-2%20a%26b%25");
     }
 }

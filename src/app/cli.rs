@@ -32,7 +32,7 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Run this board: found a cluster, join one, or come back to the one it belongs to.
     #[command(
-        after_help = "Examples:\n  sudo kumquat up                                  found a cluster, or come back to it\n  sudo kumquat up --name pi-1 --cluster lab        with names of your own (kept for life)\n  sudo kumquat up --data-dir /mnt/ssd/kumquat      with its state on another disk\n\nTwo boards:\n  pi-1$ sudo kumquat up &                          founds the cluster\n  pi-1$ sudo kumquat token create                  prints kq1...\n  pi-2$ sudo kumquat up --token kq1... &           joins it; the cluster is found over mDNS\n  pi-2$ sudo kumquat up --token kq1... --peers 192.168.1.10    the same where multicast is filtered\n  pi-1$ sudo kumquat wait --boards 2\n\nA board needs its token once: from then on `kumquat up` comes back to its cluster, and its pods run\nwhether the master is there or not. Pods go on when the process stops; --stop-pods stops them with it."
+        after_help = "Examples:\n  sudo kumquat up                                  found a cluster, or come back to it\n  sudo kumquat up --name pi-1 --cluster lab        with names of your own (kept for life)\n  sudo kumquat up --data-dir /mnt/ssd/kumquat      with its state on another disk\n\nThree identical boards:\n  any$  kumquat token create --bootstrap           prints kq0...\n  each$ sudo kumquat up --token kq0... --expect 3  one of them founds, the others join it\n\nTwo boards:\n  pi-1$ sudo kumquat up &                          founds the cluster\n  pi-1$ sudo kumquat token create                  prints kq1...\n  pi-2$ sudo kumquat up --token kq1... &           joins it; the cluster is found over mDNS\n  pi-2$ sudo kumquat up --token kq1... --peers 192.168.1.10    the same where multicast is filtered\n  pi-1$ sudo kumquat wait --boards 2\n\nA board needs its token once: from then on `kumquat up` comes back to its cluster, and its pods run\nwhether the master is there or not. Pods go on when the process stops; --stop-pods stops them with it."
     )]
     Up(Box<UpArgs>),
     /// Wait until the cluster has what you ask for; exit 3 when it takes too long.
@@ -45,10 +45,10 @@ pub(super) enum Command {
         after_help = "Examples:\n  kumquat status              boards, and warnings with their remedies\n  kumquat status --watch      again at every change\n  kumquat status -o json      for programs: {cluster, epoch, term, leader, boards, voters, warnings}"
     )]
     Status(StatusArgs),
-    /// List the boards of the cluster.
+    /// List the boards of the cluster, let one in, throw one out.
     #[command(
         subcommand,
-        after_help = "Examples:\n  kumquat board list              every board: where it is, whether it is ready, how many pods it has\n  kumquat board list -o json      for programs"
+        after_help = "Examples:\n  kumquat board list                  every board: where it is, whether it is ready, how many pods it has\n  kumquat board list -o json          for programs\n  sudo kumquat board approve pi-4     lets in a board that waits (`kumquat up --join`) and shows the same words\n  sudo kumquat board evict pi-4       throws a board out for good; prints the Secrets that it had"
     )]
     Board(BoardCommand),
     /// Make, list and revoke the tokens with which boards join (on the master board).
@@ -128,12 +128,17 @@ pub(super) struct UpArgs {
     /// Interface whose address others reach this board at [default: the one with the default route].
     #[arg(long, value_name = "IF")]
     pub interface: Option<String>,
-    /// Token of the cluster to join, from `kumquat token create` on its master board.
+    /// Token of the cluster to join, from `kumquat token create` on its master board; or of boards that
+    /// found one together, from `kumquat token create --bootstrap`.
     #[arg(long)]
     pub token: Option<String>,
-    /// Boards that found the cluster together (comes with several masters).
+    /// Boards that found the cluster together, with a token kq0...: it is founded once most of them
+    /// hear each other.
     #[arg(long, value_name = "N")]
     pub expect: Option<u32>,
+    /// Join without a token: wait until somebody runs `kumquat board approve` on the master board.
+    #[arg(long)]
+    pub join: bool,
     /// Boards to look for the cluster at, besides those that mDNS names.
     #[arg(long, value_name = "HOST[:PORT],...", value_delimiter = ',')]
     pub peers: Vec<String>,
@@ -168,7 +173,7 @@ pub(super) enum Role {
 pub(super) enum TokenCommand {
     /// Make a token and print it, nothing else.
     #[command(
-        after_help = "Examples:\n  sudo kumquat token create                        one board, within a day\n  sudo kumquat token create --uses 9 --ttl 1h      nine boards, within an hour\n  sudo kumquat token create --role master          a board that may become a master\n  ssh pi-1 sudo kumquat token create | ssh pi-2 'sudo kumquat up --token $(cat)'"
+        after_help = "Examples:\n  sudo kumquat token create                        one board, within a day\n  sudo kumquat token create --uses 9 --ttl 1h      nine boards, within an hour\n  sudo kumquat token create --role worker          a board that never becomes a master\n  kumquat token create --bootstrap                 for fresh boards that found a cluster together\n  ssh pi-1 sudo kumquat token create | ssh pi-2 'sudo kumquat up --token $(cat)'"
     )]
     Create(TokenCreateArgs),
     /// List tokens: uses left, when they expire, which boards they admitted. Never their secrets.
@@ -197,8 +202,14 @@ pub(super) struct TokenCreateArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub uses: u32,
     /// What it lets a board become.
-    #[arg(long, value_enum, default_value_t = Role::Worker)]
+    #[arg(long, value_enum, default_value_t = Role::Auto)]
     pub role: Role,
+    /// A token with which fresh boards found a cluster together; needs no running board.
+    #[arg(long, conflicts_with_all = ["ttl", "uses", "role"])]
+    pub bootstrap: bool,
+    /// Show it as a QR code, too (on standard error, so that the token stays alone on standard output).
+    #[arg(long)]
+    pub qr: bool,
 }
 
 /// `kumquat wait`.
@@ -293,6 +304,29 @@ pub(super) enum BoardCommand {
         after_help = "Examples:\n  kumquat board list\n  kumquat board list -o json     [{name, address, role, ready, version, architecture, pods, lastHeardSeconds}]"
     )]
     List(OutputArgs),
+    /// Let in a board that waits; compare the six words on both sides first.
+    #[command(
+        after_help = "Examples:\n  kumquat board list                                  shows who waits, and the words\n  sudo kumquat board approve pi-4\n  sudo kumquat board approve pi-4 --words \"balon mitar kusel dofin hekam ruvin\"\n                                                      where several wait under one name"
+    )]
+    Approve {
+        /// Its name.
+        name: String,
+        /// The words that it shows.
+        #[arg(long)]
+        words: Option<String>,
+    },
+    /// Throw a board out for good: its key is refused at once, everywhere. Prints the Secrets that its
+    /// pods had, because whoever has the board has them.
+    #[command(
+        after_help = "Examples:\n  sudo kumquat board evict pi-4              prints NAMESPACE/SECRET, one a line: change them\n  sudo kumquat board evict pi-4 -o json      {board, key, pods, secrets: [{namespace, name, pods}]}\n\nThe board comes back only with a wiped data-dir and a new token."
+    )]
+    Evict {
+        /// Its name.
+        name: String,
+        /// How to print.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
 }
 
 /// `kumquat demo`.

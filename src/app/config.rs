@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use model::limits::PEERS_MAX;
+use model::limits::{GENESIS_EXPECT_MAX, PEERS_MAX};
 use model::network::{Ipv4Block, Protocol};
 use serde::{Deserialize, Serialize};
 
@@ -92,8 +92,12 @@ pub(super) struct Config {
     pub pod_range: Option<Range>,
     /// Service addresses, when the user gives some.
     pub service_range: Option<Range>,
-    /// Token of the cluster to join.
+    /// Token of the cluster to join, or to found with others.
     pub token: Option<String>,
+    /// Boards that found the cluster together.
+    pub expect: Option<u8>,
+    /// Wait at a cluster for a person's word.
+    pub join: bool,
     /// Boards at which the cluster may be found, besides those that mDNS names.
     pub peers: Vec<Peer>,
     /// Stop pods with the process.
@@ -196,12 +200,11 @@ pub(super) fn load(flags: &UpArgs) -> Result<Config> {
     if peers.len() > PEERS_MAX {
         bail!("--peers names {} boards: name {PEERS_MAX} at most", peers.len());
     }
-    if flags.expect.is_some_and(|boards| boards > 1) {
-        bail!(
-            "--expect is for several masters, which come with version 0.2.0: start one board with \
-             `kumquat up`, then the others with the token that `kumquat token create` prints there"
-        );
-    }
+    let expect = match flags.expect.map(u8::try_from) {
+        None => None,
+        Some(Ok(boards)) if (1..=GENESIS_EXPECT_MAX).contains(&boards) => Some(boards),
+        Some(_) => bail!("--expect: 1 to {GENESIS_EXPECT_MAX} boards found a cluster together"),
+    };
     let config = Config {
         name: or(&flags.name, file.name),
         cluster: or(&flags.cluster, file.cluster),
@@ -213,6 +216,8 @@ pub(super) fn load(flags: &UpArgs) -> Result<Config> {
         pod_range: range(or(&flags.pod_range, file.pod_range))?,
         service_range: range(or(&flags.service_range, file.service_range))?,
         token: flags.token.clone(),
+        expect,
+        join: flags.join,
         peers: peers.iter().map(|text| parse_peer(text)).collect::<Result<_>>()?,
         stop_pods: flags.stop_pods,
         broker: broker(file.bus)?,
@@ -323,8 +328,11 @@ mod tests {
             };
             load(&flags).map_err(|error| error.to_string())
         };
-        let refusal = check(&["--expect", "3"]).expect_err("needs several masters");
-        assert!(refusal.contains("--expect") && refusal.contains("token create"), "{refusal}");
+        assert_eq!(check(&["--expect", "3"]).expect("three boards").expect, Some(3));
+        for bad in ["0", "65", "300"] {
+            let refusal = check(&["--expect", bad]).expect_err(bad);
+            assert!(refusal.contains("--expect") && refusal.contains("64"), "{refusal}");
+        }
         let config = check(&["--token", "t", "--peers", "pi-2,10.0.0.3:7000,[fd00::4]:7001"]);
         let config = config.expect("a board that joins");
         let peers: Vec<String> = config.peers.iter().map(ToString::to_string).collect();

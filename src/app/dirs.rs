@@ -32,6 +32,11 @@ impl Dirs {
         self.data.join("board.json")
     }
 
+    /// What this board has promised before it has a cluster.
+    pub(super) fn genesis(&self) -> PathBuf {
+        self.data.join("genesis.json")
+    }
+
     /// Where a member last saw its leader.
     pub(super) fn cluster(&self) -> PathBuf {
         self.data.join("cluster.json")

@@ -75,6 +75,11 @@ impl Door {
             listen(port).with_context(|| format!("port {port} is taken: choose another {flag}"))?;
         Ok(Arc::clone(bound.insert(Arc::new(listener))))
     }
+
+    /// Closes the socket once nobody accepts on it: who knocks from then on is refused, not kept waiting.
+    pub(super) fn close(&self) {
+        *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 fn listen(port: u16) -> std::io::Result<TcpListener> {

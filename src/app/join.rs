@@ -1,19 +1,23 @@
-//! A board joins a cluster with a token: the board's side of `master::join`.
+//! A board joins a cluster, with a token or by a person's word: the board's side of `master::join`.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use http::Request;
-use model::join::{BOARD_LABEL, JoinAnswer, JoinRequest, MASTER_LABEL, Sealed};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use model::join::{BOARD_LABEL, JoinAnswer, JoinRequest, MASTER_LABEL, PendingAsk, Sealed};
 use model::limits::{JOIN_ANSWER_BYTES_MAX, PEER_REFUSAL_BYTES_MAX};
-use model::token::Token;
+use model::token::{Token, TokenRole};
 use tokio::time::timeout;
 
 use super::version;
-use crate::io::peer::{self, ALPN, Connection, JOIN, PeerError};
-use crate::io::tls::{BoardKey, Credentials, is_proof, pinned_client_config, proof};
+use crate::io::peer::{self, ALPN, Connection, JOIN, PENDING, PeerError};
+use crate::io::tls::{
+    BoardKey, Credentials, is_proof, pinned_client_config, proof, unpinned_client_config,
+};
 
 /// A master that is there answers in less.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -57,6 +61,35 @@ pub enum JoinError {
     },
 }
 
+/// What a board says of itself.
+#[derive(Clone, Debug)]
+pub struct Newcomer {
+    /// The name that it wants.
+    pub name: String,
+    /// Random, new on a fresh disk.
+    pub board_id: String,
+    /// Its key.
+    pub key: BoardKey,
+    /// What it may become at most, when its person says so.
+    pub role: Option<TokenRole>,
+}
+
+impl Newcomer {
+    /// One that becomes what the cluster chooses.
+    pub fn new(name: &str, board_id: &str, key: &BoardKey) -> Self {
+        Self { name: name.into(), board_id: board_id.into(), key: key.clone(), role: None }
+    }
+}
+
+/// What a board without a token is told.
+#[derive(Debug)]
+pub enum Waited {
+    /// Nobody has let it in yet, at the cluster whose authority has this pin.
+    NotYet([u8; 32]),
+    /// It is in.
+    In(Box<Joined>),
+}
+
 /// Asks the master at `address` to admit this board. A second call with the same key and name is no
 /// second use of the token.
 ///
@@ -65,9 +98,7 @@ pub enum JoinError {
 pub async fn join(
     address: SocketAddr,
     token: &Token,
-    name: &str,
-    board_id: &str,
-    key: &BoardKey,
+    newcomer: &Newcomer,
 ) -> Result<Joined, JoinError> {
     let tls = pinned_client_config(token.pin, ALPN).context("cannot set up TLS")?;
     let opened = Connection::open(address, tls, CONNECT_WITHIN).await;
@@ -79,16 +110,61 @@ pub async fn join(
     })?;
     let wish = JoinRequest {
         token: token.id,
-        name: name.into(),
-        board_id: board_id.into(),
-        public_key: key.public_key(),
+        name: newcomer.name.clone(),
+        board_id: newcomer.board_id.clone(),
+        public_key: newcomer.key.public_key(),
         version: version::TEXT.into(),
+        role: newcomer.role,
     };
     let asking = ask(&connection, token, &wish);
     let answer = timeout(ANSWER_WITHIN, asking).await.context("the master does not answer")??;
-    let joined = check(token, name, key, answer)
+    let joined = check(token.pin, newcomer, answer)
         .with_context(|| format!("the answer of {address} is not to be trusted"))?;
     Ok(joined)
+}
+
+/// Asks the master at `address` whether this board, which has no token, has been let in. The first
+/// time nobody is believed yet (`pin` is `None`), and the words that both sides show tell whom it
+/// reached; from then on only that authority is.
+///
+/// # Errors
+/// [`JoinError`]; nothing has been written then.
+pub async fn wait_at(
+    address: SocketAddr,
+    pin: Option<[u8; 32]>,
+    newcomer: &Newcomer,
+) -> Result<Waited, JoinError> {
+    let tls = match pin {
+        Some(pin) => pinned_client_config(pin, ALPN),
+        None => unpinned_client_config(ALPN),
+    };
+    let tls = tls.context("cannot set up TLS")?;
+    let opened = Connection::open(address, tls, CONNECT_WITHIN).await;
+    let connection = opened.context("no master to wait at")?;
+    let named = connection.authority();
+    let pin = named.with_context(|| format!("{address} is not a master of any cluster"))?;
+    let ask = PendingAsk {
+        name: newcomer.name.clone(),
+        board_id: newcomer.board_id.clone(),
+        public_key: newcomer.key.public_key(),
+        version: version::TEXT.into(),
+        role: newcomer.role,
+    };
+    let body = serde_json::to_vec(&ask).context("cannot write the request")?;
+    let request = Request::post(PENDING).body(peer::full(body)).context("cannot ask")?;
+    let asking = async {
+        let answer = connection.send(request).await.context("cannot ask the master")?;
+        match answer.status() {
+            StatusCode::ACCEPTED => Ok(None),
+            _ => accepted(address, answer).await.map(Some),
+        }
+    };
+    let body = timeout(ANSWER_WITHIN, asking).await.context("the master does not answer")??;
+    let Some(body) = body else { return Ok(Waited::NotYet(pin)) };
+    let answer = serde_json::from_slice(&body).context("the answer cannot be read")?;
+    let joined = check(pin, newcomer, answer)
+        .with_context(|| format!("the answer of {address} is not to be trusted"))?;
+    Ok(Waited::In(Box::new(joined)))
 }
 
 async fn ask(
@@ -104,19 +180,7 @@ async fn ask(
         .context("cannot write the request")?;
     let request = Request::post(JOIN).body(peer::full(body)).context("cannot write the request")?;
     let answer = connection.send(request).await.context("cannot ask the master")?;
-    let status = answer.status();
-    if !status.is_success() {
-        let text = peer::read(answer.into_body(), PEER_REFUSAL_BYTES_MAX).await;
-        let why = text.map(|text| String::from_utf8_lossy(&text).into_owned());
-        let why = why.ok().filter(|why| !why.is_empty()).unwrap_or_else(|| status.to_string());
-        // What another master may see otherwise, or this one in a moment.
-        if status.is_server_error() {
-            return Err(anyhow!("{address} cannot admit this board: {why}").into());
-        }
-        return Err(JoinError::Refused { address, why });
-    }
-    let body = peer::read(answer.into_body(), JOIN_ANSWER_BYTES_MAX).await;
-    let body = body.map_err(|why| anyhow!("the master's answer broke off: {why}"))?;
+    let body = accepted(address, answer).await?;
     let sealed: Sealed = serde_json::from_slice(&body).context("the answer cannot be read")?;
     let parts = [&connection.exporter()[..], &own, sealed.text.as_bytes()];
     if !is_proof(&sealed.proof, &token.secret, MASTER_LABEL, &parts) {
@@ -125,12 +189,31 @@ async fn ask(
     Ok(serde_json::from_str(&sealed.text).context("the answer cannot be read")?)
 }
 
-fn check(token: &Token, name: &str, key: &BoardKey, answer: JoinAnswer) -> Result<Joined> {
-    let credentials = Credentials::new(key, &answer.certificate, &answer.authority)?;
-    if credentials.pin() != token.pin {
-        bail!("it names another authority than the token");
+/// The body of an answer, unless it refuses.
+async fn accepted(address: SocketAddr, answer: Response<Incoming>) -> Result<Bytes, JoinError> {
+    let status = answer.status();
+    if !status.is_success() {
+        let text = peer::read(answer.into_body(), PEER_REFUSAL_BYTES_MAX).await;
+        let why = text.map(|text| String::from_utf8_lossy(&text).into_owned());
+        let why = why.ok().filter(|why| !why.is_empty()).unwrap_or_else(|| status.to_string());
+        // What another master may see otherwise, or this one in a moment.
+        let passes = [StatusCode::TOO_MANY_REQUESTS, StatusCode::MISDIRECTED_REQUEST];
+        if status.is_server_error() || passes.contains(&status) {
+            return Err(anyhow!("{address} cannot admit this board: {why}").into());
+        }
+        return Err(JoinError::Refused { address, why });
     }
-    if credentials.peer().name != name {
+    let body = peer::read(answer.into_body(), JOIN_ANSWER_BYTES_MAX).await;
+    Ok(body.map_err(|why| anyhow!("the master's answer broke off: {why}"))?)
+}
+
+fn check(pin: [u8; 32], newcomer: &Newcomer, answer: JoinAnswer) -> Result<Joined> {
+    let Newcomer { name, key, .. } = newcomer;
+    let credentials = Credentials::new(key, &answer.certificate, &answer.authority)?;
+    if credentials.pin() != pin {
+        bail!("it names another authority than the one that was asked");
+    }
+    if credentials.peer().name != *name {
         bail!("the certificate is for board {}", credentials.peer().name);
     }
     Ok(Joined { answer, credentials, key: key.clone() })

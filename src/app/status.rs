@@ -9,6 +9,7 @@ use super::identity::Identity;
 use crate::io::store::Leadership;
 use crate::master::contacts::Contacts;
 use crate::master::controllers::Views;
+use crate::master::pending::PendingBoards;
 use crate::master::registry::{ListQuery, Registry};
 
 /// Makes the status from the objects.
@@ -23,10 +24,12 @@ pub(super) struct ClusterStatus {
     pub(super) views: Views,
     /// Which boards are heard.
     pub(super) contacts: Contacts,
+    /// Which wait to be let in.
+    pub(super) pending: PendingBoards,
 }
 
 impl ClusterStatus {
-    /// `{cluster, epoch, term, leader, boards, voters, warnings}`.
+    /// `{cluster, epoch, term, leader, boards, voters, pending, warnings}`.
     ///
     /// # Errors
     /// The store's words.
@@ -58,7 +61,7 @@ impl ClusterStatus {
         Ok(json!({
             "cluster": self.identity.cluster, "epoch": self.leader.epoch,
             "term": self.leader.term, "leader": self.identity.name, "boards": boards,
-            "voters": [self.identity.name], "warnings": warnings,
+            "voters": [self.identity.name], "pending": self.pending.list(), "warnings": warnings,
         }))
     }
 }

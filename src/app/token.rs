@@ -1,13 +1,14 @@
 //! `kumquat token`: what a board needs to join.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use http::Method;
-use model::token::{Token, TokenId, TokenRole};
+use model::token::{AnyToken, BootstrapToken, TokenId, TokenRole};
 use serde_json::Value;
 
 use super::cli::{Output, Role, TokenCommand, TokenCreateArgs};
 use super::client::Ending;
 use super::dirs::Dirs;
+use super::qr;
 use crate::io::control::Client;
 
 /// Runs the command.
@@ -32,6 +33,30 @@ pub(super) async fn run(dirs: &Dirs, command: &TokenCommand) -> Result<Ending> {
 
 /// Prints the token alone, so that a script can take it.
 async fn create(client: &Client, arguments: &TokenCreateArgs) -> Result<()> {
+    let token = match arguments.bootstrap {
+        true => bootstrap()?.to_string(),
+        false => ordinary(client, arguments).await?,
+    };
+    say!("{token}");
+    if arguments.qr {
+        // Readers of such codes give back the capitals; a token is read in either case.
+        eprint!("{}", qr::text(&token.to_uppercase()).context("no QR code of the token")?);
+    }
+    Ok(())
+}
+
+/// A token that belongs to no cluster yet: whoever founds one with it makes it one of that cluster's.
+fn bootstrap() -> Result<BootstrapToken> {
+    let mut token = BootstrapToken { id: TokenId([0; 5]), secret: [0; 16] };
+    let fill = |bytes: &mut [u8]| {
+        getrandom::fill(bytes).map_err(|error| anyhow!("the system gives no randomness: {error}"))
+    };
+    fill(&mut token.id.0)?;
+    fill(&mut token.secret)?;
+    Ok(token)
+}
+
+async fn ordinary(client: &Client, arguments: &TokenCreateArgs) -> Result<String> {
     let role = match arguments.role {
         Role::Worker => TokenRole::Worker,
         Role::Auto => TokenRole::Auto,
@@ -41,14 +66,13 @@ async fn create(client: &Client, arguments: &TokenCreateArgs) -> Result<()> {
     let seconds = arguments.ttl.as_millis().div_ceil(1000);
     let uri = format!("/v1/tokens?uses={}&ttl={seconds}&role={role}", arguments.uses);
     let made: Value = serde_json::from_slice(&client.ask(Method::POST, &uri).await?)?;
-    say!("{}", made["token"].as_str().context("the board gave no token")?);
-    Ok(())
+    Ok(made["token"].as_str().context("the board gave no token")?.to_owned())
 }
 
 /// An id, or the id in a whole token.
 pub(super) fn id(text: &str) -> Result<TokenId, model::token::BadToken> {
-    match text.parse::<Token>() {
-        Ok(token) => Ok(token.id),
+    match text.parse::<AnyToken>() {
+        Ok(token) => Ok(token.id()),
         Err(_) => text.parse(),
     }
 }
@@ -106,9 +130,12 @@ bbbbbbbb   master           2  never                  -
 
     #[test]
     fn a_token_may_be_named_by_all_of_it() {
-        let token = Token { id: TokenId([1; 5]), secret: [2; 16], pin: [3; 32] };
+        let token = model::token::Token { id: TokenId([1; 5]), secret: [2; 16], pin: [3; 32] };
         assert_eq!(id(&token.to_string()), Ok(token.id));
         assert_eq!(id(&token.id.to_string()), Ok(token.id));
+        let made = bootstrap().expect("randomness");
+        assert_eq!(id(&made.to_string()), Ok(made.id));
+        assert_ne!(made, bootstrap().expect("randomness"));
         assert!(id("kq1abc").is_err());
     }
 }

@@ -1,4 +1,6 @@
-//! A board that has a token becomes a member: `POST /v1/join` on the peer port.
+//! A board becomes a member: with a token (`POST /v1/join` on the peer port), or by a person's word
+//! (`POST /v1/pending`, [`super::pending`]). `POST /v1/genesis` tells who has only a bootstrap token
+//! which cluster is its own.
 //!
 //! In: a request with a proof of the token's secret for this very connection. Out: a certificate, and
 //! what the board needs to know of the cluster, with the master's own proof. The token's use and the
@@ -17,21 +19,25 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use logic::controller::Op;
 use model::join::{
-    BOARD_KEY, BOARD_LABEL, JoinAnswer, JoinRequest, MASTER_LABEL, Sealed, key_text,
+    BOARD_KEY, BOARD_LABEL, JoinAnswer, JoinRequest, MASTER_LABEL, PendingAsk, Sealed, key_text,
 };
 use model::leader::SignedRecord;
 use model::limits::{JOIN_BYTES_MAX, JOIN_SECONDS_MAX};
+use model::masters::genesis::{ANSWER_LABEL, ASK_LABEL};
+use model::masters::{FoundedV1, GenesisAnswerV1, GenesisAskV1, ROLE};
 use model::timestamp::Timestamp;
-use model::token::TokenRole;
+use model::token::{TokenId, TokenRole};
 use model::validation::names;
 use model::view::kind;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
 use super::keys::{Keys, node_key};
+use super::pending::{Pending, PendingBoards, PendingError};
 use super::registry::{CommitError, Registry};
-use super::tokens::{Kept, Spent, Tokens};
+use super::tokens::{Spent, Tokens};
 use crate::io::peer::{self, Body, Caller};
 use crate::io::seldom::Seldom;
 use crate::io::store::Record;
@@ -62,42 +68,62 @@ pub struct JoinOptions {
     pub epoch: u64,
     /// Term of this leader.
     pub term: u64,
+    /// The boards that wait for a person's word.
+    pub pending: PendingBoards,
     /// Where the leader is, if it has said so yet.
     pub leader: Box<dyn Fn() -> Option<SignedRecord> + Send + Sync>,
 }
 
 /// Why a board was not admitted; the text is what its person reads.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+pub enum Refusal {
+    /// It is no request of ours.
     #[error("the request cannot be read: {0}")]
     Bad(String),
+    /// No such token, or its secret was not proven.
     #[error(
         "the token is not valid here: it was revoked, or is another cluster's \
          (`kumquat token create` on the master board prints a new one)"
     )]
     Unknown,
+    /// The token has expired or is used up.
     #[error("{0}; `kumquat token create` on the master board prints a new one")]
     Spent(#[from] Spent),
+    /// Its key was thrown out.
     #[error("this board was evicted from the cluster for good")]
     Evicted,
+    /// No board may be called that.
     #[error("board name {0:?}: {1}; choose one with --name")]
     Name(String, String),
+    /// Another board is.
     #[error("the name {0} belongs to another board of this cluster: choose one with --name")]
     Taken(String),
+    /// It wants to become more than it may.
+    #[error("the token is for workers: leave --role master away, or ask for another token")]
+    Role,
+    /// It cannot wait for a person's word.
+    #[error(transparent)]
+    Pending(#[from] PendingError),
+    /// No certificate for its key.
     #[error(transparent)]
     Certificate(#[from] TlsError),
+    /// The store refuses.
     #[error("the master cannot write at the moment: try again")]
     Write(#[source] CommitError),
+    /// The store cannot be read.
     #[error("the master cannot read its objects")]
     Read(#[from] crate::io::store::StoreError),
 }
 
 impl Refusal {
-    fn status(&self) -> StatusCode {
+    /// As an answer's status.
+    pub fn status(&self) -> StatusCode {
         match self {
             Self::Bad(_) | Self::Name(..) | Self::Certificate(_) => StatusCode::BAD_REQUEST,
             Self::Unknown => StatusCode::UNAUTHORIZED,
-            Self::Spent(_) | Self::Evicted => StatusCode::FORBIDDEN,
+            Self::Spent(_) | Self::Evicted | Self::Role => StatusCode::FORBIDDEN,
+            Self::Pending(PendingError::Full) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Pending(_) => StatusCode::NOT_FOUND,
             Self::Taken(_) => StatusCode::CONFLICT,
             Self::Write(_) | Self::Read(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -124,10 +150,21 @@ impl Joining {
         }
     }
 
-    /// Answers a request to [`peer::JOIN`].
+    /// Whether requests to this path are answered here.
+    pub fn takes(path: &str) -> bool {
+        [peer::JOIN, peer::GENESIS, peer::PENDING].contains(&path)
+    }
+
+    /// Answers a request to [`peer::JOIN`], [`peer::GENESIS`] or [`peer::PENDING`].
     pub async fn answer(&self, caller: &Caller, request: Request<Incoming>) -> Response<Body> {
-        match self.judge(caller, request).await {
-            Ok(body) => Response::new(peer::full(body)),
+        let answered = match request.uri().path() {
+            peer::GENESIS => self.tell_cluster(caller, request).await.map(Some),
+            peer::PENDING => self.let_wait(caller, request).await,
+            _ => self.judge(caller, request).await.map(Some),
+        };
+        match answered {
+            Ok(Some(body)) => Response::new(peer::full(body)),
+            Ok(None) => peer::text(StatusCode::ACCEPTED, ""),
             Err(refusal) => {
                 if let Some(left_out) = self.lines.line() {
                     let address = caller.address;
@@ -139,22 +176,26 @@ impl Joining {
     }
 
     async fn judge(&self, caller: &Caller, request: Request<Incoming>) -> Result<Vec<u8>, Refusal> {
-        if request.method() != Method::POST {
-            return Err(Refusal::Bad("it must be a POST".into()));
-        }
-        let reading = peer::read(request.into_body(), JOIN_BYTES_MAX);
-        let body = timeout(Duration::from_secs(JOIN_SECONDS_MAX), reading).await;
-        let body = body.map_err(|_| Refusal::Bad("it came too slowly".into()))?;
-        let body = body.map_err(Refusal::Bad)?;
-        let bad = |error: serde_json::Error| Refusal::Bad(error.to_string());
-        let sealed: Sealed = serde_json::from_slice(&body).map_err(bad)?;
-        let wish: JoinRequest = serde_json::from_str(&sealed.text).map_err(bad)?;
-        let secret = self.proven(caller, &sealed, &wish)?;
+        let sealed: Sealed = read(request).await?;
+        let wish: JoinRequest = parse(sealed.text.as_bytes())?;
+        let secret = self.proven(caller, &sealed, wish.token, BOARD_LABEL)?;
         let answer = self.admit(caller, &wish).await?;
-        let text = serde_json::to_string(&answer).map_err(bad)?;
-        let parts = [&caller.exporter[..], &sealed.proof, text.as_bytes()];
-        let proof = proof(&secret, MASTER_LABEL, &parts).to_vec();
-        serde_json::to_vec(&Sealed { text, proof }).map_err(bad)
+        seal(caller, &sealed, &secret, MASTER_LABEL, &answer)
+    }
+
+    /// Tells who has the secret of a token, and no more than that, which cluster it is for.
+    async fn tell_cluster(
+        &self,
+        caller: &Caller,
+        request: Request<Incoming>,
+    ) -> Result<Vec<u8>, Refusal> {
+        let sealed: Sealed = read(request).await?;
+        let ask: GenesisAskV1 = parse(sealed.text.as_bytes())?;
+        let secret = self.proven(caller, &sealed, ask.token, ASK_LABEL)?;
+        let options = &self.options;
+        let founded = FoundedV1 { pin: options.pki.pin(), leader: (options.leader)() };
+        let answer = GenesisAnswerV1 { word: None, founded: Some(founded) };
+        seal(caller, &sealed, &secret, ANSWER_LABEL, &answer)
     }
 
     /// The secret of the token that the board has proven to know.
@@ -162,34 +203,39 @@ impl Joining {
         &self,
         caller: &Caller,
         sealed: &Sealed,
-        wish: &JoinRequest,
+        token: TokenId,
+        label: &str,
     ) -> Result<[u8; 16], Refusal> {
-        let secret = self.tokens.find(wish.token)?.map(|kept| kept.secret);
+        let secret = self.tokens.find(token)?.map(|kept| kept.secret);
         // The same work without a token: time does not tell whether there is one.
         let parts = [&caller.exporter[..], sealed.text.as_bytes()];
-        let good = is_proof(&sealed.proof, &secret.unwrap_or_default(), BOARD_LABEL, &parts);
+        let good = is_proof(&sealed.proof, &secret.unwrap_or_default(), label, &parts);
         secret.filter(|_| good).ok_or(Refusal::Unknown)
     }
 
-    async fn admit(&self, caller: &Caller, wish: &JoinRequest) -> Result<JoinAnswer, Refusal> {
-        let faults = names::label(&wish.name);
-        if let Some(fault) = faults.into_iter().next() {
-            return Err(Refusal::Name(wish.name.clone(), fault));
+    /// The key of a board that may have this name as far as the name and the key go.
+    fn checked(&self, name: &str, public_key: &[u8]) -> Result<[u8; 32], Refusal> {
+        if let Some(fault) = names::label(name).into_iter().next() {
+            return Err(Refusal::Name(name.into(), fault));
         }
-        let key: [u8; 32] = Sha256::digest(&wish.public_key).into();
+        let key: [u8; 32] = Sha256::digest(public_key).into();
         if self.keys.is_evicted(&key_text(&key))? {
             return Err(Refusal::Evicted);
         }
+        Ok(key)
+    }
+
+    async fn admit(&self, caller: &Caller, wish: &JoinRequest) -> Result<JoinAnswer, Refusal> {
+        let key = self.checked(&wish.name, &wish.public_key)?;
         for _ in 0..ATTEMPTS_MAX {
             // It may have been revoked since the proof.
             let kept = self.tokens.find(wish.token)?.ok_or(Refusal::Unknown)?;
+            let role = role(kept.role, wish.role).ok_or(Refusal::Role)?;
             let now = self.options.registry.clock().now();
             let spend = kept.spend(&wish.name, &key, now)?;
             let node = self.options.registry.store().get(&node_key(&wish.name))?;
-            let take = self.take_name(&wish.name, &key_text(&key), node, now)?;
-            let is_master = kept.role == TokenRole::Master;
-            let certificate =
-                self.options.pki.issue_board(&wish.name, &wish.public_key, is_master)?;
+            let take = self.take_name(&wish.name, &key_text(&key), role, node, now)?;
+            let certificate = self.certificate(&wish.name, &wish.public_key)?;
             let ops: Vec<Op> = spend.into_iter().chain(take).collect();
             let again = ops.is_empty();
             match self.commit(ops).await {
@@ -199,7 +245,61 @@ impl Joining {
             }
             let (node, address, token) = (&*wish.name, caller.address, wish.token);
             tracing::info!(node, %address, %token, again, "a board joined");
-            return Ok(self.facts(&kept, certificate, now));
+            return Ok(self.facts(role, certificate, now));
+        }
+        Err(Refusal::Write(CommitError::Conflict))
+    }
+
+    /// What makes a board a master is the kit that it gets as one, never the certificate of its join.
+    fn certificate(&self, name: &str, public_key: &[u8]) -> Result<String, TlsError> {
+        self.options.pki.issue_board(name, public_key, false)
+    }
+
+    /// Remembers a board that waits; its answer once a person has let it in.
+    async fn let_wait(
+        &self,
+        caller: &Caller,
+        request: Request<Incoming>,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        let ask: PendingAsk = read(request).await?;
+        let key = self.checked(&ask.name, &ask.public_key)?;
+        let now = self.options.registry.clock().now();
+        let node = self.options.registry.store().get(&node_key(&ask.name))?;
+        let role = role(TokenRole::Auto, ask.role).ok_or(Refusal::Role)?;
+        if self.take_name(&ask.name, &key_text(&key), role, node, now)?.is_none() {
+            self.options.pending.forget(&key);
+            let certificate = self.certificate(&ask.name, &ask.public_key)?;
+            let answer = self.facts(role, certificate, now);
+            return Ok(Some(serde_json::to_vec(&answer).map_err(bad)?));
+        }
+        let PendingAsk { name, version, .. } = ask;
+        let address = caller.address.ip();
+        if self.options.pending.note(Pending { name: name.clone(), key, address, version, role, since: now })? {
+            tracing::info!(node = name, %address, "a board waits to be let in (`kumquat board list`)");
+        }
+        Ok(None)
+    }
+
+    /// Lets in a board that waits; gives its words. They tell boards of one name apart.
+    ///
+    /// # Errors
+    /// No such board waits, or its name cannot be given to it.
+    pub async fn approve(&self, name: &str, words: Option<&str>) -> Result<String, Refusal> {
+        let board = self.options.pending.find(name, words)?;
+        for _ in 0..ATTEMPTS_MAX {
+            let now = self.options.registry.clock().now();
+            let key = key_text(&board.key);
+            if self.keys.is_evicted(&key)? {
+                return Err(Refusal::Evicted);
+            }
+            let node = self.options.registry.store().get(&node_key(name))?;
+            let take = self.take_name(name, &key, board.role, node, now)?;
+            match self.commit(take.into_iter().collect()).await {
+                Err(CommitError::Conflict) => continue,
+                committed => committed.map_err(Refusal::Write)?,
+            }
+            tracing::info!(node = name, key, "a board was let in by a person's word");
+            return Ok(self.options.pending.phrase(&board.key));
         }
         Err(Refusal::Write(CommitError::Conflict))
     }
@@ -216,10 +316,11 @@ impl Joining {
         &self,
         name: &str,
         key: &str,
+        role: TokenRole,
         node: Option<Record>,
         now: Timestamp,
     ) -> Result<Option<Op>, Refusal> {
-        let annotations = json!({ BOARD_KEY: key });
+        let annotations = json!({ BOARD_KEY: key, ROLE: role.to_string() });
         let Some(record) = node else {
             if name == self.options.own {
                 return Err(Refusal::Taken(name.into()));
@@ -246,7 +347,7 @@ impl Joining {
         }))
     }
 
-    fn facts(&self, kept: &Kept, certificate: String, now: Timestamp) -> JoinAnswer {
+    fn facts(&self, role: TokenRole, certificate: String, now: Timestamp) -> JoinAnswer {
         let options = &self.options;
         JoinAnswer {
             certificate,
@@ -254,13 +355,56 @@ impl Joining {
             cluster: options.cluster.clone(),
             pod_range: options.pod_range.clone(),
             service_range: options.service_range.clone(),
-            role: kept.role,
+            role,
             epoch: options.epoch,
             term: options.term,
             cluster_time: now,
             leader: (options.leader)(),
         }
     }
+}
+
+/// What a board may become: no more than its token says, and no more than it wants.
+fn role(given: TokenRole, wanted: Option<TokenRole>) -> Option<TokenRole> {
+    match (given, wanted) {
+        (TokenRole::Worker, Some(TokenRole::Master)) => None,
+        (TokenRole::Worker, _) | (_, Some(TokenRole::Worker)) => Some(TokenRole::Worker),
+        (TokenRole::Master, _) | (_, Some(TokenRole::Master)) => Some(TokenRole::Master),
+        (TokenRole::Auto, _) => Some(TokenRole::Auto),
+    }
+}
+
+/// What a stranger sends, within its bounds.
+async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refusal> {
+    if request.method() != Method::POST {
+        return Err(Refusal::Bad("it must be a POST".into()));
+    }
+    let reading = peer::read(request.into_body(), JOIN_BYTES_MAX);
+    let body = timeout(Duration::from_secs(JOIN_SECONDS_MAX), reading).await;
+    let body = body.map_err(|_| Refusal::Bad("it came too slowly".into()))?;
+    parse(&body.map_err(Refusal::Bad)?)
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(bytes).map_err(bad)
+}
+
+fn bad(error: serde_json::Error) -> Refusal {
+    Refusal::Bad(error.to_string())
+}
+
+/// The answer with this master's proof, for this connection and this request.
+fn seal<T: serde::Serialize>(
+    caller: &Caller,
+    asked: &Sealed,
+    secret: &[u8; 16],
+    label: &str,
+    answer: &T,
+) -> Result<Vec<u8>, Refusal> {
+    let text = serde_json::to_string(answer).map_err(bad)?;
+    let parts = [&caller.exporter[..], &asked.proof, text.as_bytes()];
+    let proof = proof(secret, label, &parts).to_vec();
+    serde_json::to_vec(&Sealed { text, proof }).map_err(bad)
 }
 
 /// Whether the board of this Node has been judged silent, or never showed itself.

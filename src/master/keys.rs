@@ -56,6 +56,11 @@ pub(super) fn evicted_key() -> ObjectKey {
     ObjectKey { kind: kind::CONFIG_MAPS, namespace: SYSTEM.into(), name: EVICTED.into() }
 }
 
+/// Whether this object is that list.
+pub(super) fn is_evicted_list(key: &ObjectKey) -> bool {
+    key.kind == kind::CONFIG_MAPS && key.namespace == SYSTEM && key.name == EVICTED
+}
+
 pub(super) fn node_key(name: &str) -> ObjectKey {
     ObjectKey { kind: kind::NODES, namespace: String::new(), name: name.to_owned() }
 }

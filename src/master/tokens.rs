@@ -10,10 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 use logic::controller::{Op, Propagation};
 use model::ids::{ObjectKey, Uid, Version};
 use model::join::key_text;
-use model::limits::{TOKEN_USES_MAX, TOKENS_MAX};
+use model::limits::{BOOTSTRAP_TTL_SECONDS, BOOTSTRAP_USES, TOKEN_USES_MAX, TOKENS_MAX};
 use model::status::ApiError;
 use model::timestamp::Timestamp;
-use model::token::{Token, TokenId, TokenRole};
+use model::token::{BootstrapToken, Token, TokenId, TokenRole};
 use model::view::kind;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -96,9 +96,11 @@ pub enum TokenError {
 
 /// Why a token does not admit a board.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Spent {
+pub enum Spent {
+    /// Its time has come.
     #[error("the token expired at {0}")]
     Expired(String),
+    /// It has admitted as many as it may.
     #[error("the token is used up: it admitted {0}")]
     Used(String),
 }
@@ -145,6 +147,28 @@ impl Tokens {
             }
         }
         Err(CommitError::Conflict.into())
+    }
+
+    /// Keeps the token with which this cluster was founded: from here on it is one of the cluster's. One
+    /// that is there already stays as it is.
+    ///
+    /// # Errors
+    /// What the store refuses.
+    pub async fn adopt(&self, token: &BootstrapToken) -> Result<(), TokenError> {
+        let token = Token { id: token.id, secret: token.secret, pin: self.pin };
+        let wish = NewToken {
+            uses: BOOTSTRAP_USES,
+            ttl_seconds: BOOTSTRAP_TTL_SECONDS,
+            role: TokenRole::Auto,
+        };
+        if self.find(token.id)?.is_some() {
+            return Ok(());
+        }
+        let object = secret(&token, wish, self.now());
+        match self.registry.commit(vec![Op::Create { kind: kind::SECRETS, object }]).await {
+            Err(CommitError::Conflict) => Ok(()),
+            committed => committed.map(|_| ()).map_err(TokenError::Write),
+        }
     }
 
     /// All tokens by id, expired ones too.

@@ -37,6 +37,26 @@ pub struct JoinRequest {
     pub public_key: Vec<u8>,
     /// Its version of kumquat.
     pub version: String,
+    /// What it may become at most, when its person says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<TokenRole>,
+}
+
+/// What a board without a token asks (`POST /v1/pending`), again and again until a person lets it in.
+/// The answer is nothing yet (202), or a [`JoinAnswer`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingAsk {
+    /// The name that it wants.
+    pub name: String,
+    /// Random, new on a fresh disk.
+    pub board_id: String,
+    /// Its public key, DER SubjectPublicKeyInfo.
+    pub public_key: Vec<u8>,
+    /// Its version of kumquat.
+    pub version: String,
+    /// What it may become at most, when its person says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<TokenRole>,
 }
 
 /// What it becomes a member of.

@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod defaulting;
+pub mod genesis;
 #[cfg(test)]
 mod hostile;
 pub mod ids;
@@ -27,3 +28,4 @@ pub mod token;
 pub mod validation;
 pub mod view;
 pub mod wire;
+pub mod words;

@@ -5,10 +5,12 @@
 mod access;
 mod masters;
 mod network;
+mod trust;
 
 pub use access::*;
 pub use masters::*;
 pub use network::*;
+pub use trust::*;
 
 /// Largest request body that the API accepts (kube-apiserver's own limit).
 pub const REQUEST_BODY_BYTES_MAX: usize = 3_145_728;

@@ -1,17 +1,21 @@
-//! The token with which a board joins: whom to believe, and a secret to be believed by.
+//! The tokens with which boards come together: whom to believe, and a secret to be believed by.
 //!
-//! Text: `kq1` and lower-case base32 (RFC 4648 section 6, no padding) of
-//! `[id 5][secret 16][pin 32][check 2]`, 91 characters that survive being read out and typed. The pin
-//! is the SHA-256 of the SubjectPublicKeyInfo of the cluster's authority. The check (CRC-16/CCITT of
-//! the rest) finds typing errors before anybody is asked.
+//! A *cluster token* is for one cluster. Text: `kq1` and lower-case base32 (RFC 4648 section 6, no
+//! padding) of `[id 5][secret 16][pin 32][check 2]`, 91 characters that survive being read out and
+//! typed. The pin is the SHA-256 of the SubjectPublicKeyInfo of the cluster's authority.
+//! A *bootstrap token* is older than its cluster, so that it can name no authority: both sides prove
+//! the secret. Text: `kq0` and base32 of `[id 5][secret 16][zero 2][check 2]`, 43 characters.
+//! The check (CRC-16/CCITT of the rest) finds typing errors before anybody is asked.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Precedes the text of a token; the digit is its format.
+/// Precedes the text of a cluster token; the digit is its format.
 const PREFIX: &str = "kq1";
+/// Precedes the text of a bootstrap token.
+const BOOTSTRAP_PREFIX: &str = "kq0";
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 const ID: usize = 5;
 const SECRET: usize = 16;
@@ -22,7 +26,13 @@ const CHECKED: usize = BODY + 2;
 const CHARACTERS: usize = CHECKED * 8 / 5;
 /// Characters of the whole text.
 const TEXT: usize = PREFIX.len() + CHARACTERS;
+const BOOTSTRAP_TEXT: usize = BOOTSTRAP_PREFIX.len() + (ID + SECRET + 4) * 8 / 5;
+/// Bytes of a bootstrap token that mean nothing: they are zero.
+const SPARE: usize = 2;
+const BOOTSTRAP_BODY: usize = ID + SECRET + SPARE;
+const BOOTSTRAP_CHECKED: usize = BOOTSTRAP_BODY + 2;
 const _: () = assert!(CHECKED.is_multiple_of(5) && ID.is_multiple_of(5));
+const _: () = assert!(BOOTSTRAP_CHECKED.is_multiple_of(5));
 
 /// Names a token without giving it away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -40,14 +50,32 @@ pub struct Token {
     pub pin: [u8; PIN],
 }
 
+/// A token of boards that found a cluster together. Its text is secret; `Debug` shows its id only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BootstrapToken {
+    /// Which token this is.
+    pub id: TokenId,
+    /// What only its maker and its bearers know.
+    pub secret: [u8; SECRET],
+}
+
+/// A token of either kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AnyToken {
+    /// For a cluster that there is.
+    Cluster(Token),
+    /// For boards that found one together, or come to it later.
+    Bootstrap(BootstrapToken),
+}
+
 /// What a token lets its bearer become.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenRole {
     /// A board that only runs pods.
-    #[default]
     Worker,
     /// What the cluster chooses.
+    #[default]
     Auto,
     /// A master.
     Master,
@@ -62,8 +90,14 @@ pub enum BadToken {
     /// Characters are missing or too many.
     #[error("a token has {TEXT} characters, this text has {0}")]
     Length(usize),
+    /// Characters of a bootstrap token are missing or too many.
+    #[error("a bootstrap token has {BOOTSTRAP_TEXT} characters, this text has {0}")]
+    BootstrapLength(usize),
+    /// A bootstrap token with something in it that this version does not know.
+    #[error("the bootstrap token was made by a newer version of kumquat: use that one here, too")]
+    Newer,
     /// A character that no token has.
-    #[error("a token has only a-z and 2-7 after `kq1`, character {at} is {found:?}")]
+    #[error("a token has only a-z and 2-7 after `kq1` or `kq0`, character {at} is {found:?}")]
     Character {
         /// Its place, counted from 1.
         at: usize,
@@ -100,25 +134,102 @@ impl FromStr for Token {
 
     /// Reads the text; space around it and capitals do no harm.
     fn from_str(text: &str) -> Result<Self, BadToken> {
-        let text = text.trim();
-        let digits = match text.get(..PREFIX.len()) {
-            Some(start) if start.eq_ignore_ascii_case(PREFIX) => &text[PREFIX.len()..],
-            _ => return Err(BadToken::Prefix),
-        };
-        let length = digits.chars().count();
-        if length != CHARACTERS {
-            return Err(BadToken::Length(PREFIX.len() + length));
-        }
-        let bytes = decode(digits)
-            .map_err(|(at, found)| BadToken::Character { at: PREFIX.len() + at + 1, found })?;
-        let (body, shown) = bytes.split_at(BODY);
-        if check(body).to_be_bytes() != shown {
-            return Err(BadToken::Check);
-        }
+        let body = body::<BODY>(text, PREFIX, BadToken::Length)?;
         let (id, rest) = body.split_at(ID);
         let (secret, pin) = rest.split_at(SECRET);
         Ok(Self { id: TokenId(array(id)), secret: array(secret), pin: array(pin) })
     }
+}
+
+impl fmt::Display for BootstrapToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = [self.id.0.as_slice(), &self.secret, &[0; SPARE]].concat();
+        bytes.extend(check(&bytes).to_be_bytes());
+        write!(f, "{BOOTSTRAP_PREFIX}{}", base32(&bytes))
+    }
+}
+
+impl fmt::Debug for BootstrapToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BootstrapToken").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl FromStr for BootstrapToken {
+    type Err = BadToken;
+
+    /// Reads the text; space around it and capitals do no harm.
+    fn from_str(text: &str) -> Result<Self, BadToken> {
+        let body = body::<BOOTSTRAP_BODY>(text, BOOTSTRAP_PREFIX, BadToken::BootstrapLength)?;
+        let (id, rest) = body.split_at(ID);
+        let (secret, spare) = rest.split_at(SECRET);
+        if spare != [0; SPARE] {
+            return Err(BadToken::Newer);
+        }
+        Ok(Self { id: TokenId(array(id)), secret: array(secret) })
+    }
+}
+
+impl AnyToken {
+    /// Which token this is.
+    pub fn id(&self) -> TokenId {
+        match self {
+            Self::Cluster(token) => token.id,
+            Self::Bootstrap(token) => token.id,
+        }
+    }
+
+    /// What only its maker and its bearers know.
+    pub fn secret(&self) -> &[u8; SECRET] {
+        match self {
+            Self::Cluster(token) => &token.secret,
+            Self::Bootstrap(token) => &token.secret,
+        }
+    }
+
+    /// The authority that it names, if it names one.
+    pub fn pin(&self) -> Option<[u8; PIN]> {
+        match self {
+            Self::Cluster(token) => Some(token.pin),
+            Self::Bootstrap(_) => None,
+        }
+    }
+}
+
+impl FromStr for AnyToken {
+    type Err = BadToken;
+
+    fn from_str(text: &str) -> Result<Self, BadToken> {
+        let start = text.trim().get(..BOOTSTRAP_PREFIX.len()).unwrap_or_default();
+        match start.eq_ignore_ascii_case(BOOTSTRAP_PREFIX) {
+            true => text.parse().map(Self::Bootstrap),
+            false => text.parse().map(Self::Cluster),
+        }
+    }
+}
+
+/// The bytes of a token's text before its check.
+fn body<const N: usize>(
+    text: &str,
+    prefix: &str,
+    wrong_length: impl Fn(usize) -> BadToken,
+) -> Result<[u8; N], BadToken> {
+    let text = text.trim();
+    let digits = match text.get(..prefix.len()) {
+        Some(start) if start.eq_ignore_ascii_case(prefix) => &text[prefix.len()..],
+        _ => return Err(BadToken::Prefix),
+    };
+    let length = digits.chars().count();
+    if length != (N + 2) * 8 / 5 {
+        return Err(wrong_length(prefix.len() + length));
+    }
+    let bytes = decode(digits)
+        .map_err(|(at, found)| BadToken::Character { at: prefix.len() + at + 1, found })?;
+    let (body, shown) = bytes.split_at(N);
+    if check(body).to_be_bytes() != shown {
+        return Err(BadToken::Check);
+    }
+    Ok(array(body))
 }
 
 impl fmt::Display for TokenId {
@@ -268,6 +379,34 @@ mod tests {
                 assert_eq!(wrong.parse::<Token>(), Err(BadToken::Check), "{wrong}");
             }
         }
+    }
+
+    #[test]
+    fn a_bootstrap_token_is_frozen_and_read_back() {
+        let Token { id, secret, .. } = token();
+        let token = BootstrapToken { id, secret };
+        let text = token.to_string();
+        assert_eq!(text.len(), BOOTSTRAP_TEXT);
+        assert_eq!(text, "kq0a7qcpqchubtybb3au5amoihhaad6aj6ai4aaabhy");
+        for form in [text.clone(), text.to_uppercase(), format!(" {text}\n")] {
+            assert_eq!(form.parse(), Ok(token.clone()), "{form}");
+            assert_eq!(form.parse(), Ok(AnyToken::Bootstrap(token.clone())), "{form}");
+        }
+        for at in 3..text.len() {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] = if bytes[at] == b'a' { b'b' } else { b'a' };
+            let wrong = String::from_utf8(bytes).unwrap();
+            assert_eq!(wrong.parse::<AnyToken>(), Err(BadToken::Check), "{wrong}");
+        }
+        let mut newer = [id.0.as_slice(), &secret, &[0, 1]].concat();
+        newer.extend(check(&newer).to_be_bytes());
+        let newer = format!("kq0{}", base32(&newer));
+        assert_eq!(newer.parse::<AnyToken>(), Err(BadToken::Newer));
+        assert_eq!(text[..42].parse::<AnyToken>(), Err(BadToken::BootstrapLength(42)));
+        assert!(!format!("{token:?}").contains(&text[11..20]), "the secret is not shown");
+        let cluster = self::token();
+        assert_eq!(cluster.to_string().parse(), Ok(AnyToken::Cluster(cluster)));
+        assert_eq!("kq2".parse::<AnyToken>(), Err(BadToken::Prefix));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use kumquat::app::join::{JoinError, join};
+use kumquat::app::join::{JoinError, Newcomer, join};
 use kumquat::io::peer::{ALPN, Connection, PeerError};
 use kumquat::io::tls::{BoardKey, Credentials};
 use kumquat::io::{host, net};
@@ -60,7 +60,7 @@ fn tokens_are_made_listed_and_revoked() {
         all.iter().find(|one| one["id"] == *id).expect("listed").clone()
     };
     let (one, three) = (find(&token.id.to_string()), find(&many.id.to_string()));
-    assert_eq!((&one["role"], &one["usesLeft"]), (&"worker".into(), &1.into()));
+    assert_eq!((&one["role"], &one["usesLeft"]), (&"auto".into(), &1.into()));
     assert_eq!((&three["role"], &three["usesLeft"]), (&"master".into(), &3.into()));
     assert!(one["expires"].as_str() > three["expires"].as_str(), "{listed}");
     assert_eq!(shown.lines().count(), 3, "{shown}");
@@ -121,10 +121,10 @@ fn a_board_joins_a_founder_behind_a_crowd() {
 /// Joins as pi-2, is refused as another board with the same token, connects as pi-2.
 async fn join_and_open(token: &Token, disk: &Path) {
     let key = BoardKey::open(disk).expect("a key");
-    let joined = join(PEER_PORT, token, "pi-2", "0", &key).await.expect("joined");
+    let joined = join(PEER_PORT, token, &Newcomer::new("pi-2", "0", &key)).await.expect("joined");
     joined.save(disk).expect("saved");
     let other = BoardKey::generate().expect("a key");
-    let refused = join(PEER_PORT, token, "pi-3", "0", &other).await;
+    let refused = join(PEER_PORT, token, &Newcomer::new("pi-3", "0", &other)).await;
     assert!(matches!(refused, Err(JoinError::Refused { .. })), "{refused:?}");
     let tls = joined.credentials.client_config(ALPN).expect("TLS");
     let connection = Connection::open(PEER_PORT, tls, SOON).await.expect("accepted");

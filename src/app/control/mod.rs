@@ -3,6 +3,7 @@
 //! A master answers from its objects. A member asks its leader; when that is away it says what it
 //! knows itself, and what to do.
 
+mod boards;
 mod images;
 mod tokens;
 
@@ -23,6 +24,8 @@ use super::version;
 use crate::io::control::{Body, Handler, bytes_body, json as answer};
 use crate::io::image::ImageStore;
 use crate::io::tls::Pki;
+use crate::master::evict::Evictor;
+use crate::master::join::Joining;
 use crate::master::tokens::Tokens;
 
 /// What the answers are made from.
@@ -53,6 +56,10 @@ pub(super) struct MasterSeat {
     pub(super) pki: Arc<Pki>,
     /// What boards join with.
     pub(super) tokens: Tokens,
+    /// Takes boards in.
+    pub(super) joining: Arc<Joining>,
+    /// Throws boards out.
+    pub(super) evictor: Evictor,
     /// Port of the API.
     pub(super) api_port: u16,
 }
@@ -72,6 +79,9 @@ impl Handler for Control {
                 (Method::DELETE, "/v1/images") => images::remove(&self.images, &request).await,
                 (Method::GET, "/v1/images/export") => images::export(&self.images, &request),
                 (_, "/v1/tokens") => self.tokens(request).await,
+                (Method::POST, "/v1/boards/approve" | "/v1/boards/evict") => {
+                    self.boards(&request).await
+                }
                 _ => refusal(StatusCode::NOT_FOUND, "this board does not know that request"),
             }
         })
@@ -96,6 +106,13 @@ impl Control {
         match &self.seat {
             Seat::Master(master) => tokens::handle(&master.tokens, request).await,
             Seat::Member(leader) => leader.only_there("kumquat token"),
+        }
+    }
+
+    async fn boards(&self, request: &Request<Incoming>) -> Response<Body> {
+        match &self.seat {
+            Seat::Master(master) => boards::handle(master, request).await,
+            Seat::Member(leader) => leader.only_there("kumquat board"),
         }
     }
 

@@ -16,6 +16,7 @@ use super::addresses::Addresses;
 use super::config::Config;
 use super::dirs::Dirs;
 use super::doors::Doors;
+use super::genesis;
 use super::identity::Identity;
 use super::loops::Loops;
 use super::status::ClusterStatus;
@@ -33,10 +34,13 @@ use crate::master::boards::{self, BoardsOptions, BusOver, Messages};
 use crate::master::contacts::{self, Contacts};
 use crate::master::controllers::{self, Views};
 use crate::master::dispatcher;
+use crate::master::evict::Evictor;
 use crate::master::join::{JoinOptions, Joining};
 use crate::master::keys::Keys;
 use crate::master::net;
+use crate::master::pending::PendingBoards;
 use crate::master::registry::{Registry, RegistryOptions, ServiceRange};
+use crate::master::tokens::Tokens;
 use crate::master::tunnel::{Images, Routes, Streams};
 use announce::Announcer;
 use peers::Peers;
@@ -73,6 +77,10 @@ pub(super) struct MasterRole {
     pub(super) pki: Arc<Pki>,
     /// The images of all boards.
     pub(super) images: Images,
+    /// Takes boards in.
+    pub(super) joining: Arc<Joining>,
+    /// Throws boards out.
+    pub(super) evictor: Evictor,
     store: Store,
 }
 
@@ -86,6 +94,8 @@ struct Core {
     tls: Arc<ApiTls>,
     streams: Streams,
     images: Images,
+    /// The boards that wait for a person's word.
+    pending: PendingBoards,
     /// Told when boards were evicted.
     turned_out: watch::Sender<()>,
     /// Keys of the bus, when it goes over somebody else's broker.
@@ -107,9 +117,16 @@ impl MasterRole {
         let record = core.announce(&options, &mut loops)?;
         let messages = Messages::default();
         core.serve_bus(&options, record.clone(), messages.clone(), &mut loops)?;
-        core.serve_peers(&options, record, messages, &status, &mut loops)?;
+        let joining = Arc::new(core.joining(options.identity, record.clone()));
+        // Before anybody asks: the boards that founded with this one come at once.
+        genesis::after_founding(options.dirs, &core.tokens()).await?;
+        let evictor =
+            Evictor::new(core.registry.clone(), core.views.clone(), &options.identity.name);
+        let peers = (options.doors, Arc::clone(&joining));
+        core.serve_peers(peers, record, messages, &status, &mut loops)?;
         core.serve_own_board(options, &mut loops);
-        Ok(Self { loops, status, pki: core.pki, images: core.images, store: core.store })
+        let Core { pki, images, store, .. } = core;
+        Ok(Self { loops, status, pki, images, joining, evictor, store })
     }
 
     /// Ends every loop, then closes the store.
@@ -148,6 +165,7 @@ impl Core {
         streams.register(&identity.name, link.streams.clone());
         let (images, seen) = (images.clone(), views.clone());
         let images = Images::new(&identity.name, images, seen, registry.clone(), streams.clone());
+        let pending = PendingBoards::new(pki.pin());
         let bus_keys = config.broker.as_ref().map(|_| Sessions::new()).transpose()?;
         Ok(Self {
             store,
@@ -158,6 +176,7 @@ impl Core {
             tls,
             streams,
             images,
+            pending,
             turned_out: watch::Sender::new(()),
             bus_keys,
         })
@@ -204,6 +223,7 @@ impl Core {
             registry: registry.clone(),
             views: views.clone(),
             contacts: contacts.clone(),
+            pending: self.pending.clone(),
         };
         let driver = controllers::run(views.clone(), registry, loops.stop_signal());
         loops.spawn("controllers", driver);
@@ -285,16 +305,28 @@ impl Core {
     /// Boards join here, and open their tunnels.
     fn serve_peers(
         &self,
-        options: &MasterOptions<'_>,
+        (doors, joining): (&Doors, Arc<Joining>),
         record: watch::Receiver<SignedRecord>,
         messages: Messages,
         status: &Arc<ClusterStatus>,
         loops: &mut Loops,
     ) -> Result<()> {
-        let Identity { name, cluster, pod_range, service_range, .. } = options.identity;
+        let keys = Keys::new(self.registry.clone());
+        let routes = Routes::new(self.streams.clone(), self.images.clone(), messages);
+        let routes = routes.with_bus(self.bus_keys.clone());
+        let (turned_out, status) = (self.turned_out.subscribe(), Arc::clone(status));
+        let peers = Arc::new(Peers { joining, keys, turned_out, status, record, routes });
+        let tls = self.credentials.server_config(Clients::Optional, peer::ALPN)?;
+        let listener = doors.peers.listener()?;
+        let serving = peer::serve(listener, tls, peers, loops.stop_signal());
+        loops.spawn("port for boards", async move { anyhow::Ok(serving.await) });
+        Ok(())
+    }
+
+    fn joining(&self, identity: &Identity, newest: watch::Receiver<SignedRecord>) -> Joining {
+        let Identity { name, cluster, pod_range, service_range, .. } = identity;
         let Leadership { epoch, term } = self.store.leadership();
-        let newest = record.clone();
-        let joining = Joining::new(JoinOptions {
+        Joining::new(JoinOptions {
             registry: self.registry.clone(),
             pki: Arc::clone(&self.pki),
             own: name.clone(),
@@ -303,18 +335,13 @@ impl Core {
             service_range: service_range.to_string(),
             epoch,
             term,
+            pending: self.pending.clone(),
             leader: Box::new(move || Some(newest.borrow().clone())),
-        });
-        let keys = Keys::new(self.registry.clone());
-        let routes = Routes::new(self.streams.clone(), self.images.clone(), messages);
-        let routes = routes.with_bus(self.bus_keys.clone());
-        let (turned_out, status) = (self.turned_out.subscribe(), Arc::clone(status));
-        let peers = Arc::new(Peers { joining, keys, turned_out, status, record, routes });
-        let tls = self.credentials.server_config(Clients::Optional, peer::ALPN)?;
-        let listener = options.doors.peers.listener()?;
-        let serving = peer::serve(listener, tls, peers, loops.stop_signal());
-        loops.spawn("port for boards", async move { anyhow::Ok(serving.await) });
-        Ok(())
+        })
+    }
+
+    fn tokens(&self) -> Tokens {
+        Tokens::new(self.registry.clone(), self.pki.pin())
     }
 
     fn as_leader(&self, identity: &Identity) -> dispatcher::Options {

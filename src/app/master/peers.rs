@@ -9,7 +9,7 @@ use model::leader::SignedRecord;
 use tokio::sync::watch;
 
 use crate::app::status::ClusterStatus;
-use crate::io::peer::{self, Answer, Body, Caller, JOIN, PeerHandler};
+use crate::io::peer::{self, Answer, Body, Caller, PeerHandler};
 use crate::io::tls::BoardPeer;
 use crate::master::join::Joining;
 use crate::master::keys::Keys;
@@ -23,7 +23,7 @@ pub(in crate::app) const LEADER: &str = "/v1/leader";
 /// Answers boards.
 pub(super) struct Peers {
     /// Takes boards in.
-    pub(super) joining: Joining,
+    pub(super) joining: Arc<Joining>,
     /// Knows which boards belong here.
     pub(super) keys: Keys,
     /// Changes when boards were evicted.
@@ -52,7 +52,7 @@ impl PeerHandler for Peers {
                 return self.joining.answer(&caller, request).await;
             };
             match (request.method(), path.as_str()) {
-                (_, JOIN) => self.joining.answer(&caller, request).await,
+                (_, path) if Joining::takes(path) => self.joining.answer(&caller, request).await,
                 (&Method::GET, LEADER) => {
                     let record = self.record.borrow().to_string();
                     peer::text(StatusCode::OK, record)

@@ -2,14 +2,17 @@
 //!
 //! ```text
 //!  identity on disk ───────────────▶ come back as what it is
-//!  none, --token ──────────────────▶ join, and nothing else
+//!  none, --token kq1... ───────────▶ join, and nothing else
+//!  none, --token kq0... ───────────▶ join; with --expect N found with the others, if there is none
+//!  none, --join ───────────────────▶ wait at a cluster until a person approves
 //!  none, --role worker or --peers ─▶ refuse: a token is needed
 //!  none ─▶ listen ─ hears a cluster▶ refuse: a token is needed
 //!                 └ hears nothing ─▶ found
 //! ```
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use model::leader::SignedRecord;
+use model::token::{AnyToken, BootstrapToken, Token};
 
 use crate::app::cli::Role as Wanted;
 use crate::app::config::Config;
@@ -21,7 +24,11 @@ pub(super) enum Start {
     /// As this board.
     ComeBack(Identity),
     /// With this token.
-    Join(String),
+    Join(Token),
+    /// With the others that have this token.
+    Gather(BootstrapToken),
+    /// At a cluster, for a person's word.
+    Wait,
     /// Unless a cluster is heard.
     Found,
 }
@@ -33,16 +40,25 @@ pub(super) enum Start {
 pub(super) fn start(identity: Option<Identity>, config: &Config) -> Result<Start> {
     match (identity, &config.token) {
         (Some(identity), token) => {
-            check_known(&identity, token.is_some(), config.role)?;
+            // The founder comes back with the command line that all of them had.
+            let for_one = token.as_deref().is_some_and(|token| !is_bootstrap(token));
+            check_known(&identity, for_one, config.role)?;
             Ok(Start::ComeBack(identity))
         }
-        (None, Some(_)) if config.role == Wanted::Master => bail!(
-            "several masters come with version 0.2.0: leave --role master away to join as a worker"
+        (None, Some(_)) if config.join => bail!(
+            "--join is for a board without a token, which a person lets in: leave --join or --token \
+             away"
         ),
-        (None, Some(token)) => Ok(Start::Join(token.clone())),
+        (None, Some(token)) => with_token(token, config),
+        (None, None) if config.expect.is_some_and(|boards| boards > 1) => bail!(
+            "--expect needs a token that all these boards have: make one with `kumquat token create \
+             --bootstrap`, then start each with `kumquat up --token kq0... --expect N`"
+        ),
+        (None, None) if config.join => Ok(Start::Wait),
         (None, None) if config.role == Wanted::Worker => bail!(
             "a worker needs a cluster to join: run `kumquat token create` on the master board, then \
-             `kumquat up --role worker --token TOKEN` here"
+             `kumquat up --role worker --token TOKEN` here; or `kumquat up --role worker --join`, and \
+             let it in there with `kumquat board approve`"
         ),
         (None, None) if !config.peers.is_empty() => bail!(
             "--peers is for joining a cluster, which needs its token: run `kumquat token create` on \
@@ -51,6 +67,27 @@ pub(super) fn start(identity: Option<Identity>, config: &Config) -> Result<Start
         ),
         (None, None) => Ok(Start::Found),
     }
+}
+
+fn with_token(text: &str, config: &Config) -> Result<Start> {
+    let token: AnyToken = text.parse().context(
+        "--token: copy the whole line that `kumquat token create` prints on the master board",
+    )?;
+    match token {
+        AnyToken::Cluster(_) if config.expect.is_some_and(|boards| boards > 1) => bail!(
+            "--expect is for boards that found a cluster with a token kq0..., and this token is of a \
+             cluster that there is: leave --expect away"
+        ),
+        AnyToken::Cluster(token) => Ok(Start::Join(token)),
+        AnyToken::Bootstrap(_) if config.role == Wanted::Worker && config.expect.is_some() => bail!(
+            "a worker founds no cluster: leave --expect away to join the one that others found"
+        ),
+        AnyToken::Bootstrap(token) => Ok(Start::Gather(token)),
+    }
+}
+
+fn is_bootstrap(text: &str) -> bool {
+    matches!(text.parse(), Ok(AnyToken::Bootstrap(_)))
 }
 
 /// A token is for the first start; a member that has it in its start script comes back all the same.
@@ -64,10 +101,6 @@ fn check_known(identity: &Identity, has_token: bool, wanted: Wanted) -> Result<(
         (Role::Founder, Wanted::Worker) => bail!(
             "this board has founded cluster {cluster} and is its master: leave --role worker away; \
              to make it a worker of another cluster, use an empty --data-dir and a token"
-        ),
-        (Role::Member, Wanted::Master) => bail!(
-            "this board is a worker of cluster {cluster}, and several masters come with version \
-             0.2.0: leave --role master away"
         ),
         _ => Ok(()),
     }
@@ -113,18 +146,37 @@ mod tests {
         Some(Identity { role, ..founder })
     }
 
+    fn tokens() -> (Token, BootstrapToken) {
+        let (id, secret) = (model::token::TokenId([1; 5]), [2; 16]);
+        (Token { id, secret, pin: [3; 32] }, BootstrapToken { id, secret })
+    }
+
     #[test]
     fn a_first_start() {
         let check = |words: &[&str]| start(None, &config(words)).map_err(|e| e.to_string());
         assert_eq!(check(&[]), Ok(Start::Found));
         assert_eq!(check(&["--role", "master"]), Ok(Start::Found));
-        let join = Ok(Start::Join("t".into()));
-        assert_eq!(check(&["--token", "t"]), join);
-        assert_eq!(check(&["--token", "t", "--role", "worker", "--peers", "pi-1"]), join);
+        let (one, first) = tokens();
+        let (kq1, kq0) = (one.to_string(), first.to_string());
+        let join = Ok(Start::Join(one));
+        for words in [&[][..], &["--role", "worker", "--peers", "pi-1"], &["--role", "master"]] {
+            assert_eq!(check(&[&["--token", &kq1], words].concat()), join, "{words:?}");
+        }
+        let gather = Ok(Start::Gather(first));
+        for words in [&["--expect", "3"][..], &["--expect", "1", "--role", "master"], &[]] {
+            assert_eq!(check(&[&["--token", &kq0], words].concat()), gather, "{words:?}");
+        }
+        for words in [&["--join"][..], &["--join", "--role", "worker", "--peers", "pi-1"]] {
+            assert_eq!(check(words), Ok(Start::Wait), "{words:?}");
+        }
         for (words, remedy) in [
             (&["--role", "worker"][..], "kumquat token create"),
             (&["--peers", "pi-1"], "kumquat token create"),
-            (&["--token", "t", "--role", "master"], "leave --role master away"),
+            (&["--token", "t"], "copy the whole line"),
+            (&["--expect", "3"], "token create --bootstrap"),
+            (&["--token", &kq1, "--expect", "3"], "leave --expect away"),
+            (&["--token", &kq0, "--expect", "3", "--role", "worker"], "leave --expect away"),
+            (&["--token", &kq1, "--join"], "leave --join or --token"),
         ] {
             let refusal = check(words).expect_err("refused");
             assert!(refusal.contains(remedy), "{words:?}: {refusal}");
@@ -139,13 +191,17 @@ mod tests {
         for words in [&[][..], &["--token", "t"], &["--role", "worker", "--peers", "pi-1"]] {
             assert!(matches!(check(Role::Member, words), Ok(Start::ComeBack(_))), "{words:?}");
         }
-        for words in [&[][..], &["--role", "master"], &["--peers", "pi-1"]] {
+        let (one, first) = tokens();
+        let (kq1, kq0) = (one.to_string(), first.to_string());
+        let first = ["--token", &kq0, "--expect", "3"];
+        for words in [&[][..], &["--role", "master"], &["--peers", "pi-1"], &first] {
             assert!(matches!(check(Role::Founder, words), Ok(Start::ComeBack(_))), "{words:?}");
+            assert!(matches!(check(Role::Member, words), Ok(Start::ComeBack(_))), "{words:?}");
         }
         for (role, words, remedy) in [
             (Role::Founder, ["--token", "t"], "leave --token away"),
+            (Role::Founder, ["--token", &kq1], "leave --token away"),
             (Role::Founder, ["--role", "worker"], "empty --data-dir"),
-            (Role::Member, ["--role", "master"], "leave --role master away"),
         ] {
             let refusal = check(role, &words).expect_err("refused");
             assert!(refusal.contains(remedy), "{words:?}: {refusal}");

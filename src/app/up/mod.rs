@@ -104,7 +104,7 @@ async fn live(dirs: &Dirs, config: &Config, start: Start, began: Instant) -> Res
     // Cancel safety: a board that is told to stop before it is in a cluster is in none.
     let identity = tokio::select! {
         () = signals.any() => return Ok(()),
-        identity = arrive(dirs, config, &clock, start) => identity?,
+        identity = arrive(dirs, config, &clock, &doors, start) => identity?,
     };
     let mut running = Running::start(dirs, config, &identity, clock, &doors, began).await?;
     let settled = tokio::spawn(settle());

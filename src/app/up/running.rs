@@ -190,6 +190,8 @@ impl Base<'_> {
                     status: Arc::clone(&master.status),
                     pki: Arc::clone(&master.pki),
                     tokens: Tokens::new(master.status.registry.clone(), master.pki.pin()),
+                    joining: Arc::clone(&master.joining),
+                    evictor: master.evictor.clone(),
                     api_port: self.config.api_port,
                 });
                 Ok((Place::Master(Box::new(master)), seat))

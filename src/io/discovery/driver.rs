@@ -23,12 +23,13 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, sleep, timeout};
 
 use super::Judge;
+use super::fresh::Fresh;
 use super::heard::Heard;
 use super::judging::Allowance;
 use super::names::{Announced, Names};
 
 /// The service type of leader records.
-const SERVICE: &str = "_kumquat._tcp.local.";
+pub(super) const SERVICE: &str = "_kumquat._tcp.local.";
 /// How often the library looks for interfaces that came or went.
 const INTERFACES_EVERY_SECONDS: u32 = 2;
 /// How often the size of the cache is looked at.
@@ -75,6 +76,7 @@ pub(super) struct Driver {
     publish: watch::Sender<Vec<SignedRecord>>,
     asked: Arc<Notify>,
     heard: Heard,
+    fresh: Fresh,
 }
 
 /// One daemon.
@@ -86,6 +88,8 @@ struct Life {
     allowance: Allowance,
     /// Name of the instance that this daemon announces.
     own: Option<String>,
+    /// The same, of a board without a cluster.
+    genesis: Option<String>,
     /// Names of the site that it announces.
     names: Announced,
 }
@@ -97,8 +101,9 @@ impl Driver {
         judge: watch::Receiver<Judge>,
         publish: watch::Sender<Vec<SignedRecord>>,
         asked: Arc<Notify>,
+        fresh: Fresh,
     ) -> Self {
-        Self { interface, announced, names, judge, publish, asked, heard: Heard::default() }
+        Self { interface, announced, names, judge, publish, asked, heard: Heard::default(), fresh }
     }
 
     /// Runs until the other side is gone.
@@ -137,6 +142,7 @@ impl Driver {
     async fn live(&mut self, life: &mut Life) -> End {
         self.announced.mark_changed();
         self.names.mark_changed();
+        self.fresh.mark_changed();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -158,6 +164,10 @@ impl Driver {
                     }
                     Err(_) => Err(End::Stopped),
                 },
+                changed = self.fresh.changed() => match changed {
+                    true => self.announce_genesis(life),
+                    false => Err(End::Stopped),
+                },
                 changed = self.judge.changed() => match changed {
                     Ok(()) => self.judge_anew(life),
                     Err(_) => Err(End::Stopped),
@@ -174,7 +184,10 @@ impl Driver {
     fn note(&mut self, life: &mut Life, event: ServiceEvent) -> Result<(), End> {
         let changed = match event {
             ServiceEvent::ServiceResolved(service) => self.hear(life, &service)?,
-            ServiceEvent::ServiceRemoved(_, instance) => self.heard.remove(&instance),
+            ServiceEvent::ServiceRemoved(_, instance) => {
+                self.fresh.remove(&instance);
+                self.heard.remove(&instance)
+            }
             _ => false,
         };
         if changed {
@@ -186,7 +199,10 @@ impl Driver {
     fn hear(&mut self, life: &mut Life, service: &ResolvedService) -> Result<bool, End> {
         let instance = service.get_fullname();
         let read = SignedRecord::from_pairs(|key| service.get_property_val_str(key));
-        let Ok(record) = read else { return Ok(false) };
+        let Ok(record) = read else {
+            self.fresh.hear(instance, |key| service.get_property_val_str(key));
+            return Ok(false);
+        };
         let is_own = self.announced.borrow().as_ref().is_some_and(|own| is_of(own, &record));
         if is_own || self.heard.knows(instance, &record) {
             return Ok(false);
@@ -224,6 +240,12 @@ impl Driver {
         }
         life.own = name;
         Ok(())
+    }
+
+    fn announce_genesis(&mut self, life: &mut Life) -> Result<(), End> {
+        life.genesis = self.fresh.announce(&life.daemon, life.genesis.take())?;
+        // Those that were heard before there was anything to announce.
+        life.listen()
     }
 
     async fn look(&mut self, life: &mut Life) -> Result<(), End> {
@@ -276,6 +298,7 @@ impl Life {
             asked: now,
             allowance,
             own: None,
+            genesis: None,
             names: Announced::default(),
         })
     }

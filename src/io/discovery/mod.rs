@@ -1,6 +1,6 @@
 //! Discovery: who leads a cluster on this link, by mDNS (`_kumquat._tcp`, RFC 6762 and 6763).
 //!
-//! In: leader records and names to announce, and a judge of what is heard. Out: the records heard, newest last
+//! In: leader records, names and the wish to found a cluster to announce, and a judge of what is heard. Out: the records heard, newest last
 //! known per cluster and board, on a watch channel. A record is a hint: mDNS can be forged by everybody
 //! on the link, so a caller that knows its cluster's authority passes a judge that checks signatures,
 //! and nothing else takes up room. It is no failure detector: a board that is killed stays up to 90 s.
@@ -10,6 +10,7 @@
 //! is replaced when the cache does ([`driver`]). IPv4 only. No default route is needed.
 
 mod driver;
+mod fresh;
 mod heard;
 mod judging;
 mod names;
@@ -18,6 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::genesis::GenesisRecord;
 use model::interfaces;
 use model::leader::SignedRecord;
 use nix::net::if_::InterfaceFlags;
@@ -25,6 +27,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use driver::Driver;
+use fresh::Fresh;
 
 pub use names::Names;
 
@@ -62,6 +65,8 @@ pub struct Discovery {
     names: watch::Sender<Names>,
     judge: watch::Sender<Judge>,
     heard: watch::Receiver<Vec<SignedRecord>>,
+    genesis: watch::Sender<Option<GenesisRecord>>,
+    fresh: watch::Receiver<Vec<GenesisRecord>>,
     asked: Arc<Notify>,
     task: JoinHandle<()>,
 }
@@ -84,6 +89,8 @@ impl Discovery {
         let (names, to_name) = watch::channel(Names::new());
         let (judge, judged_by) = watch::channel(options.judge);
         let (publish, heard) = watch::channel(Vec::new());
+        let (genesis, to_found) = watch::channel(None);
+        let (found, fresh) = watch::channel(Vec::new());
         let asked = Arc::new(Notify::new());
         let driver = Driver::new(
             options.interface,
@@ -91,9 +98,10 @@ impl Discovery {
             judged_by,
             publish,
             Arc::clone(&asked),
+            Fresh::new(to_found, found),
         );
         let task = tokio::spawn(driver.run());
-        Self { announced, names, judge, heard, asked, task }
+        Self { announced, names, judge, heard, genesis, fresh, asked, task }
     }
 
     /// The records heard from others that count, the greatest rank first.
@@ -104,6 +112,16 @@ impl Discovery {
     /// Announces this board's record, in place of the one before.
     pub fn announce(&self, record: SignedRecord) {
         self.announced.send_replace(Some(record));
+    }
+
+    /// Announces that this board wants to found a cluster, or (with `None`) that it does not any more.
+    pub fn announce_genesis(&self, record: Option<GenesisRecord>) {
+        self.genesis.send_replace(record);
+    }
+
+    /// The boards heard that want to found a cluster with the same token, while this one announces it.
+    pub fn fresh(&self) -> watch::Receiver<Vec<GenesisRecord>> {
+        self.fresh.clone()
     }
 
     /// Says goodbye to the record that was announced.
@@ -134,8 +152,8 @@ impl Discovery {
 
     /// Says goodbye and ends.
     pub async fn stop(self) {
-        let Self { announced, names, judge, heard, asked, mut task } = self;
-        drop((announced, names, judge, heard, asked));
+        let Self { announced, names, judge, heard, genesis, fresh, asked, mut task } = self;
+        drop((announced, names, judge, heard, genesis, fresh, asked));
         if tokio::time::timeout(STOP_WITHIN, &mut task).await.is_err() {
             task.abort();
         }

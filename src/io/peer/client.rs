@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{Body, EXPORTER_LABEL, PING, empty, head_bytes_max, read, socket};
-use crate::io::tls::{BoardPeer, board_peer};
+use crate::io::tls::{BoardPeer, authority_pin, board_peer};
 
 /// Silence after which the kernel asks whether the master lives.
 const QUIET_SECONDS: u32 = 15;
@@ -77,6 +77,7 @@ pub enum PeerError {
 pub struct Connection {
     address: SocketAddr,
     master: BoardPeer,
+    authority: Option<[u8; 32]>,
     exporter: [u8; 32],
     sender: http2::SendRequest<Body>,
     ended: watch::Receiver<()>,
@@ -109,7 +110,7 @@ impl Connection {
             true => PeerError::Untrusted { address, source },
             false => PeerError::Connect { address, source },
         })?;
-        let (master, exporter) = facts(&stream).map_err(failed)?;
+        let (master, authority, exporter) = facts(&stream).map_err(failed)?;
         let (sender, connection) = builder()
             .handshake(TokioIo::new(stream))
             .await
@@ -121,7 +122,7 @@ impl Connection {
             }
             drop(end);
         });
-        let connection = Self { address, master, exporter, sender, ended };
+        let connection = Self { address, master, authority, exporter, sender, ended };
         // In TLS 1.3 a client is done before the server has judged its certificate.
         connection.ping().await?;
         Ok(connection)
@@ -150,6 +151,11 @@ impl Connection {
     /// Which board the master is.
     pub fn master(&self) -> &BoardPeer {
         &self.master
+    }
+
+    /// The pin of the authority that the master named; `None` for a board that has no cluster yet.
+    pub fn authority(&self) -> Option<[u8; 32]> {
+        self.authority
     }
 
     /// Known to both ends of this connection and to nobody else.
@@ -192,12 +198,14 @@ impl Connection {
     }
 }
 
-fn facts(stream: &TlsStream<TcpStream>) -> io::Result<(BoardPeer, [u8; 32])> {
+/// Which board, which authority it names, and the exporter.
+fn facts(stream: &TlsStream<TcpStream>) -> io::Result<(BoardPeer, Option<[u8; 32]>, [u8; 32])> {
     let (_, session) = stream.get_ref();
     let exporter =
         session.export_keying_material([0; 32], EXPORTER_LABEL, None).map_err(io::Error::other)?;
     let chain = session.peer_certificates().unwrap_or_default();
-    Ok((board_peer(chain).map_err(io::Error::other)?, exporter))
+    let board = board_peer(chain).map_err(io::Error::other)?;
+    Ok((board, authority_pin(chain), exporter))
 }
 
 fn is_about_certificate(error: &io::Error) -> bool {

@@ -4,7 +4,7 @@
 //! sent them. Both ends know the connection's exporter, so that a secret can be proven for this very
 //! connection (RFC 5705, RFC 8446 section 7.5).
 //! Invariants: whatever a peer sends ends at most its own connection; peers without a certificate have
-//! few places, few seconds and two paths; a board keeps a connection only while it is admitted, and at
+//! few places, few seconds and four paths; a board keeps a connection only while it is admitted, and at
 //! most [`model::limits::PEER_BOARD_CONNECTIONS_MAX`] of them.
 //! Deliberately absent: HTTP/2 pings. Boards keep a stream open all the time, so that they would be
 //! sent for ever; a dead link is noticed by TCP, and a frozen peer by the beats on the bus.
@@ -42,6 +42,12 @@ pub const ALPN: &[&[u8]] = &[b"h2"];
 pub const PING: &str = "/v1/ping";
 /// Where a board joins.
 pub const JOIN: &str = "/v1/join";
+/// Where boards with one bootstrap token find each other, and their cluster.
+pub const GENESIS: &str = "/v1/genesis";
+/// Where a board without a token waits to be let in.
+pub const PENDING: &str = "/v1/pending";
+/// What those may ask who show no certificate.
+const OPEN: [&str; 4] = [PING, JOIN, GENESIS, PENDING];
 /// What the connection's exporter is for.
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-kumquat-join";
 
@@ -74,7 +80,7 @@ pub trait PeerHandler: Send + Sync + 'static {
         watch::channel(()).1
     }
 
-    /// Answers a request. Without a certificate only [`JOIN`] gets here.
+    /// Answers a request. Without a certificate only [`JOIN`], [`GENESIS`] and [`PENDING`] get here.
     fn handle(self: Arc<Self>, caller: Arc<Caller>, request: Request<Incoming>) -> Answer;
 
     /// The connection ended; its handler futures are dropped.

@@ -1,7 +1,7 @@
 //! The port that boards connect to.
 //!
 //! ```text
-//! accepted -> TLS -> no certificate: stays in the crowd, few seconds, join only
+//! accepted -> TLS -> no certificate: stays in the crowd, few seconds, may ask to be let in only
 //!          |      -> board, admitted: leaves the crowd, stays while it is admitted and has few
 //!          |         others that are newer
 //!          |      -> board, not admitted: stays in the crowd, told so once, ended
@@ -36,7 +36,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::{
-    Body, Caller, EXPORTER_LABEL, JOIN, PING, PeerHandler, empty, head_bytes_max, socket, text,
+    Body, Caller, EXPORTER_LABEL, OPEN, PING, PeerHandler, empty, head_bytes_max, socket, text,
 };
 use crate::io::crowd::Crowd;
 use crate::io::seldom::Seldom;
@@ -244,7 +244,7 @@ impl Port {
                 StatusCode::FORBIDDEN,
                 format!("board {} is not a member of this cluster with this key", board.name),
             ),
-            None if path != JOIN && path != PING => {
+            None if !OPEN.contains(&path) => {
                 text(StatusCode::UNAUTHORIZED, "this path needs a board's certificate")
             }
             _ if path == PING => {

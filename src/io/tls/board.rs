@@ -55,6 +55,11 @@ pub fn board_peer(chain: &[CertificateDer<'_>]) -> Result<BoardPeer, BadCertific
     })
 }
 
+/// The pin of the authority that a server named in the chain that it showed; `None` when it named none.
+pub fn authority_pin(chain: &[CertificateDer<'_>]) -> Option<[u8; 32]> {
+    spki_hash(chain.get(1)?)
+}
+
 /// SHA-256 of the certificate's SubjectPublicKeyInfo.
 pub(super) fn spki_hash(certificate: &CertificateDer<'_>) -> Option<[u8; 32]> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;

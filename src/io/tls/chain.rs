@@ -158,7 +158,15 @@ pub(super) struct PinnedMaster {
     pub(super) provider: Arc<CryptoProvider>,
 }
 
-/// The two server verifiers differ in where the authority comes from only.
+/// On a client that knows no authority yet: a master of whichever cluster, with the authority that it
+/// names itself, or a board without a cluster that signed its certificate itself. Who it is has to be
+/// proven otherwise, by a secret or by a person.
+#[derive(Debug)]
+pub(super) struct Unpinned {
+    pub(super) provider: Arc<CryptoProvider>,
+}
+
+/// The server verifiers differ in where the authority comes from only.
 macro_rules! server_verifier {
     ($name:ty, $verify:expr) => {
         impl ServerCertVerifier for $name {
@@ -209,6 +217,17 @@ server_verifier!(PinnedMaster, |own: &PinnedMaster,
     let pinned = rest.iter().find(|certificate| spki_hash(certificate) == Some(own.pin));
     let authority = pinned.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
     check_master(leaf, &roots(authority)?, &own.provider)
+});
+
+server_verifier!(Unpinned, |own: &Unpinned,
+                            leaf: &CertificateDer<'_>,
+                            rest: &[CertificateDer<'_>]| {
+    match rest.first() {
+        Some(authority) => check_master(leaf, &roots(authority)?, &own.provider),
+        None => board_peer(std::slice::from_ref(leaf))
+            .map(|_| ServerCertVerified::assertion())
+            .map_err(|_| not_ours()),
+    }
 });
 
 /// Always shows the same certificate.

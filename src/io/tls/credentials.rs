@@ -18,8 +18,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::board::{self, BoardKey, BoardPeer, board_peer};
-use super::chain::{AnyMaster, KnownBoard, OneKey, PinnedMaster, is_board_of};
-use super::{Pki, TlsError, file, pki};
+use super::chain::{AnyMaster, KnownBoard, OneKey, PinnedMaster, Unpinned, is_board_of};
+use super::{Pki, TlsError, file, issue, pki};
 
 /// Which clients a server takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +187,47 @@ pub fn pinned_client_config(pin: [u8; 32], alpn: &[&[u8]]) -> Result<Arc<ClientC
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     Ok(finish(config, alpn))
+}
+
+/// For a board that knows no authority yet: accepts a master of whichever cluster, and a board that
+/// founds one ([`genesis_server_config`]). The handshake proves only that the server has the key of the
+/// certificate that it shows; who it is must be proven otherwise.
+///
+/// # Errors
+/// What the TLS library refuses.
+pub fn unpinned_client_config(alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Unpinned { provider }))
+        .with_no_client_auth();
+    Ok(finish(config, alpn))
+}
+
+/// For the port of a board that has no cluster yet: it shows a certificate that its own key signed, and
+/// asks for none.
+///
+/// # Errors
+/// What the TLS library refuses.
+pub fn genesis_server_config(
+    key: &BoardKey,
+    name: &str,
+    alpn: &[&[u8]],
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let own = issue::self_signed_board(&key.pair, name)?;
+    let der = PrivatePkcs8KeyDer::from(key.pair.serialize_der());
+    let signer = provider.key_provider.load_private_key(PrivateKeyDer::Pkcs8(der))?;
+    let own = Arc::new(CertifiedKey::new(vec![own], signer));
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(OneKey(own)));
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
 }
 
 /// For a server of somebody else's whose certificate one of these authorities (PEM) has signed; its

@@ -7,6 +7,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType, SubjectPublicKeyInfo,
 };
+use rustls_pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 
 use super::board::{MASTERS, NODES, USER_PREFIX};
@@ -100,6 +101,18 @@ pub(super) fn board(
     params.use_authority_key_identifier_extension = true;
     let issuer = Issuer::from_ca_cert_pem(ca, ca_key).map_err(failed(&subject))?;
     Ok(params.signed_by(&key, &issuer).map_err(failed(&subject))?.pem())
+}
+
+/// The certificate of a board that has no authority yet, signed by its own key.
+pub(super) fn self_signed_board(
+    key: &KeyPair,
+    name: &str,
+) -> Result<CertificateDer<'static>, TlsError> {
+    let subject = format!("{USER_PREFIX}{name}");
+    let mut params = params(&subject, Some(NODES));
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    Ok(params.self_signed(key).map_err(failed(&subject))?.der().clone())
 }
 
 fn leaf(

@@ -23,8 +23,11 @@ mod unverified;
 
 use std::path::PathBuf;
 
-pub use board::{BoardKey, BoardPeer, board_peer};
-pub use credentials::{Clients, Credentials, pinned_client_config, trusting_config};
+pub use board::{BoardKey, BoardPeer, authority_pin, board_peer};
+pub use credentials::{
+    Clients, Credentials, genesis_server_config, pinned_client_config, trusting_config,
+    unpinned_client_config,
+};
 pub use names::ServerNames;
 pub use peer::{BadCertificate, PeerIdentity};
 pub use pki::Pki;

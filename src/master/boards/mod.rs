@@ -28,7 +28,6 @@ use rustls_pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
 
 use crate::io::bus::external::{ExternalOptions, external};
 use crate::io::bus::{self, BusEvent, BusEvents, Embedded, MasterBus, Topics, Waiting};
@@ -201,8 +200,8 @@ struct Boards {
 
 impl Boards {
     async fn run(mut self, mut events: Box<dyn BusEvents>, mut stop: watch::Receiver<bool>) {
-        let mut beat = tokio::time::interval(self.shared.as_leader.beat);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut evictions = self.shared.views.evictions();
+        self.turn_out();
         loop {
             // Cancel safety: all arms lose nothing when dropped.
             tokio::select! {
@@ -212,7 +211,7 @@ impl Boards {
                     Ok((board, connection, served)) => self.ended(&board, connection, served),
                     Err(error) => tracing::error!(%error, "session of a board crashed"),
                 },
-                _ = beat.tick() => self.turn_out(),
+                Ok(()) = evictions.changed() => self.turn_out(),
                 Some(event) = events.next() => self.take(event),
                 else => break,
             }
@@ -264,23 +263,20 @@ impl Boards {
         self.sessions.spawn(async move { (board, connection, session.run(shared).await) });
     }
 
-    /// Ends the connections of boards that were evicted since the last look: those to the bus here, the
-    /// others where they are told.
+    /// Ends the connections of boards that are not admitted any more: those to the bus here, the others
+    /// where they are told.
     fn turn_out(&mut self) {
         let newest = self.shared.views.world().meta(&evicted_key()).map(|list| list.version);
-        if self.evictions == newest {
-            return;
-        }
-        if self.evictions.is_some() || newest.is_some() {
+        if self.evictions != newest {
             self.shared.bus.renew_shared();
+            self.evictions = newest;
         }
-        self.evictions = newest;
         self.turned_out.send_replace(());
         for (name, connected) in &self.connected {
             let Some(key) = connected.key else { continue };
             let peer = BoardPeer { name: name.clone(), key, is_master: false };
             if !(self.admitted)(&peer) {
-                tracing::warn!(node = name, "board was evicted: it is disconnected");
+                tracing::warn!(node = name, "board is not admitted any more: it is disconnected");
                 self.shared.bus.disconnect(name);
             }
         }

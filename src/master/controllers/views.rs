@@ -11,15 +11,17 @@ use logic::contact::Patience;
 use logic::controller::{Controller, KeyQueue, Op, Plan};
 use logic::world::{Changed, World};
 use model::ids::{ObjectKey, Version};
-use model::limits::{BATCH_KEYS_MAX, PLAN_OPS_MAX, RESYNC_KEYS_MAX};
+use model::join::BOARD_KEY;
+use model::limits::{BATCH_KEYS_MAX, NODE_KEYS_MAX, PLAN_OPS_MAX, RESYNC_KEYS_MAX};
 use model::status::ApiError;
 use model::timestamp::Timestamp;
 use model::view::{View, kind};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::io::clock::Clock;
 use crate::io::store::{Applied, Change};
 use crate::master::contacts::Listening;
+use crate::master::keys::is_evicted_list;
 use crate::master::net::Net;
 
 /// A key of one controller.
@@ -43,6 +45,8 @@ struct Shared {
     /// There may be something to plan.
     wake: Notify,
     boards: Mutex<HashMap<String, Arc<Notify>>>,
+    /// Changes with the list of evicted keys, and with the key of a Node.
+    evictions: watch::Sender<()>,
     listening: Listening,
     net: Net,
     clock: Clock,
@@ -81,7 +85,11 @@ impl Queue {
 }
 
 /// What the store calls for every change.
-pub struct Hook(Views);
+pub struct Hook {
+    views: Views,
+    /// The last key of each Node, gone ones too: a connection may be older than a Node's deletion.
+    keys: HashMap<Box<str>, Box<str>>,
+}
 
 impl Views {
     /// Empty views for these controllers, and the hook that fills them.
@@ -101,12 +109,13 @@ impl Views {
             queue: Mutex::default(),
             wake: Notify::new(),
             boards: Mutex::default(),
+            evictions: watch::Sender::new(()),
             listening: Listening::new(patience),
             net: Net::default(),
             clock,
             start: Instant::now(),
         }));
-        (views.clone(), Hook(views))
+        (views.clone(), Hook { views, keys: HashMap::new() })
     }
 
     /// The world; not to be held across an await, because the store's thread waits for it.
@@ -124,6 +133,12 @@ impl Views {
     /// Stops remembering a board.
     pub fn forget_board(&self, node: &str) {
         self.0.boards.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
+    }
+
+    /// Changes when a board may not be admitted any more: its key is listed as evicted, or its Node has
+    /// another one.
+    pub fn evictions(&self) -> watch::Receiver<()> {
+        self.0.evictions.subscribe()
     }
 
     /// What boards are told of the network.
@@ -330,9 +345,30 @@ impl Views {
     }
 }
 
+impl Hook {
+    /// Whether a Node belongs to another board than the last that it belonged to.
+    fn has_other_key(&mut self, world: &World, changed: &Changed) -> bool {
+        let name = changed.key.name.as_str();
+        if changed.key.kind != kind::NODES {
+            return false;
+        }
+        let node = world.node(name);
+        let Some(key) = node.and_then(|node| node.meta.annotations.get(BOARD_KEY)) else {
+            return false;
+        };
+        if self.keys.get(name).is_some_and(|known| **known == *key) {
+            return false;
+        }
+        if self.keys.len() >= NODE_KEYS_MAX {
+            self.keys.retain(|name, _| world.node(name).is_some());
+        }
+        self.keys.insert(name.into(), key.into()).is_some()
+    }
+}
+
 impl Applied for Hook {
     fn applied(&mut self, change: &Change) {
-        let views = &self.0;
+        let views = self.views.clone();
         let mut world = views.0.world.write().unwrap_or_else(PoisonError::into_inner);
         let body = change.body.as_deref();
         world.set_time(views.now());
@@ -347,15 +383,19 @@ impl Applied for Hook {
         if changed.key.kind == kind::NODES && (changed.gone || changed.old.is_none()) {
             views.note_node(&mut world, &changed.key.name, changed.gone);
         }
+        let judges_boards = is_evicted_list(&change.key) || self.has_other_key(&world, &changed);
         views.enqueue(&world, &changed);
         views.net().note(&world, &changed);
         views.wake_boards(&world, &changed);
         drop(world);
+        if judges_boards {
+            views.0.evictions.send_replace(());
+        }
         views.0.wake.notify_one();
     }
 
     fn opened(&mut self, version: Version) {
-        let mut world = self.0.0.world.write().unwrap_or_else(PoisonError::into_inner);
+        let mut world = self.views.0.world.write().unwrap_or_else(PoisonError::into_inner);
         world.raise_version(version);
     }
 }

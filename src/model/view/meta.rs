@@ -11,8 +11,12 @@ use crate::ids::{KindKey, ObjectKey, Uid, Version};
 use crate::timestamp::Timestamp;
 
 /// Annotations that some controller reads begin like one of these; the others are not kept.
-const KEPT_ANNOTATIONS: [&str; 3] =
-    ["deployment.kubernetes.io/", "controller.kubernetes.io/", "kubernetes.io/change-cause"];
+const KEPT_ANNOTATIONS: [&str; 4] = [
+    "deployment.kubernetes.io/",
+    "controller.kubernetes.io/",
+    "kubernetes.io/change-cause",
+    crate::join::BOARD_KEY,
+];
 /// Of these kinds all are kept but this one: a ReplicaSet has those of its Deployment.
 const KINDS_KEEPING_ALL: [KindKey; 2] = [super::kind::DEPLOYMENTS, super::kind::REPLICA_SETS];
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";

@@ -1,0 +1,36 @@
+//! Boards over the control socket of a master: one that waits is let in, one is thrown out.
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde_json::json;
+
+use super::{MasterSeat, query, refusal};
+use crate::io::control::{Body, json as answer};
+use crate::master::evict::EvictError;
+
+/// Answers a request to `/v1/boards/approve` or `/v1/boards/evict`.
+pub(super) async fn handle(master: &MasterSeat, request: &Request<Incoming>) -> Response<Body> {
+    let Some(name) = query(request, "name") else {
+        return refusal(StatusCode::BAD_REQUEST, "which board?");
+    };
+    if request.uri().path().ends_with("/approve") {
+        let words = query(request, "words");
+        return match master.joining.approve(&name, words.as_deref()).await {
+            Ok(words) => answer(StatusCode::OK, &json!({ "board": name, "words": words })),
+            Err(error) => refusal(error.status(), &format!("{:#}", anyhow::Error::new(error))),
+        };
+    }
+    match master.evictor.evict(&name).await {
+        Ok(evicted) => answer(StatusCode::OK, &json!(evicted)),
+        Err(error) => {
+            let status = match error {
+                EvictError::Absent(_) => StatusCode::NOT_FOUND,
+                EvictError::Leads(_) | EvictError::NoKey(_) | EvictError::Master(..) => {
+                    StatusCode::CONFLICT
+                }
+                EvictError::Read(_) | EvictError::Write(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            refusal(status, &format!("{:#}", anyhow::Error::new(error)))
+        }
+    }
+}

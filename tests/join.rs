@@ -6,12 +6,12 @@ mod board;
 mod busybox;
 #[path = "join/founder.rs"]
 mod founder;
-#[path = "join/waiting.rs"]
-mod waiting;
 #[path = "harness/loops.rs"]
 mod loops;
 #[path = "harness/switch.rs"]
 mod switch;
+#[path = "join/waiting.rs"]
+mod waiting;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -345,7 +345,8 @@ async fn who_plays_the_master_is_found_out() {
     let (master, other) = (Master::start("true").await, Master::start("false").await);
     let (token, own) = (master.token(9).await, key());
     // Another cluster where this one is expected.
-    let error = join(other.address, &token, &Newcomer::new("pi-2", "0", &own)).await.expect_err("refused");
+    let error =
+        join(other.address, &token, &Newcomer::new("pi-2", "0", &own)).await.expect_err("refused");
     assert!(matches!(error, JoinError::Elsewhere(_)), "{error}");
     assert!(error.to_string().contains("another cluster than the token"), "{error}");
 
@@ -356,7 +357,8 @@ async fn who_plays_the_master_is_found_out() {
     let tls = worker.server_config(Clients::Optional, ALPN).expect("TLS");
     let door = Arc::new(Greedy);
     tokio::spawn(peer::serve(listener, tls, door, master.loops.stop.subscribe()));
-    let error = join(address, &token, &Newcomer::new("pi-2", "0", &own)).await.expect_err("refused");
+    let error =
+        join(address, &token, &Newcomer::new("pi-2", "0", &own)).await.expect_err("refused");
     assert!(matches!(error, JoinError::Elsewhere(_)), "{error}");
 
     // A real master that does not know the secret and says yes to everything.
@@ -365,7 +367,8 @@ async fn who_plays_the_master_is_found_out() {
     let real = Credentials::founder(&master.pki, &master.folder, "pi-1").expect("credentials");
     let tls = real.server_config(Clients::Optional, ALPN).expect("TLS");
     tokio::spawn(peer::serve(listener, tls, Arc::new(Greedy), master.loops.stop.subscribe()));
-    let error = join(address, &token, &Newcomer::new("pi-2", "0", &own)).await.expect_err("refused");
+    let error =
+        join(address, &token, &Newcomer::new("pi-2", "0", &own)).await.expect_err("refused");
     assert!(error.to_string().contains("does not know the token's secret"), "{error}");
 }
 

@@ -57,10 +57,13 @@ mod tests {
 
     #[test]
     fn a_token_is_a_small_code_with_its_finders_and_its_quiet_zone() {
-        for (token, size) in [("KQ1".to_owned() + &"A7".repeat(44), 37), ("KQ0".to_owned() + &"A7".repeat(20), 29)] {
+        for (token, size) in
+            [("KQ1".to_owned() + &"A7".repeat(44), 37), ("KQ0".to_owned() + &"A7".repeat(20), 29)]
+        {
             let code = QrCode::encode_text(&token, QrCodeEcc::Medium).expect("it fits");
             assert_eq!(code.size(), size, "{} capitals", token.len());
-            let rows: Vec<Vec<char>> = rows(&code).iter().map(|row| row.chars().collect()).collect();
+            let rows: Vec<Vec<char>> =
+                rows(&code).iter().map(|row| row.chars().collect()).collect();
             let whole = size as usize + 2 * QUIET as usize;
             assert!(rows.iter().all(|row| row.len() == whole));
             for (x, y) in (0..whole).flat_map(|x| (0..whole).map(move |y| (x, y))) {

@@ -274,7 +274,14 @@ impl Joining {
         }
         let PendingAsk { name, version, .. } = ask;
         let address = caller.address.ip();
-        if self.options.pending.note(Pending { name: name.clone(), key, address, version, role, since: now })? {
+        if self.options.pending.note(Pending {
+            name: name.clone(),
+            key,
+            address,
+            version,
+            role,
+            since: now,
+        })? {
             tracing::info!(node = name, %address, "a board waits to be let in (`kumquat board list`)");
         }
         Ok(None)

@@ -67,7 +67,8 @@ mod tests {
         let mut other = [1; 32];
         other[31] = 0;
         for (board, authority) in [(other, [2; 32]), ([1; 32], other), ([2; 32], [1; 32])] {
-            let differing = words(&board, &authority).iter().zip(&same).filter(|(a, b)| a != b).count();
+            let differing =
+                words(&board, &authority).iter().zip(&same).filter(|(a, b)| a != b).count();
             assert!(differing >= 4, "{:?} {same:?}", words(&board, &authority));
         }
         assert_eq!(phrase(&[1; 32], &[2; 32]).split(' ').count(), WORDS);

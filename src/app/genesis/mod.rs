@@ -80,7 +80,8 @@ pub(in crate::app) async fn gather(
 ) -> Result<Outcome> {
     let kept = Kept::load(dirs, token)?;
     let began = Instant::now();
-    let founds = config.expect.map(|boards| Genesis::new(kept.record.clone(), name.into(), boards, 0));
+    let founds =
+        config.expect.map(|boards| Genesis::new(kept.record.clone(), name.into(), boards, 0));
     let discovery = Discovery::start(discovery::Options {
         interface: config.interface.clone(),
         ..Default::default()

@@ -79,9 +79,11 @@ fn with_token(text: &str, config: &Config) -> Result<Start> {
              cluster that there is: leave --expect away"
         ),
         AnyToken::Cluster(token) => Ok(Start::Join(token)),
-        AnyToken::Bootstrap(_) if config.role == Wanted::Worker && config.expect.is_some() => bail!(
-            "a worker founds no cluster: leave --expect away to join the one that others found"
-        ),
+        AnyToken::Bootstrap(_) if config.role == Wanted::Worker && config.expect.is_some() => {
+            bail!(
+                "a worker founds no cluster: leave --expect away to join the one that others found"
+            )
+        }
         AnyToken::Bootstrap(token) => Ok(Start::Gather(token)),
     }
 }

@@ -74,7 +74,8 @@ impl Fresh {
             let own = self.own.borrow();
             own.as_ref().is_some_and(|own| own.token == record.token && own.id != record.id)
         };
-        if !is_company || self.heard.iter().any(|(known, old)| known == instance && *old == record) {
+        if !is_company || self.heard.iter().any(|(known, old)| known == instance && *old == record)
+        {
             return true;
         }
         self.heard.retain(|(known, old)| known != instance && old.id != record.id);

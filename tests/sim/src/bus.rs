@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::Request;
 use hyper::body::Incoming;
-use kumquat::app::join::join;
+use kumquat::app::join::{Newcomer, join};
 use kumquat::io::bus;
 use kumquat::io::bus::client::{self, BusState, ClientOptions, Fetch};
 use kumquat::io::image::ImageStore;
@@ -223,10 +223,11 @@ impl Making {
         let name = format!("sim-{number}");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7443));
         let key = BoardKey::generate().expect("a key");
+        let newcomer = Newcomer::new(&name, &format!("id-{number}"), &key);
         let mut tries = 0;
         let joined = loop {
             tries += 1;
-            match join(address, &self.token, &name, &format!("id-{number}"), &key).await {
+            match join(address, &self.token, &newcomer).await {
                 Ok(joined) => break joined,
                 Err(error) if tries == 20 => panic!("{name} cannot join: {error:#}"),
                 Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,

@@ -168,6 +168,16 @@ pub(super) enum Role {
     Worker,
 }
 
+impl From<Role> for model::token::TokenRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Auto => Self::Auto,
+            Role::Master => Self::Master,
+            Role::Worker => Self::Worker,
+        }
+    }
+}
+
 /// `kumquat token`.
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {

@@ -87,7 +87,7 @@ fn status_text(status: &Value) -> String {
             "{:<24} {:<16} {:<8} {:<6} {}\n",
             text(&board["name"]),
             text(&board["address"]),
-            text(&board["role"]),
+            text(if board["standing"].is_string() { &board["standing"] } else { &board["role"] }),
             ready,
             text(&board["version"]),
         );

@@ -37,6 +37,11 @@ impl Dirs {
         self.data.join("genesis.json")
     }
 
+    /// Which member of the group of masters this board is.
+    pub(super) fn master(&self) -> PathBuf {
+        self.data.join("master.json")
+    }
+
     /// Where a member last saw its leader.
     pub(super) fn cluster(&self) -> PathBuf {
         self.data.join("cluster.json")

@@ -13,6 +13,9 @@ use tokio::task::{JoinError, JoinSet};
 /// How long the loops may take to stop; the API lets requests under way finish within this.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 
+/// How long the loops of a role that is taken away may take to end by themselves.
+const CUT_WITHIN: Duration = Duration::from_millis(200);
+
 /// Named loops with one signal to end.
 #[derive(Debug)]
 pub(super) struct Loops {
@@ -62,6 +65,18 @@ impl Loops {
     }
 }
 
+impl Loops {
+    /// Ends every loop at once: those that do not end by themselves within a moment are dropped where
+    /// they are.
+    pub(super) async fn cut(mut self) {
+        self.stopper.send_replace(true);
+        let ended = async { while self.running.join_next().await.is_some() {} };
+        if tokio::time::timeout(CUT_WITHIN, ended).await.is_err() {
+            self.running.shutdown().await;
+        }
+    }
+}
+
 /// What a loop that ended unasked ended with.
 fn failure(ended: Result<(&'static str, Result<()>), JoinError>) -> Error {
     match ended {
@@ -90,5 +105,18 @@ mod tests {
         said.sort();
         assert_eq!(said, ["broken failed: no disk", "hasty ended by itself"]);
         loops.stop().await;
+    }
+
+    #[tokio::test]
+    async fn what_does_not_end_by_itself_is_cut() {
+        let mut loops = Loops::new();
+        loops.spawn("patient", until(loops.stop_signal()));
+        loops.spawn("deaf", async {
+            std::future::pending::<()>().await;
+            anyhow::Ok(())
+        });
+        let began = std::time::Instant::now();
+        loops.cut().await;
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
 }

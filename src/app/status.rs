@@ -3,12 +3,15 @@
 //! A contract with programs (`-o json`): fields are only ever added.
 
 use logic::contact::Contact;
+use logic::masters::Warning;
+use model::masters::{Part, Reign};
 use serde_json::{Value, json};
 
 use super::identity::Identity;
-use crate::io::store::Leadership;
+use crate::io::store::GroupHealth;
 use crate::master::contacts::Contacts;
 use crate::master::controllers::Views;
+use crate::master::members::Members;
 use crate::master::pending::PendingBoards;
 use crate::master::registry::{ListQuery, Registry};
 
@@ -17,7 +20,7 @@ pub(super) struct ClusterStatus {
     /// The board that leads.
     pub(super) identity: Identity,
     /// In which epoch and term.
-    pub(super) leader: Leadership,
+    pub(super) leader: Reign,
     /// The objects.
     pub(super) registry: Registry,
     /// The same, as controllers see them.
@@ -26,6 +29,8 @@ pub(super) struct ClusterStatus {
     pub(super) contacts: Contacts,
     /// Which wait to be let in.
     pub(super) pending: PendingBoards,
+    /// The group of masters.
+    pub(super) members: Members,
 }
 
 impl ClusterStatus {
@@ -44,9 +49,13 @@ impl ClusterStatus {
             let seen = seen.iter().find(|(board, _)| board == name).map(|(_, seen)| *seen);
             seen.filter(|seen| seen.contact != Contact::Unjudged)
         };
+        let group = Masters::of(&self.identity.name, self.members.health());
         let boards = nodes.iter().map(|node| {
             let name = node["metadata"]["name"].as_str().unwrap_or_default();
-            let mut board = board(node, name == self.identity.name, heard(name).is_some());
+            let standing = group.standing(name);
+            let mut board = board(node, standing != WORKER, heard(name).is_some());
+            board["standing"] = standing.into();
+            board["lag"] = group.lag(name).into();
             board["pods"] = self.views.world().pods_on(name).count().into();
             board["lastHeardSeconds"] = heard(name).map(|seen| seen.silent_millis / 1_000).into();
             board
@@ -58,16 +67,94 @@ impl ClusterStatus {
             let own = &self.identity.name;
             warnings.push(json!({ "board": own, "reason": reason, "remedy": remedy }));
         }
+        warnings.extend(self.members.warnings().iter().map(|warning| {
+            let (board, reason, remedy) = words(warning);
+            json!({ "board": board.unwrap_or(&self.identity.name), "reason": reason, "remedy": remedy })
+        }));
         Ok(json!({
             "cluster": self.identity.cluster, "epoch": self.leader.epoch,
             "term": self.leader.term, "leader": self.identity.name, "boards": boards,
-            "voters": [self.identity.name], "pending": self.pending.list(), "warnings": warnings,
+            "voters": group.voters(), "pending": self.pending.list(), "warnings": warnings,
         }))
     }
 }
 
+const WORKER: &str = "worker";
+
+/// Who holds the log.
+struct Masters<'a> {
+    leader: &'a str,
+    /// None while the leader is the only master.
+    health: Option<GroupHealth>,
+}
+
+impl<'a> Masters<'a> {
+    fn of(leader: &'a str, health: Option<GroupHealth>) -> Self {
+        Self { leader, health: health.filter(|health| !health.members.configs.is_empty()) }
+    }
+
+    /// What a board is: leader, voter, learner or worker.
+    fn standing(&self, board: &str) -> &'static str {
+        let member = self.health.as_ref().and_then(|health| health.members.of_board(board));
+        match member.map(|member| member.part) {
+            _ if board == self.leader => "leader",
+            Some(Part::Voter) => "voter",
+            Some(Part::Learner) => "learner",
+            None => WORKER,
+        }
+    }
+
+    /// Entries that a master is behind the leader; none for boards without the log.
+    fn lag(&self, board: &str) -> Option<u64> {
+        let health = self.health.as_ref()?;
+        let member = health.members.of_board(board)?;
+        let matched = match board == self.leader {
+            true => health.last_index,
+            false => health.matched.get(&member.id).copied().unwrap_or(0),
+        };
+        Some(health.last_index.saturating_sub(matched))
+    }
+
+    /// Names of the boards that decide.
+    fn voters(&self) -> Vec<&str> {
+        let Some(health) = &self.health else { return vec![self.leader] };
+        let voters = health.members.voters();
+        let boards = voters.iter().filter_map(|id| health.members.get(*id));
+        boards.map(|member| &*member.board).collect()
+    }
+}
+
+/// A warning about the masters: the board, what is so, and what to do.
+fn words(warning: &Warning) -> (Option<&str>, &'static str, &'static str) {
+    match warning {
+        Warning::NoReplacement { board } => (
+            Some(board),
+            "this voter is silent, and no other board can take its place",
+            "check its power and its network, or add a board (`kumquat token create`)",
+        ),
+        Warning::Flaps { board } => (
+            Some(board),
+            "this voter forces elections again and again; it has no vote for half an hour",
+            "check its network in both directions, and its clock",
+        ),
+        Warning::Stuck { board } => (
+            Some(board),
+            "this board does not catch up with the log",
+            "check the speed of its disk and its network",
+        ),
+        Warning::LearnerAway { board } => (
+            Some(board),
+            "writes wait for this board, which is not heard",
+            "bring it back, or set durability to \"one\" in the ConfigMap kube-system/kumquat-masters",
+        ),
+        Warning::Full => {
+            (None, "no further board can hold the log", "remove masters that are gone for good")
+        }
+    }
+}
+
 /// A board is ready when it says so, and has said anything since this master leads.
-fn board(node: &Value, leads: bool, was_heard: bool) -> Value {
+fn board(node: &Value, is_master: bool, was_heard: bool) -> Value {
     let address = node["status"]["addresses"]
         .as_array()
         .and_then(|all| all.iter().find(|address| address["type"] == "InternalIP"))
@@ -76,7 +163,7 @@ fn board(node: &Value, leads: bool, was_heard: bool) -> Value {
     let kubelet = info["kubeletVersion"].as_str().unwrap_or_default();
     json!({
         "name": node["metadata"]["name"], "address": address,
-        "role": if leads { "master" } else { "worker" },
+        "role": if is_master { "master" } else { WORKER },
         "ready": was_heard && ready(node) == Some("True"),
         "version": kubelet.rsplit("kumquat.").next().unwrap_or_default(),
         "architecture": info["architecture"],

@@ -8,6 +8,7 @@
 //! [`Socket`], in which one master's end is plugged at a time. Invariant: once another end is plugged,
 //! the earlier one is closed both ways, and what it had not handed over yet never arrives.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -59,24 +60,48 @@ pub struct BoardEnd {
     pub streams: mpsc::Receiver<StreamOpen>,
 }
 
-/// Whether whoever acts as leader may still do so; asked before every act, so it must be quick.
-pub type Gate = Arc<dyn Fn() -> bool + Send + Sync>;
+/// Whether whoever acts as leader may still do so; asked before every act. Clones are the same.
+#[derive(Clone)]
+pub struct Gate(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl Gate {
+    /// Open as long as `may_act` says so, which must be quick.
+    pub fn new(may_act: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(may_act))
+    }
+
+    /// A gate that is never shut.
+    pub fn open() -> Self {
+        Self::new(|| true)
+    }
+
+    /// Whether it lets anything pass at this moment.
+    pub fn is_open(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Gate").field(&self.is_open()).finish()
+    }
+}
 
 impl MasterEnd {
     /// An end over which nothing gets to the board any more once the gate is shut; messages that meet
     /// a shut gate are dropped. Needs a tokio runtime.
-    pub fn gated(self, may_act: Gate) -> Self {
+    pub fn gated(self, gate: &Gate) -> Self {
         let Self { down, up, streams } = self;
         let (messages, said) = mpsc::channel(LINK_FRAMES_MAX);
         let (openings, opened) = mpsc::channel(LINK_FRAMES_MAX);
-        tokio::spawn(pass_through(said, down, may_act.clone()));
-        tokio::spawn(pass_through(opened, streams, may_act));
+        tokio::spawn(pass_through(said, down, gate.clone()));
+        tokio::spawn(pass_through(opened, streams, gate.clone()));
         Self { down: messages, up, streams: openings }
     }
 }
 
 /// Ends with either end.
-async fn pass_through<T>(mut from: mpsc::Receiver<T>, to: mpsc::Sender<T>, may_act: Gate) {
+async fn pass_through<T>(mut from: mpsc::Receiver<T>, to: mpsc::Sender<T>, gate: Gate) {
     loop {
         // Cancel safety: a message is taken only when it is there; nobody comes back after `closed`.
         let message = tokio::select! {
@@ -84,7 +109,7 @@ async fn pass_through<T>(mut from: mpsc::Receiver<T>, to: mpsc::Sender<T>, may_a
             () = to.closed() => return,
         };
         let Some(message) = message else { return };
-        if may_act() && to.send(message).await.is_err() {
+        if gate.is_open() && to.send(message).await.is_err() {
             return;
         }
     }
@@ -232,10 +257,10 @@ mod tests {
     #[tokio::test]
     async fn nothing_passes_a_gate_that_is_shut() {
         let open = Arc::new(std::sync::atomic::AtomicBool::new(true));
-        let gate = Arc::clone(&open);
-        let may_act: Gate = Arc::new(move || gate.load(std::sync::atomic::Ordering::SeqCst));
+        let may_act = Arc::clone(&open);
+        let gate = Gate::new(move || may_act.load(std::sync::atomic::Ordering::SeqCst));
         let (master, mut board) = pair();
-        let mut gated = master.gated(may_act);
+        let mut gated = master.gated(&gate);
         gated.down.send(say("one")).await.expect("room");
         assert_eq!(soon(board.down.recv()).await, Some(say("one")));
         open.store(false, std::sync::atomic::Ordering::SeqCst);

@@ -10,7 +10,7 @@ use model::view::kind;
 use serde_json::Value;
 
 use super::registry::Registry;
-use crate::io::store::{Record, StoreError};
+use crate::io::store::{Record, Store, StoreError};
 use crate::io::tls::BoardPeer;
 
 /// Where the cluster's own objects live.
@@ -19,13 +19,18 @@ pub(super) const SYSTEM: &str = "kube-system";
 /// Judges boards by the objects; clones share them.
 #[derive(Clone)]
 pub struct Keys {
-    registry: Registry,
+    store: Store,
 }
 
 impl Keys {
     /// By the objects of this registry.
     pub fn new(registry: Registry) -> Self {
-        Self { registry }
+        Self::of(registry.store().clone())
+    }
+
+    /// By the objects of this store, whoever leads.
+    pub fn of(store: Store) -> Self {
+        Self { store }
     }
 
     /// Whether this board, whose certificate is good, belongs here. When the store cannot be read, no
@@ -33,7 +38,7 @@ impl Keys {
     pub fn is_admitted(&self, board: &BoardPeer) -> bool {
         let key = key_text(&board.key);
         let judged = self.is_evicted(&key).and_then(|evicted| {
-            let node = self.registry.store().get(&node_key(&board.name))?;
+            let node = self.store.get(&node_key(&board.name))?;
             let other = |node: Record| board_key(&node).is_some_and(|known| known != key);
             Ok(!evicted && !node.is_some_and(other))
         });
@@ -43,9 +48,17 @@ impl Keys {
         })
     }
 
+    /// Whether a person threw the board with this key out.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(super) fn is_thrown_out(&self, key: &[u8; 32]) -> Result<bool, StoreError> {
+        self.is_evicted(&key_text(key))
+    }
+
     /// Whether a person threw this key out.
     pub(super) fn is_evicted(&self, key: &str) -> Result<bool, StoreError> {
-        let Some(record) = self.registry.store().get(&evicted_key())? else { return Ok(false) };
+        let Some(record) = self.store.get(&evicted_key())? else { return Ok(false) };
         let map: Value = serde_json::from_slice(&record.body).unwrap_or_default();
         Ok(map["data"].get(key).is_some())
     }

@@ -12,6 +12,7 @@ pub mod elector;
 pub mod evict;
 pub mod join;
 pub mod keys;
+pub mod members;
 pub mod net;
 pub mod pending;
 pub mod registry;

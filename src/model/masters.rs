@@ -27,7 +27,9 @@ pub use group::{
     GROUP_SCHEMA, GroupAnswerV1, GroupAskV1, GroupHeadV1, LogIdV1, PayloadWireV1, SnapshotHeadV1,
     VoteV1,
 };
-pub use kit::{ApiCallV1, CallerV1, KitV1, MasterAtV1, MastersV1, SecretBytes, SecretsKeyV1};
+pub use kit::{
+    ApiCallV1, CallerV1, KitAskV1, KitV1, MasterAtV1, MastersV1, SecretBytes, SecretsKeyV1,
+};
 
 /// Annotation of a Node: what its board can do beyond the first release, separated by commas.
 pub const CAN: &str = "kumquat.dev/can";

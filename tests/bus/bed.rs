@@ -16,7 +16,7 @@ use kumquat::io::bus::client::{self, BrokerOptions, BusState, ClientOptions, Fet
 use kumquat::io::bus::external::{BrokerUrl, ExternalOptions, Sessions};
 use kumquat::io::clock::Clock;
 use kumquat::io::image::ImageStore;
-use kumquat::io::link;
+use kumquat::io::link::{self, Gate};
 use kumquat::io::tls::{
     BoardKey, Clients, Credentials, Pki, board_peer, unverified_config, verify,
 };
@@ -150,6 +150,7 @@ impl Bed {
                 beat: self.beat,
                 ..dispatcher::Options::default()
             },
+            gate: Gate::open(),
             record: watch::Sender::new(signed.clone()).subscribe(),
             messages: self.messages.clone(),
         };

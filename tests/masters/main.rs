@@ -2,6 +2,7 @@
 
 mod cell;
 mod failover;
+mod three;
 
 #[path = "../harness/board.rs"]
 mod board;

@@ -36,19 +36,27 @@ pub(super) struct Control {
     pub(super) images: ImageStore,
     /// This board's addresses.
     pub(super) addresses: watch::Receiver<Addresses>,
-    /// Whether it leads.
-    pub(super) seat: Seat,
+    /// Port of the API.
+    pub(super) api_port: u16,
+    /// Whether it leads, at this moment.
+    pub(super) seat: watch::Receiver<ControlSeat>,
 }
 
-/// Where a board sits in its cluster.
-pub(super) enum Seat {
+/// Where a board sits in its cluster, as its control socket needs to know it.
+#[derive(Clone)]
+pub(super) enum ControlSeat {
     /// It leads.
     Master(MasterSeat),
     /// Another board leads.
     Member(LeaderView),
+    /// Another board leads, and this one holds the log too.
+    Follower(LeaderView, Arc<Pki>),
+    /// The seat is being exchanged.
+    Nobody,
 }
 
 /// What only a master can answer with.
+#[derive(Clone)]
 pub(super) struct MasterSeat {
     /// The cluster.
     pub(super) status: Arc<ClusterStatus>,
@@ -60,8 +68,6 @@ pub(super) struct MasterSeat {
     pub(super) joining: Arc<Joining>,
     /// Throws boards out.
     pub(super) evictor: Evictor,
-    /// Port of the API.
-    pub(super) api_port: u16,
 }
 
 impl Handler for Control {
@@ -89,45 +95,58 @@ impl Handler for Control {
 }
 
 impl Control {
+    fn seat(&self) -> ControlSeat {
+        self.seat.borrow().clone()
+    }
+
     async fn status(&self) -> Response<Body> {
-        match &self.seat {
-            Seat::Master(master) => match master.status.value() {
+        match self.seat() {
+            ControlSeat::Master(master) => match master.status.value() {
                 Ok(status) => answer(StatusCode::OK, &status),
                 Err(text) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &text),
             },
-            Seat::Member(leader) => {
+            ControlSeat::Member(leader) | ControlSeat::Follower(leader, _) => {
                 let address = self.addresses.borrow().own;
                 answer(StatusCode::OK, &leader.status(&self.identity, address).await)
             }
+            ControlSeat::Nobody => between_seats(),
         }
     }
 
     async fn tokens(&self, request: Request<Incoming>) -> Response<Body> {
-        match &self.seat {
-            Seat::Master(master) => tokens::handle(&master.tokens, request).await,
-            Seat::Member(leader) => leader.only_there("kumquat token"),
+        match self.seat() {
+            ControlSeat::Master(master) => tokens::handle(&master.tokens, request).await,
+            ControlSeat::Member(leader) | ControlSeat::Follower(leader, _) => {
+                leader.only_there("kumquat token")
+            }
+            ControlSeat::Nobody => between_seats(),
         }
     }
 
     async fn boards(&self, request: &Request<Incoming>) -> Response<Body> {
-        match &self.seat {
-            Seat::Master(master) => boards::handle(master, request).await,
-            Seat::Member(leader) => leader.only_there("kumquat board"),
+        match self.seat() {
+            ControlSeat::Master(master) => boards::handle(&master, request).await,
+            ControlSeat::Member(leader) | ControlSeat::Follower(leader, _) => {
+                leader.only_there("kumquat board")
+            }
+            ControlSeat::Nobody => between_seats(),
         }
     }
 
     fn kubeconfig(&self, request: &Request<Incoming>) -> Response<Body> {
-        let master = match &self.seat {
-            Seat::Master(master) => master,
-            Seat::Member(leader) => return leader.only_there("kumquat kubeconfig"),
+        let pki = match self.seat() {
+            ControlSeat::Master(master) => master.pki,
+            ControlSeat::Follower(_, pki) => pki,
+            ControlSeat::Member(leader) => return leader.only_there("kumquat kubeconfig"),
+            ControlSeat::Nobody => return between_seats(),
         };
-        let own = format!("https://{}:{}", self.addresses.borrow().own, master.api_port);
+        let own = format!("https://{}:{}", self.addresses.borrow().own, self.api_port);
         let server = query(request, "server").unwrap_or(own);
         if !is_server_url(&server) {
             let text = "that is no URL of an API server: write https://ADDRESS:6443";
             return refusal(StatusCode::BAD_REQUEST, text);
         }
-        let text = master.pki.admin_kubeconfig(&self.identity.cluster, &server);
+        let text = pki.admin_kubeconfig(&self.identity.cluster, &server);
         Response::new(bytes_body(text))
     }
 }
@@ -139,6 +158,11 @@ fn is_server_url(text: &str) -> bool {
         && text.parse::<http::Uri>().is_ok_and(|uri| {
             uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty())
         })
+}
+
+fn between_seats() -> Response<Body> {
+    let text = "this board is changing its role in the cluster: try again in a second";
+    refusal(StatusCode::SERVICE_UNAVAILABLE, text)
 }
 
 /// An error that the command prints.

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use logic::network::site_names;
 use model::leader::{LeaderRecord, SignedRecord};
 use model::limits::LEADER_ADDRESSES_MAX;
+use model::masters::Reign;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -19,7 +20,6 @@ use crate::app::addresses::Addresses;
 use crate::app::config::Config;
 use crate::app::identity::Identity;
 use crate::io::discovery::{Discovery, Options};
-use crate::io::store::Leadership;
 use crate::io::tls::Pki;
 use crate::master::net::Net;
 
@@ -45,7 +45,7 @@ impl Announcer {
     pub(super) fn start(
         config: &Config,
         identity: &Identity,
-        leader: Leadership,
+        leader: Reign,
         pki: Arc<Pki>,
         mut addresses: watch::Receiver<Addresses>,
         net: Net,
@@ -124,7 +124,7 @@ fn sign(template: &LeaderRecord, addresses: &Addresses, pki: &Pki) -> Result<Sig
 }
 
 /// The best addresses, the board's own first.
-fn reachable(addresses: &Addresses) -> Vec<Ipv4Addr> {
+pub(in crate::app) fn reachable(addresses: &Addresses) -> Vec<Ipv4Addr> {
     let others = addresses.all.iter().filter_map(|address| match address {
         IpAddr::V4(v4) if *v4 != addresses.own => Some(*v4),
         _ => None,

@@ -1,6 +1,9 @@
-//! The master role: store, views, registry, first objects, controllers, dispatcher, API, the leader
-//! record. A board starts it and stops it; it is a value, and nothing of it is left when it has
-//! stopped.
+//! The leading role: views, registry, first objects, controllers, dispatcher, API, the leader record.
+//! It is made for one reign and dies with it; store, authority and the port for boards are the
+//! [`Standing`]'s and stay.
+//!
+//! Invariant: nothing of it acts once its [`Mandate`] does not allow it any more. Writes meet that in
+//! the store; the bus, the own board's link, tunnels and announcements have a gate each.
 
 mod announce;
 mod peers;
@@ -10,24 +13,22 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use model::leader::SignedRecord;
+use model::masters::{MasterAtV1, MemberId, Part, Reign};
 use tokio::sync::watch;
 
 use super::addresses::Addresses;
-use super::config::Config;
-use super::dirs::Dirs;
-use super::doors::Doors;
 use super::genesis;
 use super::identity::Identity;
 use super::loops::Loops;
+use super::port::{Place, Sitting};
+use super::seat::Base;
+use super::standing::Standing;
 use super::status::ClusterStatus;
 use super::version;
 use crate::io::bus::external::{ExternalOptions, Sessions};
-use crate::io::clock::Clock;
-use crate::io::image::ImageStore;
-use crate::io::link::MasterEnd;
-use crate::io::peer;
-use crate::io::store::{self, Leadership, Store};
-use crate::io::tls::{ApiTls, Clients, Credentials, Pki};
+use crate::io::link::{Gate, MasterEnd};
+use crate::io::store::{Mandate, Store};
+use crate::io::tls::{ApiTls, Credentials, Pki};
 use crate::master::api::{self, ApiOptions, Health};
 use crate::master::audit::Audit;
 use crate::master::boards::{self, BoardsOptions, BusOver, Messages};
@@ -37,34 +38,25 @@ use crate::master::dispatcher;
 use crate::master::evict::Evictor;
 use crate::master::join::{JoinOptions, Joining};
 use crate::master::keys::Keys;
+use crate::master::members::{Leading, Members};
 use crate::master::net;
 use crate::master::pending::PendingBoards;
 use crate::master::registry::{Registry, RegistryOptions, ServiceRange};
 use crate::master::tokens::Tokens;
 use crate::master::tunnel::{Images, Routes, Streams};
 use announce::Announcer;
+pub(super) use announce::reachable;
 use peers::Peers;
 pub(super) use peers::{LEADER, STATUS};
-use reach::{Reach, server_names};
+use reach::Reach;
+pub(super) use reach::server_names;
 
-/// What the role is started with.
-pub(super) struct MasterOptions<'a> {
-    /// Folders.
-    pub(super) dirs: &'a Dirs,
-    /// Configuration.
-    pub(super) config: &'a Config,
-    /// This board.
-    pub(super) identity: &'a Identity,
-    /// Cluster time.
-    pub(super) clock: Clock,
-    /// This board's addresses.
-    pub(super) addresses: watch::Receiver<Addresses>,
-    /// The images of this board.
-    pub(super) images: ImageStore,
-    /// Its ports.
-    pub(super) doors: &'a Doors,
-    /// The link to the agent of this board.
-    pub(super) link: MasterEnd,
+/// Why this board leads.
+pub(super) enum Lead {
+    /// The cluster has no other master: it begins a reign of its own.
+    Alone,
+    /// The masters have elected it.
+    Elected(Mandate),
 }
 
 /// The running role.
@@ -73,20 +65,26 @@ pub(super) struct MasterRole {
     pub(super) loops: Loops,
     /// What it knows of the cluster.
     pub(super) status: Arc<ClusterStatus>,
-    /// Certificates.
-    pub(super) pki: Arc<Pki>,
     /// The images of all boards.
     pub(super) images: Images,
     /// Takes boards in.
     pub(super) joining: Arc<Joining>,
     /// Throws boards out.
     pub(super) evictor: Evictor,
+    /// In whose name it acts.
+    pub(super) mandate: Mandate,
     store: Store,
+    place: Place,
+    members: Members,
 }
 
 /// What the loops of the role share.
-struct Core {
+struct Core<'a> {
+    base: &'a Base,
+    standing: &'a Standing,
+    /// Bound to the reign.
     store: Store,
+    mandate: Mandate,
     views: Views,
     registry: Registry,
     pki: Arc<Pki>,
@@ -96,8 +94,6 @@ struct Core {
     images: Images,
     /// The boards that wait for a person's word.
     pending: PendingBoards,
-    /// Told when boards were evicted.
-    turned_out: watch::Sender<()>,
     /// Keys of the bus, when it goes over somebody else's broker.
     bus_keys: Option<Sessions>,
 }
@@ -106,97 +102,117 @@ impl MasterRole {
     /// Starts every loop of the role; returns when the API answers.
     ///
     /// # Errors
-    /// The store, the certificates or the ports cannot be had.
-    pub(super) async fn start(options: MasterOptions<'_>) -> Result<Self> {
-        options.doors.bind()?;
-        let core = Core::open(&options).await?;
+    /// The store refuses, or the reign is over already.
+    pub(super) async fn start(
+        base: &Base,
+        standing: &Standing,
+        lead: Lead,
+        link: MasterEnd,
+    ) -> Result<Self> {
+        let core = Core::open(base, standing, lead, &link).await?;
         let mut loops = Loops::new();
-        core.keep_reachable(&options, &mut loops).await?;
-        core.serve_api(&options, &mut loops)?;
-        let status = Arc::new(core.run_controllers(&options, &mut loops));
-        let record = core.announce(&options, &mut loops)?;
+        core.keep_reachable(&mut loops).await?;
+        core.serve_api(&mut loops)?;
+        let status = Arc::new(core.run_controllers(&mut loops));
+        let record = core.announce(&mut loops)?;
         let messages = Messages::default();
-        core.serve_bus(&options, record.clone(), messages.clone(), &mut loops)?;
-        let joining = Arc::new(core.joining(options.identity, record.clone()));
+        core.serve_bus(record.clone(), messages.clone(), &mut loops)?;
+        let joining = Arc::new(core.joining(record.clone()));
         // Before anybody asks: the boards that founded with this one come at once.
-        genesis::after_founding(options.dirs, &core.tokens()).await?;
-        let evictor =
-            Evictor::new(core.registry.clone(), core.views.clone(), &options.identity.name);
-        let peers = (options.doors, Arc::clone(&joining));
-        core.serve_peers(peers, record, messages, &status, &mut loops)?;
-        core.serve_own_board(options, &mut loops);
-        let Core { pki, images, store, .. } = core;
-        Ok(Self { loops, status, pki, images, joining, evictor, store })
+        let tokens = Tokens::new(core.registry.clone(), core.pki.pin());
+        genesis::after_founding(&base.dirs, &tokens).await?;
+        let evictor = core.evictor();
+        let peers = core.peers(Arc::clone(&joining), record, messages, &status);
+        let place = standing.port.sit(peers);
+        core.serve_own_board(link, &mut loops);
+        core.lead_members();
+        say_began(&core.mandate, &core.store);
+        let members = standing.members.clone();
+        let Core { store, mandate, images, .. } = core;
+        Ok(Self { loops, status, images, joining, evictor, mandate, store, place, members })
     }
 
-    /// Ends every loop, then closes the store.
+    /// Ends every loop; requests under way may finish.
     pub(super) async fn stop(self) {
+        self.members.lead(None);
         self.loops.stop().await;
-        self.store.close().await;
+        drop(self.place);
+        self.store.detach().await;
+        say_ended(&self.mandate);
+    }
+
+    /// Ends every loop at once: the reign is over. The store stays open.
+    pub(super) async fn cut(self) {
+        self.members.lead(None);
+        drop(self.place);
+        self.loops.cut().await;
+        say_ended(&self.mandate);
+        self.store.detach().await;
     }
 }
 
-impl Core {
-    async fn open(options: &MasterOptions<'_>) -> Result<Self> {
-        let MasterOptions { dirs, config, identity, clock, addresses, images, link, .. } = options;
+impl<'a> Core<'a> {
+    async fn open(
+        base: &'a Base,
+        standing: &'a Standing,
+        lead: Lead,
+        link: &MasterEnd,
+    ) -> Result<Self> {
+        let Base { config, identity, clock, images, .. } = base;
         let range = identity.service_range;
         let service_range = ServiceRange::new(range.base, range.prefix)
             .with_context(|| format!("{range} cannot hold services"))?;
-        let pki = Arc::new(Pki::open(&dirs.data, clock.now())?);
-        let credentials = Credentials::founder(&pki, &dirs.data, &identity.name)?;
-        let service = service_range.api_address();
-        let names = server_names(&identity.name, service, &addresses.borrow().clone());
-        let tls = Arc::new(ApiTls::new(&pki, &names, clock.clone())?);
         let of_controllers = controllers::all(controllers::Cluster {
-            root_ca: pki.ca_certificate(),
+            root_ca: standing.pki.ca_certificate(),
             pods: identity.pod_range.into(),
             reserved_ports: config.own_ports(),
         });
         let (views, hook) = Views::new(of_controllers, clock.clone());
-        let mut of_store = store::Options::new(dirs.store());
-        of_store.clock = clock.clone();
-        let opened =
-            tokio::task::spawn_blocking(move || Store::open_alone(of_store, Box::new(hook)));
-        let store = opened.await?.context("cannot open the store")?;
+        let mandate = match lead {
+            Lead::Alone => standing.store.lead_alone(Box::new(hook)).await?,
+            Lead::Elected(mandate) => {
+                standing.store.lead(&mandate, Box::new(hook)).await?;
+                mandate
+            }
+        };
+        let store = standing.store.of(&mandate);
         let options = RegistryOptions { service_range };
         let registry = Registry::new(store.clone(), clock.clone(), options)?;
-        let Leadership { epoch, term } = store.leadership();
-        let streams = Streams::new(epoch, term);
+        let reign = mandate.reign();
+        let streams = Streams::new(reign.epoch, reign.term).gated(gate(&mandate));
         streams.register(&identity.name, link.streams.clone());
         let (images, seen) = (images.clone(), views.clone());
         let images = Images::new(&identity.name, images, seen, registry.clone(), streams.clone());
-        let pending = PendingBoards::new(pki.pin());
         let bus_keys = config.broker.as_ref().map(|_| Sessions::new()).transpose()?;
         Ok(Self {
+            base,
+            standing,
             store,
+            mandate,
             views,
             registry,
-            pki,
-            credentials,
-            tls,
+            pki: Arc::clone(&standing.pki),
+            credentials: standing.credentials.clone(),
+            tls: Arc::clone(&standing.tls),
             streams,
             images,
-            pending,
-            turned_out: watch::Sender::new(()),
+            pending: PendingBoards::new(standing.pki.pin()),
             bus_keys,
         })
     }
 
-    async fn keep_reachable(&self, options: &MasterOptions<'_>, loops: &mut Loops) -> Result<()> {
+    async fn keep_reachable(&self, loops: &mut Loops) -> Result<()> {
         let mut reach = Reach {
-            board: options.identity.name.clone(),
             registry: self.registry.clone(),
-            pki: Arc::clone(&self.pki),
-            tls: Arc::clone(&self.tls),
-            api_port: options.config.api_port,
-            addresses: options.addresses.clone(),
+            api_port: self.base.config.api_port,
+            addresses: self.base.addresses.clone(),
         };
         let complete = reach.bootstrap().await?;
-        loops.spawn("API address", reach.run(complete, loops.stop_signal()));
+        loops.spawn("first objects", reach.run(complete, loops.stop_signal()));
         Ok(())
     }
 
-    fn serve_api(&self, options: &MasterOptions<'_>, loops: &mut Loops) -> Result<()> {
+    fn serve_api(&self, loops: &mut Loops) -> Result<()> {
         let failed = self.store.clone();
         let api = ApiOptions {
             registry: self.registry.clone(),
@@ -204,9 +220,9 @@ impl Core {
             tokens: Arc::new(api::NoTokens),
             audit: Audit::off(),
             tls: Arc::clone(&self.tls),
-            listeners: vec![options.doors.api.listener()?],
+            listeners: vec![self.base.doors.api.listener()?],
             logs: Arc::new(self.streams.clone()),
-            clock: options.clock.clone(),
+            clock: self.base.clock.clone(),
             health: Health::default().alive_when("store", move || !failed.failed()),
             version: version::TEXT.into(),
         };
@@ -214,16 +230,17 @@ impl Core {
         Ok(())
     }
 
-    fn run_controllers(&self, options: &MasterOptions<'_>, loops: &mut Loops) -> ClusterStatus {
+    fn run_controllers(&self, loops: &mut Loops) -> ClusterStatus {
         let (views, registry) = (self.views.clone(), self.registry.clone());
         let contacts = Contacts::new(&views);
         let status = ClusterStatus {
-            identity: options.identity.clone(),
-            leader: self.store.leadership(),
+            identity: self.base.identity.clone(),
+            leader: self.mandate.reign(),
             registry: registry.clone(),
             views: views.clone(),
             contacts: contacts.clone(),
             pending: self.pending.clone(),
+            members: self.standing.members.clone(),
         };
         let driver = controllers::run(views.clone(), registry, loops.stop_signal());
         loops.spawn("controllers", driver);
@@ -240,17 +257,13 @@ impl Core {
         status
     }
 
-    fn announce(
-        &self,
-        options: &MasterOptions<'_>,
-        loops: &mut Loops,
-    ) -> Result<watch::Receiver<SignedRecord>> {
+    fn announce(&self, loops: &mut Loops) -> Result<watch::Receiver<SignedRecord>> {
         let announcer = Announcer::start(
-            options.config,
-            options.identity,
-            self.store.leadership(),
+            &self.base.config,
+            &self.base.identity,
+            self.mandate.reign(),
             Arc::clone(&self.pki),
-            options.addresses.clone(),
+            self.base.addresses.clone(),
             self.views.net().clone(),
         )?;
         let record = announcer.record();
@@ -261,23 +274,24 @@ impl Core {
     /// The boards that have joined come here to be led.
     fn serve_bus(
         &self,
-        options: &MasterOptions<'_>,
         record: watch::Receiver<SignedRecord>,
         messages: Messages,
         loops: &mut Loops,
     ) -> Result<()> {
+        let identity = &self.base.identity;
         let keys = Keys::new(self.registry.clone());
         let boards = BoardsOptions {
-            cluster: options.identity.cluster.clone(),
-            own: options.identity.name.clone(),
-            over: self.bus_over(options)?,
+            cluster: identity.cluster.clone(),
+            own: identity.name.clone(),
+            over: self.bus_over()?,
             credentials: self.credentials.clone(),
             admitted: Arc::new(move |board| keys.is_admitted(board)),
-            turned_out: self.turned_out.clone(),
+            turned_out: self.standing.port.turned_out(),
             views: self.views.clone(),
             registry: self.registry.clone(),
             contacts: Contacts::new(&self.views),
-            as_leader: self.as_leader(options.identity),
+            as_leader: self.as_leader(identity),
+            gate: gate(&self.mandate),
             record,
             messages,
         };
@@ -286,15 +300,16 @@ impl Core {
     }
 
     /// The own broker on its port, or somebody else's.
-    fn bus_over(&self, options: &MasterOptions<'_>) -> Result<BusOver> {
-        if let Some(door) = &options.doors.bus {
+    fn bus_over(&self) -> Result<BusOver> {
+        let Base { config, identity, doors, .. } = self.base;
+        if let Some(door) = &doors.bus {
             return Ok(BusOver::Own(door.listener()?));
         }
-        let broker = options.config.broker.as_ref().context("the bus has no broker")?;
+        let broker = config.broker.as_ref().context("the bus has no broker")?;
         let pki = Arc::clone(&self.pki);
         Ok(BusOver::External(ExternalOptions {
-            cluster: options.identity.cluster.clone(),
-            name: options.identity.name.clone(),
+            cluster: identity.cluster.clone(),
+            name: identity.name.clone(),
             url: broker.url.clone(),
             tls: broker.tls()?,
             sessions: self.bus_keys.clone().context("the bus has no keys")?,
@@ -303,29 +318,33 @@ impl Core {
     }
 
     /// Boards join here, and open their tunnels.
-    fn serve_peers(
+    fn peers(
         &self,
-        (doors, joining): (&Doors, Arc<Joining>),
+        joining: Arc<Joining>,
         record: watch::Receiver<SignedRecord>,
         messages: Messages,
         status: &Arc<ClusterStatus>,
-        loops: &mut Loops,
-    ) -> Result<()> {
-        let keys = Keys::new(self.registry.clone());
+    ) -> Sitting {
         let routes = Routes::new(self.streams.clone(), self.images.clone(), messages);
         let routes = routes.with_bus(self.bus_keys.clone());
-        let (turned_out, status) = (self.turned_out.subscribe(), Arc::clone(status));
-        let peers = Arc::new(Peers { joining, keys, turned_out, status, record, routes });
-        let tls = self.credentials.server_config(Clients::Optional, peer::ALPN)?;
-        let listener = doors.peers.listener()?;
-        let serving = peer::serve(listener, tls, peers, loops.stop_signal());
-        loops.spawn("port for boards", async move { anyhow::Ok(serving.await) });
-        Ok(())
+        let (status, desk) = (Arc::clone(status), self.standing.members.desk().clone());
+        let peers = Arc::new(Peers { joining, status, record, desk, routes });
+        Arc::new(move |caller, request| Box::pin(Arc::clone(&peers).answer(caller, request)))
     }
 
-    fn joining(&self, identity: &Identity, newest: watch::Receiver<SignedRecord>) -> Joining {
-        let Identity { name, cluster, pod_range, service_range, .. } = identity;
-        let Leadership { epoch, term } = self.store.leadership();
+    /// Throws boards out; one that holds the log leaves the group first.
+    fn evictor(&self) -> Evictor {
+        let (registry, views) = (self.registry.clone(), self.views.clone());
+        let members = self.standing.members.clone();
+        Evictor::new(registry, views, &self.base.identity.name).after(Arc::new(move |board: String| {
+            let members = members.clone();
+            Box::pin(async move { members.take_out(&board).await })
+        }))
+    }
+
+    fn joining(&self, newest: watch::Receiver<SignedRecord>) -> Joining {
+        let Identity { name, cluster, pod_range, service_range, .. } = &self.base.identity;
+        let reign = self.mandate.reign();
         Joining::new(JoinOptions {
             registry: self.registry.clone(),
             pki: Arc::clone(&self.pki),
@@ -333,29 +352,102 @@ impl Core {
             cluster: cluster.clone(),
             pod_range: pod_range.to_string(),
             service_range: service_range.to_string(),
-            epoch,
-            term,
+            epoch: reign.epoch,
+            term: reign.term,
             pending: self.pending.clone(),
             leader: Box::new(move || Some(newest.borrow().clone())),
         })
     }
 
-    fn tokens(&self) -> Tokens {
-        Tokens::new(self.registry.clone(), self.pki.pin())
+    /// The group of masters is this board's to change.
+    fn lead_members(&self) {
+        let Base { config, identity, addresses, .. } = self.base;
+        let (name, key) = (identity.name.clone(), self.credentials.peer().key);
+        let ports = (config.api_port, config.mqtt_port, config.peer_port);
+        let place = move |addresses: &Addresses| MasterAtV1 {
+            member: MemberId(0),
+            board: name.clone(),
+            key,
+            addresses: reachable(addresses),
+            api_port: ports.0,
+            mqtt_port: ports.1,
+            peer_port: ports.2,
+            part: Part::Learner,
+        };
+        self.standing.members.lead(Some(Leading {
+            registry: self.registry.clone(),
+            views: self.views.clone(),
+            mandate: self.mandate.clone(),
+            pki: Arc::clone(&self.pki),
+            at: mapped(addresses.clone(), place),
+        }));
     }
 
     fn as_leader(&self, identity: &Identity) -> dispatcher::Options {
-        let Leadership { epoch, term } = self.store.leadership();
+        let reign = self.mandate.reign();
         let pod_range = Some(identity.pod_range.into());
-        dispatcher::Options { epoch, term, pod_range, ..Default::default() }
+        dispatcher::Options {
+            epoch: reign.epoch,
+            term: reign.term,
+            pod_range,
+            ..Default::default()
+        }
     }
 
     /// The board of this process is served over memory; its end is the end of the role.
-    fn serve_own_board(&self, options: MasterOptions<'_>, loops: &mut Loops) {
-        let as_leader = self.as_leader(options.identity);
+    fn serve_own_board(&self, link: MasterEnd, loops: &mut Loops) {
+        let as_leader = self.as_leader(&self.base.identity);
         let (views, registry) = (self.views.clone(), self.registry.clone());
-        let (own, stop) = (options.identity.name.clone(), loops.stop_signal());
-        let serving = dispatcher::run(views, registry, as_leader, own, options.link, stop);
+        let (own, stop) = (self.base.identity.name.clone(), loops.stop_signal());
+        let link = link.gated(&gate(&self.mandate));
+        let serving = dispatcher::run(views, registry, as_leader, own, link, stop);
         loops.spawn("dispatcher", serving);
     }
+}
+
+/// What another channel says, in other words; ends with it.
+fn mapped<T: Send + Sync + 'static, U: Send + Sync + 'static>(
+    mut from: watch::Receiver<T>,
+    map: impl Fn(&T) -> U + Send + 'static,
+) -> watch::Receiver<U> {
+    let (sender, receiver) = watch::channel(map(&from.borrow_and_update()));
+    tokio::spawn(async move {
+        // Cancel safety: both only wait.
+        loop {
+            tokio::select! {
+                changed = from.changed() => if changed.is_err() {
+                    return;
+                },
+                () = sender.closed() => return,
+            }
+            sender.send_replace(map(&from.borrow_and_update()));
+        }
+    });
+    receiver
+}
+
+/// For whoever compares what several boards did: this one acts from here on.
+fn say_began(mandate: &Mandate, store: &Store) {
+    let (Reign { epoch, term }, version) = (mandate.reign(), store.version().0);
+    tracing::info!(epoch, term, version, boottime_ms = boot_ms(), "reign began");
+}
+
+/// And from here on it does not: every gate is shut.
+fn say_ended(mandate: &Mandate) {
+    let Reign { epoch, term } = mandate.reign();
+    tracing::info!(epoch, term, boottime_ms = boot_ms(), "reign ended");
+}
+
+/// Milliseconds since the board started.
+fn boot_ms() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    now.map_or(0, |now| {
+        u64::try_from(std::time::Duration::from(now).as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+/// Shut once the leader may not act any more.
+fn gate(mandate: &Mandate) -> Gate {
+    let mandate = mandate.clone();
+    Gate::new(move || mandate.may_act())
 }

@@ -1,15 +1,13 @@
-//! How clients reach the API: its certificate's names and the `kubernetes` Service's endpoints follow
-//! the board's addresses.
+//! How clients reach the API: the `kubernetes` Service's endpoints follow the board's addresses.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use tokio::sync::watch;
 
 use crate::app::addresses::Addresses;
-use crate::io::tls::{ApiTls, Pki, ServerNames};
+use crate::io::tls::ServerNames;
 use crate::master::bootstrap::{self, ApiAddress};
 use crate::master::registry::Registry;
 
@@ -18,14 +16,8 @@ const RETRY: Duration = Duration::from_secs(10);
 
 /// What a change of address has to reach.
 pub(super) struct Reach {
-    /// This board's name.
-    pub(super) board: String,
     /// The objects.
     pub(super) registry: Registry,
-    /// Signs the API's certificate.
-    pub(super) pki: Arc<Pki>,
-    /// Shows it.
-    pub(super) tls: Arc<ApiTls>,
     /// Port of the API.
     pub(super) api_port: u16,
     /// This board's addresses.
@@ -69,29 +61,18 @@ impl Reach {
                 () = tokio::time::sleep(RETRY), if !complete => false,
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
             };
-            if changed {
-                self.certify().await?;
-            }
             if changed || !complete {
                 complete = self.bootstrap().await?;
             }
         }
     }
-
-    async fn certify(&self) -> Result<()> {
-        let service = self.registry.options().service_range.api_address();
-        let names = server_names(&self.board, service, &self.addresses.borrow());
-        let (tls, pki) = (Arc::clone(&self.tls), Arc::clone(&self.pki));
-        let issued = tokio::task::spawn_blocking(move || tls.set_names(&pki, &names)).await?;
-        if let Err(error) = issued {
-            // The old certificate still serves the old names; clients of the new ones are refused.
-            tracing::error!(%error, "no certificate for the new addresses");
-        }
-        Ok(())
-    }
 }
 
 /// Names for the API's certificate.
-pub(super) fn server_names(board: &str, service: Ipv4Addr, addresses: &Addresses) -> ServerNames {
+pub(in crate::app) fn server_names(
+    board: &str,
+    service: Ipv4Addr,
+    addresses: &Addresses,
+) -> ServerNames {
     ServerNames::new(board, IpAddr::V4(service), addresses.all.clone())
 }

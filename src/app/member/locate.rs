@@ -48,6 +48,8 @@ pub(super) struct Locator {
     pub(super) on_bus: watch::Receiver<Option<SignedRecord>>,
     /// The newest record.
     pub(super) found: watch::Sender<Option<LeaderRecord>>,
+    /// The same with its signature, to be told to others.
+    pub(super) signed: watch::Sender<Option<SignedRecord>>,
     /// What is on disk.
     pub(super) known: Membership,
 }
@@ -60,6 +62,7 @@ impl Locator {
             known.filter(|record| is_ours(record, &self.credentials, &self.cluster))
         {
             self.found.send_replace(Some(record.record().clone()));
+            self.signed.send_replace(Some(record.clone()));
             self.known.leader = Some(record);
         }
         // Cancel safety: what a search is dropped in is begun anew at the next start.
@@ -124,6 +127,7 @@ impl Locator {
         let (epoch, term) = leader.rank();
         tracing::info!(leader = %leader.name, %at, epoch, term, "the cluster is led by");
         self.found.send_replace(Some(leader));
+        self.signed.send_replace(Some(record.clone()));
         self.known.leader = Some(record);
         let (known, dirs) = (self.known.clone(), self.dirs.clone());
         match tokio::task::spawn_blocking(move || known.save(&dirs)).await {

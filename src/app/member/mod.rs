@@ -4,15 +4,19 @@
 //! All of it may be without a leader for as long as it takes: the agent keeps its pods (island mode).
 
 pub(super) mod dial;
+mod kit;
 mod locate;
 mod view;
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use model::leader::LeaderRecord;
+use anyhow::Result;
+use model::leader::{LeaderRecord, SignedRecord};
+use model::masters::MemberId;
 use tokio::sync::watch;
 
+use super::addresses::Addresses;
+use super::cli::Role;
 use super::config::{Config, ExternalBroker};
 use super::dirs::Dirs;
 use super::identity::Identity;
@@ -24,8 +28,10 @@ use crate::io::discovery::{Discovery, Options};
 use crate::io::image::Source;
 use crate::io::link::MasterEnd;
 use crate::io::peer;
-use crate::io::tls::{self, Credentials};
+use crate::io::tls::{self, BoardKey, Credentials};
 use crate::node::tunnel::{Tunnel, TunnelOptions};
+use kit::Asker;
+pub(super) use kit::Said;
 use locate::Locator;
 pub(super) use view::LeaderView;
 
@@ -37,6 +43,12 @@ pub(super) struct MemberOptions<'a> {
     pub(super) config: &'a Config,
     /// This board.
     pub(super) identity: &'a Identity,
+    /// This board's certificate.
+    pub(super) credentials: Credentials,
+    /// This board's addresses.
+    pub(super) addresses: watch::Receiver<Addresses>,
+    /// Which member of the group of masters it is.
+    pub(super) member: Option<MemberId>,
     /// The link to the agent of this board.
     pub(super) link: MasterEnd,
 }
@@ -47,6 +59,8 @@ pub(super) struct MemberRole {
     pub(super) loops: Loops,
     tunnel: Tunnel,
     leader: watch::Receiver<Option<LeaderRecord>>,
+    record: watch::Receiver<Option<SignedRecord>>,
+    said: watch::Receiver<Option<Said>>,
 }
 
 /// The bus over somebody else's broker, with keys from the leader.
@@ -70,17 +84,11 @@ impl MemberRole {
     /// # Errors
     /// The board's certificate cannot be used.
     pub(super) fn start(options: MemberOptions<'_>) -> Result<Self> {
-        let MemberOptions { dirs, config, identity, link } = options;
-        let credentials = Credentials::load(&dirs.data)?.with_context(|| {
-            format!(
-                "the certificate of this board is missing from {}: remove {} and join again with \
-                 a token (`kumquat token create` on the master board)",
-                dirs.data.join("pki").display(),
-                dirs.board().display()
-            )
-        })?;
+        let MemberOptions { dirs, config, identity, credentials, addresses, member, link } =
+            options;
         let mut loops = Loops::new();
         let (found, leader) = watch::channel(None);
+        let (signed, record) = watch::channel(None);
         let (announced, on_bus) = watch::channel(None);
         let (state, bus_state) = watch::channel(BusState::default());
         let locator = Locator {
@@ -95,6 +103,7 @@ impl MemberRole {
             bus: bus_state,
             on_bus,
             found,
+            signed,
             known: Membership::load(dirs),
         };
         loops.spawn("search for the leader", locator.run(loops.stop_signal()));
@@ -118,7 +127,30 @@ impl MemberRole {
             broker: config.broker.as_ref().map(|it| over(it, &tunnel, &credentials)).transpose()?,
         };
         loops.spawn("bus", client::run(bus, link, loops.stop_signal()));
-        Ok(Self { loops, tunnel, leader })
+        let (said, hears) = watch::channel(None);
+        if config.role != Role::Worker {
+            let asker = Asker {
+                tunnel: tunnel.clone(),
+                config: config.clone(),
+                data: dirs.data.clone(),
+                public_key: BoardKey::open(&dirs.data)?.public_key(),
+                addresses,
+                member,
+                said,
+            };
+            loops.spawn("ask for the log", asker.run(loops.stop_signal()));
+        }
+        Ok(Self { loops, tunnel, leader, record, said: hears })
+    }
+
+    /// The leader's record with its signature, as far as it is known.
+    pub(super) fn record(&self) -> watch::Receiver<Option<SignedRecord>> {
+        self.record.clone()
+    }
+
+    /// Whether the leader wants this board to hold the log, or to do so no more.
+    pub(super) fn said(&self) -> watch::Receiver<Option<Said>> {
+        self.said.clone()
     }
 
     /// The images of the other boards.
@@ -134,5 +166,10 @@ impl MemberRole {
     /// Ends every loop; the agent is left without a link.
     pub(super) async fn stop(self) {
         self.loops.stop().await;
+    }
+
+    /// Ends every loop at once.
+    pub(super) async fn cut(self) {
+        self.loops.cut().await;
     }
 }

@@ -21,6 +21,7 @@ use crate::node::tunnel::Tunnel;
 const STATUS_WITHIN: Duration = Duration::from_secs(2);
 
 /// The cluster as a member sees it.
+#[derive(Clone)]
 pub(crate) struct LeaderView {
     /// The newest leader record.
     pub(super) leader: watch::Receiver<Option<LeaderRecord>>,

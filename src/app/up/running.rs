@@ -1,4 +1,4 @@
-//! The parts of a board that is in a cluster: what every board has, its place in the cluster, and the
+//! The parts of a board that is in a cluster: what every board has, its seat in the cluster, and the
 //! board role.
 
 use std::sync::Arc;
@@ -10,22 +10,20 @@ use tokio::sync::watch;
 use crate::app::addresses::{self, Addresses};
 use crate::app::board::{BoardOptions, BoardRole};
 use crate::app::config::Config;
-use crate::app::control::{Control, MasterSeat, Seat};
+use crate::app::control::Control;
 use crate::app::dirs::Dirs;
 use crate::app::doors::Doors;
-use crate::app::identity::{Identity, Role};
+use crate::app::identity::Identity;
 use crate::app::loops::Loops;
-use crate::app::master::{MasterOptions, MasterRole};
-use crate::app::member::{MemberOptions, MemberRole};
+use crate::app::seat::{Base, Seats};
 use crate::app::watchdog;
 use crate::io::clock::Clock;
 use crate::io::control;
-use crate::io::image::{ImageStore, Source};
+use crate::io::image::ImageStore;
 use crate::io::keeper::KeeperPaths;
-use crate::io::link::{self, MasterEnd, Socket};
+use crate::io::link;
 use crate::io::net::AddressChanges;
 use crate::master::dispatcher::DispatchError;
-use crate::master::tokens::Tokens;
 use crate::node::NodeError;
 
 /// How long loops that fail because another one has failed may take to say so.
@@ -35,28 +33,10 @@ const CAUSE_WITHIN: Duration = Duration::from_millis(500);
 pub(super) struct Running {
     /// What every board has.
     loops: Loops,
-    place: Place,
+    /// Its seat in the cluster.
+    seat: Loops,
     board: BoardRole,
     keeper: KeeperPaths,
-    /// Its end closes the link.
-    _socket: Socket,
-}
-
-/// What a board is in its cluster, besides a board.
-enum Place {
-    Master(Box<MasterRole>),
-    Member(MemberRole),
-}
-
-/// What every role is started with.
-struct Base<'a> {
-    dirs: &'a Dirs,
-    config: &'a Config,
-    identity: &'a Identity,
-    clock: Clock,
-    images: ImageStore,
-    addresses: watch::Receiver<Addresses>,
-    doors: &'a Doors,
 }
 
 impl Running {
@@ -93,24 +73,41 @@ impl Running {
             ImageStore::open(dirs.data.join("images")).context("cannot open the image store")?;
         // The control socket answers before the agent knows which containers run on which image.
         images.defer_collection();
-        let base = Base { dirs, config, identity, clock, images, addresses, doors };
+        let base = Base {
+            dirs: dirs.clone(),
+            config: config.clone(),
+            identity: identity.clone(),
+            clock: clock.clone(),
+            images: images.clone(),
+            addresses: addresses.clone(),
+            doors: doors.clone(),
+        };
         let (socket, board_end) = link::socket();
-        let (place, seat) = base.take_place(socket.plug(), began).await?;
-        base.serve_control(seat, &mut loops)?;
+        let (seats, shown) = Seats::take(base, socket, began).await?;
+        let mut seat = Loops::new();
+        seat.spawn("role in the cluster", seats.run(seat.stop_signal()));
+        let control = Control {
+            identity: identity.clone(),
+            images: images.clone(),
+            addresses: addresses.clone(),
+            api_port: config.api_port,
+            seat: shown.control,
+        };
+        serve_control(dirs, control, &mut loops)?;
         let board = BoardRole::start(BoardOptions {
             dirs,
             config,
             identity,
             keeper: &keeper,
-            clock: base.clock,
-            images: base.images,
-            addresses: base.addresses,
-            source: place.images(),
+            clock,
+            images,
+            addresses,
+            source: Some(Arc::new(shown.images)),
             link: board_end,
-            is_master: watch::Sender::new(matches!(place, Place::Master(_))).subscribe(),
+            is_master: shown.is_master,
         });
         let board = board.await?;
-        Ok(Self { loops, place, board, keeper, _socket: socket })
+        Ok(Self { loops, seat, board, keeper })
     }
 
     /// Waits for a loop that ends although nobody asked it to, and says why it did.
@@ -130,101 +127,28 @@ impl Running {
         // Cancel safety: `Loops::failed` loses nothing.
         tokio::select! {
             error = self.loops.failed() => error,
-            error = self.place.loops().failed() => error,
+            error = self.seat.failed() => error,
             error = self.board.loops.failed() => error,
         }
     }
 
     /// Ends every role; containers go on. Gives where their keeper works.
     pub(super) async fn stop(self) -> KeeperPaths {
-        let Self { loops, place, board, keeper, .. } = self;
-        tokio::join!(loops.stop(), place.stop(), board.stop());
+        let Self { loops, seat, board, keeper } = self;
+        tokio::join!(loops.stop(), seat.stop(), board.stop());
         keeper
     }
 }
 
-impl Place {
-    fn loops(&mut self) -> &mut Loops {
-        match self {
-            Self::Master(master) => &mut master.loops,
-            Self::Member(member) => &mut member.loops,
-        }
-    }
-
-    /// Where images come from that this board lacks.
-    fn images(&self) -> Option<Arc<dyn Source>> {
-        match self {
-            Self::Master(master) => Some(master.images.for_own_board()),
-            Self::Member(member) => Some(member.images()),
-        }
-    }
-
-    async fn stop(self) {
-        match self {
-            Self::Master(master) => master.stop().await,
-            Self::Member(member) => member.stop().await,
-        }
-    }
-}
-
-impl Base<'_> {
-    /// Becomes what this board is in its cluster, at the other end of its agent's link.
-    async fn take_place(&self, link: MasterEnd, began: Instant) -> Result<(Place, Seat)> {
-        match self.identity.role {
-            Role::Founder => {
-                let master = MasterRole::start(MasterOptions {
-                    dirs: self.dirs,
-                    config: self.config,
-                    identity: self.identity,
-                    clock: self.clock.clone(),
-                    addresses: self.addresses.clone(),
-                    images: self.images.clone(),
-                    doors: self.doors,
-                    link,
-                });
-                let master = master.await?;
-                let own = self.addresses.borrow().own;
-                let api = format!("https://{own}:{}", self.config.api_port);
-                tracing::info!(%api, millis = began.elapsed().as_millis(), "API ready");
-                let seat = Seat::Master(MasterSeat {
-                    status: Arc::clone(&master.status),
-                    pki: Arc::clone(&master.pki),
-                    tokens: Tokens::new(master.status.registry.clone(), master.pki.pin()),
-                    joining: Arc::clone(&master.joining),
-                    evictor: master.evictor.clone(),
-                    api_port: self.config.api_port,
-                });
-                Ok((Place::Master(Box::new(master)), seat))
-            }
-            Role::Member => {
-                let member = MemberRole::start(MemberOptions {
-                    dirs: self.dirs,
-                    config: self.config,
-                    identity: self.identity,
-                    link,
-                })?;
-                let view = member.view();
-                Ok((Place::Member(member), Seat::Member(view)))
-            }
-        }
-    }
-
-    fn serve_control(&self, seat: Seat, loops: &mut Loops) -> Result<()> {
-        let control = Control {
-            identity: self.identity.clone(),
-            images: self.images.clone(),
-            addresses: self.addresses.clone(),
-            seat,
-        };
-        let socket = self.dirs.socket();
-        let listener = control::bind(&socket).context("cannot make the control socket")?;
-        let stop = loops.stop_signal();
-        loops.spawn("control socket", async move {
-            control::serve(listener, Arc::new(control), stop).await;
-            anyhow::Ok(())
-        });
-        Ok(())
-    }
+fn serve_control(dirs: &Dirs, control: Control, loops: &mut Loops) -> Result<()> {
+    let socket = dirs.socket();
+    let listener = control::bind(&socket).context("cannot make the control socket")?;
+    let stop = loops.stop_signal();
+    loops.spawn("control socket", async move {
+        control::serve(listener, Arc::new(control), stop).await;
+        anyhow::Ok(())
+    });
+    Ok(())
 }
 
 /// Whether a loop only failed because the one at the other end of its link did.

@@ -10,19 +10,19 @@ use crate::io::link::Gate;
 /// Drops what meets a shut gate: delivery is a hint anyway, and the leader that follows says it anew.
 pub struct Gated {
     bus: Arc<dyn MasterBus>,
-    may_act: Gate,
+    gate: Gate,
 }
 
 impl Gated {
     /// The bus behind this gate.
-    pub fn new(bus: Arc<dyn MasterBus>, may_act: Gate) -> Self {
-        Self { bus, may_act }
+    pub fn new(bus: Arc<dyn MasterBus>, gate: Gate) -> Self {
+        Self { bus, gate }
     }
 }
 
 impl MasterBus for Gated {
     fn publish<'a>(&'a self, topic: &'a str, payload: Bytes, retain: bool) -> Waiting<'a, ()> {
-        match (self.may_act)() {
+        match self.gate.is_open() {
             true => self.bus.publish(topic, payload, retain),
             false => Box::pin(std::future::ready(())),
         }
@@ -38,7 +38,7 @@ impl MasterBus for Gated {
     }
 
     fn renew_shared(&self) {
-        if (self.may_act)() {
+        if self.gate.is_open() {
             self.bus.renew_shared();
         }
     }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use http_body::{Body as HttpBody, Frame};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
@@ -33,6 +33,39 @@ pub fn chunks(receiver: Receiver, kept: impl Send + Unpin + 'static) -> Body {
 pub fn chunks_until(receiver: Receiver, finished: Arc<AtomicBool>) -> Body {
     let body = ChunkBody { receiver, finished: Some(finished), failed: false, _kept: () };
     body.map_err(|never| match never {}).boxed_unsync()
+}
+
+/// The same body, which breaks off when `over` resolves.
+pub fn until(body: Body, over: impl Future<Output = ()> + Send + 'static) -> Body {
+    UntilBody { body, over: Box::pin(over) }.boxed_unsync()
+}
+
+struct UntilBody {
+    body: Body,
+    over: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl HttpBody for UntilBody {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.over.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Err("whoever answered does not any more".into())));
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Passes what comes on to `answer`, which may be slow, until either end is done.

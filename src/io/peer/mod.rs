@@ -31,7 +31,7 @@ use tokio::sync::watch;
 
 use crate::io::tls::BoardPeer;
 
-pub use chunks::{ERROR, chunks, chunks_until, error_of, error_value, forward, pass_on};
+pub use chunks::{ERROR, chunks, chunks_until, error_of, error_value, forward, pass_on, until};
 pub use client::{Connection, PeerError};
 pub use leaderward::{Asked, Away, Leaderward};
 pub use server::serve;

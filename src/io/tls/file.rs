@@ -28,6 +28,16 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, TlsError> {
     }
 }
 
+/// Removes the file, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), TlsError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(TlsError::Write { path: path.into(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Replaces the file with `text`; once this returns, the text survives a power cut.
 pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
     durable::replace(path, text.as_bytes(), mode)

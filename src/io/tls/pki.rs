@@ -12,7 +12,7 @@ use model::limits::SERVER_NAMES_MAX;
 use model::timestamp::Timestamp;
 use rcgen::{KeyPair, SigningKey};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::issue::{self, Pair};
 use super::server::{self, Usage};
@@ -86,6 +86,42 @@ impl Pki {
     /// SHA-256 of the authority's SubjectPublicKeyInfo: what a token carries.
     pub fn pin(&self) -> [u8; 32] {
         board::spki_hash(&self.ca_der).expect("parsed when the authority was opened")
+    }
+
+    /// The authority's key, PKCS #8: for a board that becomes a master.
+    pub fn authority_key(&self) -> Vec<u8> {
+        self.ca_key.serialize_der()
+    }
+
+    /// Puts the authority's key beside its certificate, which an earlier join has left there: from
+    /// then on [`Pki::open`] finds both.
+    ///
+    /// # Errors
+    /// The key is not that certificate's, and nothing is written; or the disk's.
+    pub fn install(data_dir: &Path, key: &[u8]) -> Result<(), TlsError> {
+        let wrong = |why| TlsError::Mismatch { why };
+        let folder = data_dir.join("pki");
+        let certificate = file::read(&folder.join("ca.crt"))?.unwrap_or_default();
+        let certificate =
+            first_certificate(&certificate).ok_or(wrong("there is no authority's certificate"))?;
+        let der = PrivatePkcs8KeyDer::from(key);
+        let key =
+            KeyPair::try_from(&der).map_err(|_| wrong("the authority's key is unreadable"))?;
+        if peer::public_key(&certificate).as_deref() != Some(key.public_key_raw()) {
+            return Err(wrong("the key is another authority's"));
+        }
+        file::write(&folder.join("ca.key"), &key.serialize_pem(), file::SECRET)
+    }
+
+    /// Takes the authority's key away again, and what only a master has.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn uninstall(data_dir: &Path) -> Result<(), TlsError> {
+        for name in ["ca.key", "api.pem", "admin.pem"] {
+            file::remove(&data_dir.join("pki").join(name))?;
+        }
+        Ok(())
     }
 
     pub(super) fn ca_der(&self) -> &CertificateDer<'static> {

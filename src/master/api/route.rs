@@ -286,6 +286,9 @@ async fn on_resource(
     if place.subresource.is_some_and(streams::serves) {
         return streams::answer(&call, &place).await;
     }
+    if wants_newest(verb, &call.query) {
+        call.api.registry.confirm().await?;
+    }
     let mut answer = match verb {
         "get" if place.subresource.is_some_and(|sub| sub.name == "log") => {
             logs::answer(&call, &place).await
@@ -305,6 +308,13 @@ async fn on_resource(
         add_warnings(&mut answer, &[OLD_ENDPOINTS.to_owned()]);
     }
     Ok(answer)
+}
+
+/// Whether a read has to see every write that was answered before it: so is each that names no
+/// version.
+fn wants_newest(verb: &str, query: &Query) -> bool {
+    matches!(verb, "get" | "list" | "watch")
+        && query.get("resourceVersion").is_none_or(str::is_empty)
 }
 
 fn place(path: &ResourcePath) -> Result<Place, ApiError> {

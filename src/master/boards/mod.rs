@@ -30,7 +30,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::io::bus::external::{ExternalOptions, external};
-use crate::io::bus::{self, BusEvent, BusEvents, Embedded, MasterBus, Topics, Waiting};
+use crate::io::bus::{self, BusEvent, BusEvents, Embedded, Gated, MasterBus, Topics, Waiting};
+use crate::io::link::Gate;
 use crate::io::seldom::Seldom;
 use crate::io::tls::{BoardPeer, Clients, Credentials, TlsError, board_peer};
 use crate::master::contacts::Contacts;
@@ -70,6 +71,8 @@ pub struct BoardsOptions {
     pub contacts: Contacts,
     /// Epoch, term and beat.
     pub as_leader: dispatcher::Options,
+    /// Nothing is said to boards once it is shut.
+    pub gate: Gate,
     /// The signed leader record, which is kept on the bus.
     pub record: watch::Receiver<SignedRecord>,
     /// Where messages are kept that boards fetch over the tunnel.
@@ -114,6 +117,7 @@ pub async fn run(options: BoardsOptions, stop: watch::Receiver<bool>) -> Result<
                 (bus, Box::new(events), Box::pin(serving))
             }
         };
+    let bus: Arc<dyn MasterBus> = Arc::new(Gated::new(bus, options.gate));
     let shared = Arc::new(Shared {
         topics: topics.clone(),
         bus: bus.clone(),

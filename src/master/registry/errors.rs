@@ -90,16 +90,19 @@ pub(super) fn write_failed(resource: &Resource, error: &ProposeError) -> ApiErro
                 model::limits::OBJECT_BYTES_MAX,
             ),
         ),
-        ProposeError::NotLeading { .. } | ProposeError::Late => {
-            let mut away = ApiError::new(503, "ServiceUnavailable", chain(error));
-            away.details = json!({ "retryAfterSeconds": RETRY_SECONDS });
-            away.retry_after_seconds = Some(RETRY_SECONDS);
-            away
-        }
+        ProposeError::NotLeading { .. } | ProposeError::Late => away(error),
         // A client must not send it again blindly, so it is not told when.
         ProposeError::Unknown => ApiError::new(504, "Timeout", chain(error)),
         other => ApiError::internal(format!("Internal error occurred: {}", chain(other))),
     }
+}
+
+/// 503: nothing happened, and another master, or this one in a moment, may do it.
+pub(super) fn away(error: &dyn std::error::Error) -> ApiError {
+    let mut away = ApiError::new(503, "ServiceUnavailable", chain(error));
+    away.details = json!({ "retryAfterSeconds": RETRY_SECONDS });
+    away.retry_after_seconds = Some(RETRY_SECONDS);
+    away
 }
 
 /// The text of an error with its causes.

@@ -43,10 +43,11 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use logic::controller::Event;
+use model::status::ApiError;
 use tokio::sync::{Mutex, RwLock};
 
 use crate::io::clock::Clock;
-use crate::io::store::Store;
+use crate::io::store::{NotLeading, Store};
 
 pub use allocate::ServiceRange;
 pub use delete::DeleteOptions;
@@ -115,6 +116,20 @@ impl Registry {
     /// The store underneath.
     pub fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// Makes sure that this master still leads, and has applied whatever was answered before: a read
+    /// that follows sees the newest state.
+    ///
+    /// # Errors
+    /// 503: it does not lead, or cannot tell.
+    pub async fn confirm(&self) -> Result<(), ApiError> {
+        let mandate = self.inner.store.reign().borrow().clone();
+        let confirmed = match mandate {
+            Some(mandate) => mandate.confirm().await,
+            None => Err(NotLeading { hint: None }),
+        };
+        confirmed.map_err(|error| errors::away(&error))
     }
 
     /// The clock that stamps objects.

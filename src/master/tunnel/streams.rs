@@ -19,7 +19,7 @@ use model::limits::{
 use model::wire::{self, Header, LogsRequestV1, MessageKind, StreamRequestV1};
 use tokio::sync::mpsc;
 
-use crate::io::link::{StreamAnswer, StreamInput, StreamOpen};
+use crate::io::link::{Gate, StreamAnswer, StreamInput, StreamOpen};
 use crate::master::api::LogSource;
 
 /// The streams to all boards; clones share them.
@@ -28,6 +28,7 @@ pub struct Streams {
     epoch: u64,
     term: u64,
     shared: Arc<Shared>,
+    gate: Gate,
 }
 
 #[derive(Debug, Default)]
@@ -79,7 +80,12 @@ pub enum NotYours {
 impl Streams {
     /// No board yet; requests are made in the name of this leader.
     pub fn new(epoch: u64, term: u64) -> Self {
-        Self { epoch, term, shared: Arc::default() }
+        Self { epoch, term, shared: Arc::default(), gate: Gate::open() }
+    }
+
+    /// Boards are asked for nothing once this gate is shut.
+    pub fn gated(self, gate: Gate) -> Self {
+        Self { gate, ..self }
     }
 
     /// The board of this very process.
@@ -111,6 +117,9 @@ impl Streams {
     /// # Errors
     /// Why the board cannot be asked now, as a sentence.
     pub fn open(&self, board: &str, open: StreamOpen) -> Result<(), String> {
+        if !self.gate.is_open() {
+            return Err("this master does not lead any more: ask again".to_owned());
+        }
         let mut state = self.shared.state();
         let id = state.next_id();
         let Some(known) = state.boards.get_mut(board) else {

@@ -24,6 +24,8 @@ pub const GROUP_ASKS_MAX: usize = 256;
 pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a kit as JSON.
 pub const KIT_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a board's ask for the kit as JSON.
+pub const KIT_ASK_BYTES_MAX: usize = 16 * 1024;
 /// Keys of one sort in a kit: the current one and those of what is not re-sealed yet.
 pub const KIT_KEYS_MAX: usize = 8;
 /// Bytes of the list of masters as JSON.

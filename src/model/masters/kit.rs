@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::{MemberId, MembersV1, Part};
 use crate::leader::SignedRecord;
 use crate::limits::{API_CALL_BYTES_MAX, API_CALL_GROUPS_MAX};
+use crate::token::TokenRole;
 
 /// Bytes that no log line and no error may show; base64 in JSON.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -56,6 +57,42 @@ pub struct KitV1 {
     pub certificate: String,
     /// The group at that moment, the new member included.
     pub members: MembersV1,
+    /// Where its members are.
+    #[serde(default)]
+    pub masters: Vec<MasterAtV1>,
+}
+
+/// What a board says that may hold the log: `POST /v1/kit`, answered when the leader wants it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KitAskV1 {
+    /// Its public key, DER SubjectPublicKeyInfo.
+    #[serde(default)]
+    pub public_key: Vec<u8>,
+    /// What its user lets it become.
+    #[serde(default)]
+    pub role: TokenRole,
+    /// Whether it has the space for the log and knows the time.
+    #[serde(default)]
+    pub capable: bool,
+    /// It was told to leave.
+    #[serde(default)]
+    pub leaving: bool,
+    /// The member that it is; none yet.
+    #[serde(default)]
+    pub member: Option<MemberId>,
+    /// Where it is, the best first.
+    #[serde(default)]
+    pub addresses: Vec<Ipv4Addr>,
+    /// Port of its API.
+    #[serde(default)]
+    pub api_port: u16,
+    /// Port of its bus.
+    #[serde(default)]
+    pub mqtt_port: u16,
+    /// Its port for other boards.
+    #[serde(default)]
+    pub peer_port: u16,
 }
 
 /// A key of Secrets at rest.

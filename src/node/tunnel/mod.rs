@@ -60,6 +60,11 @@ impl Tunnel {
         self.connection.borrow().as_ref().map(Connection::address)
     }
 
+    /// The connection to the leader, when there is one: changes whenever there is another.
+    pub fn connection(&self) -> watch::Receiver<Option<Connection>> {
+        self.connection.subscribe()
+    }
+
     /// Keeps the tunnel open until `stop` turns true or its sender is gone.
     pub async fn run(&self, options: TunnelOptions, mut stop: watch::Receiver<bool>) {
         // Cancel safety: nothing of the tunnel is used after this.

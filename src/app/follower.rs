@@ -1,0 +1,62 @@
+//! The following role: a master that another one leads. As a board it is a member like all others; on
+//! its port it names the leader.
+
+use std::sync::Arc;
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use model::leader::SignedRecord;
+use tokio::sync::watch;
+
+use super::master::LEADER;
+use super::member::MemberRole;
+use super::port::{Place, Sitting};
+use super::standing::Standing;
+use crate::io::peer::{self, Body};
+
+/// The running role.
+pub(super) struct FollowerRole {
+    /// What it is as a board.
+    pub(super) member: MemberRole,
+    place: Place,
+}
+
+impl FollowerRole {
+    /// Names the leader to whoever asks this master.
+    pub(super) fn start(member: MemberRole, standing: &Standing) -> Self {
+        let record = member.record();
+        let sitting: Sitting = Arc::new(move |_, request| {
+            let answer = answer(&request, &record);
+            Box::pin(std::future::ready(answer))
+        });
+        let place = standing.port.sit(sitting);
+        Self { member, place }
+    }
+
+    /// Ends every loop; the agent is left without a link.
+    pub(super) async fn stop(self) {
+        drop(self.place);
+        self.member.stop().await;
+    }
+
+    /// Ends every loop at once.
+    pub(super) async fn cut(self) {
+        drop(self.place);
+        self.member.cut().await;
+    }
+}
+
+/// 421 with the leader's record: whoever asks goes there.
+fn answer(
+    request: &Request<Incoming>,
+    record: &watch::Receiver<Option<SignedRecord>>,
+) -> Response<Body> {
+    let known = record.borrow().as_ref().map(ToString::to_string);
+    let Some(text) = known else {
+        return peer::text(StatusCode::SERVICE_UNAVAILABLE, "no master leads at the moment");
+    };
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, LEADER) => peer::text(StatusCode::OK, text),
+        _ => peer::text(StatusCode::MISDIRECTED_REQUEST, text),
+    }
+}

@@ -1,0 +1,160 @@
+//! Which member of the group of masters this board is: `<data-dir>/master.json`, and what a board
+//! becomes a master with.
+//!
+//! A kit is taken over in an order in which a power cut leaves either a worker or a whole master: keys,
+//! then the certificate, an empty place for the log, and the file last.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use model::masters::{KitV1, MasterAtV1, MemberId};
+use serde::{Deserialize, Serialize};
+
+use super::dirs::Dirs;
+use crate::io::durable;
+use crate::io::tls::{BoardKey, Credentials, Pki};
+
+/// What is remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mastership {
+    /// Which member.
+    pub(super) member: MemberId,
+    /// Epoch of the log at that time.
+    pub(super) epoch: u64,
+    /// Where the masters were at that time: until the log says more.
+    #[serde(default)]
+    pub(super) masters: Vec<MasterAtV1>,
+}
+
+impl Mastership {
+    /// What lies on the disk; `None` on a board that is no member, or the only master.
+    ///
+    /// # Errors
+    /// The file cannot be read or is damaged: a board must not forget that it is a member.
+    pub(super) fn load(dirs: &Dirs) -> Result<Option<Self>> {
+        let path = dirs.master();
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        };
+        let known = serde_json::from_slice(&bytes).with_context(|| {
+            format!(
+                "{} is damaged: remove it and the folder {}, and this board begins anew as a worker",
+                path.display(),
+                dirs.store().display()
+            )
+        })?;
+        Ok(Some(known))
+    }
+
+    /// Makes it durable.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub(super) fn save(&self, dirs: &Dirs) -> Result<()> {
+        let path = dirs.master();
+        durable::replace(&path, &serde_json::to_vec(self)?, durable::PUBLIC)
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Takes a kit over: once this returns, the board is that member.
+    ///
+    /// # Errors
+    /// Parts that do not fit this board, or the disk.
+    pub(super) fn take(dirs: &Dirs, kit: &KitV1) -> Result<Self> {
+        let data = &dirs.data;
+        Pki::install(data, &kit.authority_key.0)?;
+        let key = BoardKey::open(data)?;
+        let authority = fs::read_to_string(data.join("pki/ca.crt"))
+            .context("cannot read the authority's certificate")?;
+        Credentials::save(data, &key, &kit.certificate, &authority)?;
+        // Whatever log lies there is of another member.
+        set_aside(&dirs.store())?;
+        let KitV1 { member, epoch, masters, .. } = kit.clone();
+        let mastership = Self { member, epoch, masters };
+        mastership.save(dirs)?;
+        Ok(mastership)
+    }
+
+    /// Forgets that this board was a master; what it held is set aside, the keys are removed.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub(super) fn leave(dirs: &Dirs) -> Result<()> {
+        set_aside(&dirs.store())?;
+        Pki::uninstall(&dirs.data)?;
+        match fs::remove_file(dirs.master()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Moves a store out of the way; one such is kept, for whoever wants to look at it.
+fn set_aside(store: &Path) -> Result<()> {
+    if !store.exists() {
+        return Ok(());
+    }
+    let old = store.with_extension("old");
+    let failed = || format!("cannot move {} to {}", store.display(), old.display());
+    match fs::remove_dir_all(&old) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(failed);
+        }
+        _ => {}
+    }
+    fs::rename(store, &old).with_context(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use model::masters::{MembersV1, SecretBytes};
+    use model::timestamp::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_kit_makes_a_worker_a_master_and_back() {
+        let root = std::env::temp_dir().join(format!("kumquat-kit-{}", std::process::id()));
+        let _gone = fs::remove_dir_all(&root);
+        let (boss, own) = (root.join("boss"), Dirs::new(&root.join("own"), &root.join("own")));
+        let now = Timestamp(1_700_000_000_000_000);
+        let pki = Pki::open(&boss, now).expect("an authority");
+        let key = BoardKey::open(&own.data).expect("a key");
+        let issue = |is_master| pki.issue_board("pi-2", &key.public_key(), is_master);
+        let plain = issue(false).expect("a certificate");
+        Credentials::save(&own.data, &key, &plain, pki.ca_certificate()).expect("joined");
+        fs::create_dir_all(own.store().join("log")).expect("a store of an earlier member");
+        assert_eq!(Mastership::load(&own).expect("readable"), None);
+        let kit = KitV1 {
+            member: MemberId(4),
+            epoch: 2,
+            authority_key: SecretBytes(pki.authority_key()),
+            secrets_keys: Vec::new(),
+            token_keys: Vec::new(),
+            certificate: issue(true).expect("a certificate"),
+            members: MembersV1::default(),
+            masters: Vec::new(),
+        };
+        Mastership::take(&own, &kit).expect("taken over");
+        let known = Mastership::load(&own).expect("readable");
+        assert_eq!(known, Some(Mastership { member: MemberId(4), epoch: 2, masters: Vec::new() }));
+        assert!(!own.store().exists(), "the log begins anew");
+        let same = Pki::open(&own.data, now).expect("the authority");
+        assert_eq!(same.pin(), pki.pin());
+        let credentials = Credentials::load(&own.data).expect("readable").expect("there");
+        assert!(credentials.peer().is_master);
+        let stranger = Pki::open(&root.join("stranger"), now).expect("an authority");
+        let other = KitV1 { authority_key: SecretBytes(stranger.authority_key()), ..kit };
+        Mastership::take(&own, &other).expect_err("another cluster's key");
+        Mastership::leave(&own).expect("left");
+        assert_eq!(Mastership::load(&own).expect("readable"), None);
+        assert!(!own.data.join("pki/ca.key").exists());
+        fs::remove_dir_all(root).expect("removable");
+    }
+}

@@ -1,0 +1,360 @@
+//! What this board is in its cluster at the moment, and how that changes while it runs.
+//!
+//! ```text
+//!                kit of the leader               a reign begins
+//!   Working ───────────────────────▶ Following ─────────────────▶ Leading
+//!      ▲    not a member any more       │  ▲     the reign is over    │
+//!      └────────────────────────────────┘  └──────────────────────────┘
+//!   a founder without other masters begins a reign of its own at its start
+//!   an engine that fails (disk): Working meanwhile, and the log is opened anew
+//! ```
+//! One loop owns the seat. The agent, its link's socket, the ports and the control socket outlive every
+//! exchange; a master's [`Standing`] outlives the exchanges between leading and following. Invariant:
+//! what led is cut before anything else sits, and it is cut at once. A loop of a seat that fails
+//! because the reign ended is no failure; any other ends the process.
+
+mod images;
+mod make;
+mod wait;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Error, Result};
+use model::masters::KitV1;
+use tokio::sync::watch;
+
+use super::addresses::Addresses;
+use super::config::Config;
+use super::control::{ControlSeat, MasterSeat};
+use super::dirs::Dirs;
+use super::doors::Doors;
+use super::follower::FollowerRole;
+use super::identity::{Identity, Role};
+use super::loops::Loops;
+use super::master::{Lead, MasterRole};
+use super::mastership::Mastership;
+use super::member::{MemberRole, Said};
+use super::standing::Standing;
+use crate::io::clock::Clock;
+use crate::io::image::ImageStore;
+use crate::io::link::Socket;
+use crate::io::store::{self, Mandate};
+use crate::master::tokens::Tokens;
+pub(super) use images::SeatImages;
+use make::{follower, hold, lead, leave, member, own_credentials, reopen_log, say_ready};
+use wait::{due, engine_failed, reign_changes, told};
+
+/// A loop that fails this long before its reign is known to be over failed because of that.
+const OVER_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long another voter may take to begin its reign when this board stops.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(1);
+/// Pause before a log whose disk failed is opened anew, at first and at most.
+const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// What every seat is made from.
+pub(super) struct Base {
+    /// Folders.
+    pub(super) dirs: Dirs,
+    /// Configuration.
+    pub(super) config: Config,
+    /// This board.
+    pub(super) identity: Identity,
+    /// Cluster time.
+    pub(super) clock: Clock,
+    /// The images of this board.
+    pub(super) images: ImageStore,
+    /// This board's addresses.
+    pub(super) addresses: watch::Receiver<Addresses>,
+    /// Its ports.
+    pub(super) doors: Doors,
+}
+
+/// What others see of the seat.
+pub(super) struct Shown {
+    /// Answers the control socket.
+    pub(super) control: watch::Receiver<ControlSeat>,
+    /// Whether the board holds the log.
+    pub(super) is_master: watch::Receiver<bool>,
+    /// Where its images come from.
+    pub(super) images: SeatImages,
+}
+
+/// The seat of this board.
+pub(super) struct Seats {
+    base: Base,
+    socket: Socket,
+    standing: Option<Standing>,
+    seat: Seat,
+    control: watch::Sender<ControlSeat>,
+    is_master: watch::Sender<bool>,
+    images: SeatImages,
+    reopen: Reopen,
+}
+
+/// When a log whose disk failed is opened anew.
+#[derive(Default)]
+struct Reopen {
+    at: Option<tokio::time::Instant>,
+    pause: Option<Duration>,
+}
+
+/// What a board is besides a board.
+enum Seat {
+    /// It leads.
+    Leading(Box<MasterRole>),
+    /// It holds the log, and another master leads, or none.
+    Following(FollowerRole),
+    /// Others hold the log.
+    Working(MemberRole),
+}
+
+/// What makes a seat change.
+enum Event {
+    /// The board ends.
+    Stop,
+    /// A reign of this board began.
+    Lead(Mandate),
+    /// The reign is over.
+    Follow,
+    /// The leader wants this board to hold the log.
+    Join(Box<KitV1>),
+    /// It wants that no more.
+    Leave,
+    /// The engine has failed.
+    Fail(String),
+    /// It is time to open the log anew.
+    Reopen,
+}
+
+impl Seats {
+    /// Takes the first seat. A founder's API answers when this returns; a member waits for nobody.
+    ///
+    /// # Errors
+    /// What a role cannot be started without.
+    pub(super) async fn take(base: Base, socket: Socket, began: Instant) -> Result<(Self, Shown)> {
+        let mastership = Mastership::load(&base.dirs)?;
+        let holds = mastership.is_some() || base.identity.role == Role::Founder;
+        let standing = match holds {
+            true => Some(Standing::open(&base, mastership.as_ref()).await?),
+            false => None,
+        };
+        let seat = match &standing {
+            None => Seat::Working(member(&base, &socket, own_credentials(&base)?, None)?),
+            Some(standing) if standing.enter(mastership.as_ref()).await? => {
+                Seat::Following(follower(&base, &socket, standing)?)
+            }
+            Some(standing) => {
+                let link = socket.plug();
+                let master = MasterRole::start(&base, standing, Lead::Alone, link).await?;
+                say_ready(&base, began);
+                Seat::Leading(Box::new(master))
+            }
+        };
+        let images = SeatImages::default();
+        let control = watch::Sender::new(seat.control(standing.as_ref()));
+        let is_master = watch::Sender::new(standing.is_some());
+        let reopen = Reopen::default();
+        let seats = Self { base, socket, standing, seat, control, is_master, images, reopen };
+        seats.show();
+        let shown = Shown {
+            control: seats.control.subscribe(),
+            is_master: seats.is_master.subscribe(),
+            images: seats.images.clone(),
+        };
+        Ok((seats, shown))
+    }
+
+    /// Exchanges the seat whenever that is due, until `stop`; then gives everything up.
+    ///
+    /// # Errors
+    /// A loop of the seat, or of the master's standing, ended although nobody asked it to.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<()> {
+        let ended = loop {
+            match self.next(&mut stop).await {
+                Ok(Event::Stop) => break Ok(()),
+                Ok(event) => match self.exchange(event).await {
+                    Ok(next) => self = next,
+                    // Everything of it is dropped; the process ends.
+                    Err(error) => return Err(error),
+                },
+                Err(error) => break Err(error),
+            }
+        };
+        if let Some(standing) = &self.standing {
+            // The others need not wait until they miss this leader.
+            let handing = standing.members.grouping().hand_over();
+            let handed = tokio::time::timeout(HAND_OVER_WITHIN, handing).await;
+            tracing::debug!(?handed, "the lead is handed over");
+        }
+        self.seat.stop().await;
+        if let Some(standing) = self.standing {
+            standing.close().await;
+        }
+        ended
+    }
+
+    /// Waits for what changes the seat.
+    async fn next(&mut self, stop: &mut watch::Receiver<bool>) -> Result<Event> {
+        let reigns = self.standing.as_ref().map(|standing| standing.store.reign());
+        let engine = self.standing.as_ref().map(|standing| standing.members.grouping().engine());
+        let (own, said) = (self.seat.mandate().cloned(), self.seat.said());
+        // Cancel safety: all of them lose nothing when dropped.
+        let failed = tokio::select! {
+            // An error means that nobody can ask any more.
+            _ = stop.wait_for(|stop| *stop) => return Ok(Event::Stop),
+            event = reign_changes(reigns.clone(), own.as_ref()) => return Ok(event),
+            why = engine_failed(engine) => return Ok(Event::Fail(why)),
+            event = told(said, self.standing.is_some()) => return Ok(event),
+            () = due(self.reopen.at) => return Ok(Event::Reopen),
+            error = self.seat.loops().failed() => error,
+            error = standing_failed(&mut self.standing) => return Err(error),
+        };
+        let alone = |standing: &Standing| standing.store.standing() == store::Standing::Sole;
+        let alone = self.standing.as_ref().is_none_or(alone);
+        if own.is_none() || alone {
+            return Err(failed);
+        }
+        // Whatever failed may have met the end of the reign before it was told here.
+        let over = tokio::time::timeout(OVER_WITHIN, reign_changes(reigns, own.as_ref())).await;
+        let Ok(event) = over else { return Err(failed) };
+        let error = format!("{failed:#}");
+        tracing::debug!(error, "a part of the leader ended with its reign");
+        Ok(event)
+    }
+
+    async fn exchange(self, event: Event) -> Result<Self> {
+        let Self { mut base, socket, standing, seat, control, is_master, images, mut reopen } =
+            self;
+        let began = Instant::now();
+        seat.cut().await;
+        let (standing, seat) = match (event, standing) {
+            (Event::Lead(mandate), Some(standing)) => {
+                let seat = lead(&base, &socket, &standing, mandate, began).await?;
+                (Some(standing), seat)
+            }
+            (Event::Join(kit), None) => {
+                let dirs = base.dirs.clone();
+                let taking =
+                    tokio::task::spawn_blocking(move || Mastership::take(&dirs, &kit)).await?;
+                let (standing, seat) = hold(&base, &socket, Some(&taking?)).await?;
+                (Some(standing), seat)
+            }
+            (Event::Leave, Some(standing)) => {
+                standing.close().await;
+                leave(&mut base).await?;
+                (None, Seat::Working(member(&base, &socket, own_credentials(&base)?, None)?))
+            }
+            (Event::Fail(why), Some(standing)) => {
+                let pause = reopen.next();
+                tracing::error!(why, ?pause, "this board cannot hold the log: check its disk");
+                standing.close().await;
+                (None, Seat::Working(member(&base, &socket, own_credentials(&base)?, None)?))
+            }
+            (Event::Reopen, None) => reopen_log(&base, &socket, &mut reopen).await?,
+            (_, Some(standing)) => {
+                tracing::info!(millis = began.elapsed().as_millis(), "another master may lead");
+                let seat = Seat::Following(follower(&base, &socket, &standing)?);
+                (Some(standing), seat)
+            }
+            (_, None) => {
+                (None, Seat::Working(member(&base, &socket, own_credentials(&base)?, None)?))
+            }
+        };
+        let seats = Self { base, socket, standing, seat, control, is_master, images, reopen };
+        seats.show();
+        Ok(seats)
+    }
+
+    /// Tells the rest of the board what it is.
+    fn show(&self) {
+        let source = match &self.seat {
+            Seat::Leading(master) => master.images.for_own_board(),
+            Seat::Following(follower) => follower.member.images(),
+            Seat::Working(member) => member.images(),
+        };
+        self.images.follow(source);
+        self.control.send_replace(self.seat.control(self.standing.as_ref()));
+        let is_master = self.standing.is_some();
+        self.is_master.send_if_modified(|said| std::mem::replace(said, is_master) != is_master);
+    }
+}
+
+impl Seat {
+    fn mandate(&self) -> Option<&Mandate> {
+        match self {
+            Self::Leading(master) => Some(&master.mandate),
+            Self::Following(_) | Self::Working(_) => None,
+        }
+    }
+
+    fn loops(&mut self) -> &mut Loops {
+        match self {
+            Self::Leading(master) => &mut master.loops,
+            Self::Following(follower) => &mut follower.member.loops,
+            Self::Working(member) => &mut member.loops,
+        }
+    }
+
+    /// What the leader has to say to this board.
+    fn said(&self) -> Option<watch::Receiver<Option<Said>>> {
+        match self {
+            Self::Leading(_) => None,
+            Self::Following(follower) => Some(follower.member.said()),
+            Self::Working(member) => Some(member.said()),
+        }
+    }
+
+    fn control(&self, standing: Option<&Standing>) -> ControlSeat {
+        match (self, standing) {
+            (Self::Leading(master), Some(standing)) => ControlSeat::Master(MasterSeat {
+                status: Arc::clone(&master.status),
+                pki: Arc::clone(&standing.pki),
+                tokens: Tokens::new(master.status.registry.clone(), standing.pki.pin()),
+                joining: Arc::clone(&master.joining),
+                evictor: master.evictor.clone(),
+            }),
+            (Self::Following(follower), Some(standing)) => {
+                ControlSeat::Follower(follower.member.view(), Arc::clone(&standing.pki))
+            }
+            (Self::Leading(_) | Self::Following(_), None) => ControlSeat::Nobody,
+            (Self::Working(member), _) => ControlSeat::Member(member.view()),
+        }
+    }
+
+    /// Ends it, with time for what is under way.
+    async fn stop(self) {
+        match self {
+            Self::Leading(master) => master.stop().await,
+            Self::Following(follower) => follower.stop().await,
+            Self::Working(member) => member.stop().await,
+        }
+    }
+
+    /// Ends it at once.
+    async fn cut(self) {
+        match self {
+            Self::Leading(master) => master.cut().await,
+            Self::Following(follower) => follower.cut().await,
+            Self::Working(member) => member.cut().await,
+        }
+    }
+}
+
+impl Reopen {
+    /// Plans the next try; gives the pause before it.
+    fn next(&mut self) -> Duration {
+        let pause = self.pause.map_or(REOPEN_PAUSE.0, |pause| (2 * pause).min(REOPEN_PAUSE.1));
+        self.pause = Some(pause);
+        self.at = Some(tokio::time::Instant::now() + pause);
+        pause
+    }
+}
+
+async fn standing_failed(standing: &mut Option<Standing>) -> Error {
+    match standing {
+        Some(standing) => standing.loops.failed().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,185 @@
+//! What every master has, whether it leads or not: the store, the authority, the port for boards.
+//!
+//! It outlives the seats of this board, so that a change of leader moves no file and closes no
+//! connection between masters.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use model::masters::{ClusterTimeV1, MemberId};
+use tokio::sync::watch;
+
+use super::addresses::Addresses;
+use super::identity::Identity;
+use super::loops::Loops;
+use super::master::server_names;
+use super::mastership::Mastership;
+use super::port::Port;
+use super::seat::Base;
+use crate::io::clock::Clock;
+use crate::io::peer;
+use crate::io::store::{self, Store};
+use crate::io::tls::{ApiTls, Clients, Credentials, Pki};
+use crate::master::elector::{Book, GroupClock};
+use crate::master::keys::Keys;
+use crate::master::members::{self, FOUNDER, Grouping, GroupingOptions, Members};
+use crate::master::registry::ServiceRange;
+
+/// A master's things.
+pub(super) struct Standing {
+    /// The log and the state.
+    pub(super) store: Store,
+    /// The cluster's authority.
+    pub(super) pki: Arc<Pki>,
+    /// This board's certificate, with the masters' group.
+    pub(super) credentials: Credentials,
+    /// The API's certificate.
+    pub(super) tls: Arc<ApiTls>,
+    /// The port for boards.
+    pub(super) port: Arc<Port>,
+    /// The group of masters, as far as there is one.
+    pub(super) members: Members,
+    /// Loops that do not depend on who leads.
+    pub(super) loops: Loops,
+}
+
+impl Standing {
+    /// Opens what lies on the disk, and serves other masters.
+    ///
+    /// # Errors
+    /// The store, the certificates or the ports cannot be had.
+    pub(super) async fn open(base: &Base, mastership: Option<&Mastership>) -> Result<Self> {
+        base.doors.bind()?;
+        let Base { dirs, identity, clock, .. } = base;
+        let pki = Arc::new(Pki::open(&dirs.data, clock.now())?);
+        let credentials = Credentials::founder(&pki, &dirs.data, &identity.name)?;
+        let names = server_names(&identity.name, api_address(identity)?, &base.addresses.borrow());
+        let tls = Arc::new(ApiTls::new(&pki, &names, clock.clone())?);
+        let mut options = store::Options::new(dirs.store());
+        options.clock = clock.clone();
+        let opened = tokio::task::spawn_blocking(move || Store::open(options));
+        let store = opened.await?.context("cannot open the store")?;
+        let known = mastership.map(|mastership| mastership.masters.clone()).unwrap_or_default();
+        let book = watch::Sender::new(Arc::new(known));
+        let grouping = Grouping::new(GroupingOptions {
+            store: store.clone(),
+            credentials: credentials.clone(),
+            book: book.subscribe(),
+            clock: Arc::new(OwnClock(clock.clone())),
+            incoming: dirs.store().join("incoming"),
+        });
+        let port = Port::new(Keys::of(store.clone()), grouping.engine());
+        let (members, loops) = (Members::new(grouping), Loops::new());
+        let mut standing = Self { store, pki, credentials, tls, port, members, loops };
+        standing.serve_boards(base)?;
+        standing.keep_certified(base)?;
+        standing.follow_members(book, mastership.map_or(FOUNDER, |it| it.member));
+        Ok(standing)
+    }
+
+    /// Takes part in the group that the log or a fresh kit names; whether there is one.
+    ///
+    /// # Errors
+    /// The engine does not start.
+    pub(super) async fn enter(&self, mastership: Option<&Mastership>) -> Result<bool> {
+        let (own, epoch) = match (self.store.standing(), mastership) {
+            (store::Standing::Member { own, epoch }, _) => (own, epoch),
+            (store::Standing::Sole, Some(mastership)) => (mastership.member, mastership.epoch),
+            (store::Standing::Sole, None) => return Ok(false),
+        };
+        let entered = self.members.grouping().enter(own, epoch).await;
+        entered.context("cannot take part in the group of masters")?;
+        tracing::info!(member = %own, epoch, "this board holds the log");
+        Ok(true)
+    }
+
+    fn follow_members(&mut self, book: watch::Sender<Book>, own: MemberId) {
+        let following = members::follow_book(self.store.clone(), book, self.loops.stop_signal());
+        self.loops.spawn("book of the masters", following);
+        let driving = members::run(self.members.clone(), own, self.loops.stop_signal());
+        self.loops.spawn("members of the group", async move { anyhow::Ok(driving.await) });
+    }
+
+    fn serve_boards(&mut self, base: &Base) -> Result<()> {
+        let tls = self.credentials.server_config(Clients::Optional, peer::ALPN)?;
+        let (listener, port) = (base.doors.peers.listener()?, Arc::clone(&self.port));
+        let serving = peer::serve(listener, tls, port, self.loops.stop_signal());
+        self.loops.spawn("port for boards", async move { anyhow::Ok(serving.await) });
+        Ok(())
+    }
+
+    /// The API's certificate has the names that this board has.
+    fn keep_certified(&mut self, base: &Base) -> Result<()> {
+        let certificate = Certificate {
+            board: base.identity.name.clone(),
+            service: api_address(&base.identity)?,
+            pki: Arc::clone(&self.pki),
+            tls: Arc::clone(&self.tls),
+        };
+        let following = certificate.follow(base.addresses.clone(), self.loops.stop_signal());
+        self.loops.spawn("API certificate", following);
+        Ok(())
+    }
+
+    /// Ends its loops, then closes the store.
+    pub(super) async fn close(self) {
+        self.members.grouping().stop().await;
+        self.loops.stop().await;
+        self.store.close().await;
+    }
+}
+
+/// The API's address among the Services.
+fn api_address(identity: &Identity) -> Result<std::net::Ipv4Addr> {
+    let range = identity.service_range;
+    let range = ServiceRange::new(range.base, range.prefix)
+        .with_context(|| format!("{range} cannot hold services"))?;
+    Ok(range.api_address())
+}
+
+/// The clock of this board, for the other masters.
+struct OwnClock(Clock);
+
+impl GroupClock for OwnClock {
+    fn say(&self) -> ClusterTimeV1 {
+        let now = self.0.now();
+        ClusterTimeV1 { cluster: now, system: now, synced: false }
+    }
+
+    fn hear(&self, _from: MemberId, time: ClusterTimeV1) {
+        self.0.advance(time.cluster);
+    }
+}
+
+struct Certificate {
+    board: String,
+    service: std::net::Ipv4Addr,
+    pki: Arc<Pki>,
+    tls: Arc<ApiTls>,
+}
+
+impl Certificate {
+    async fn follow(
+        self,
+        mut addresses: watch::Receiver<Addresses>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<()> {
+        loop {
+            // Cancel safety: both lose nothing when dropped. An error of either means that the board
+            // ends.
+            tokio::select! {
+                changed = addresses.changed() => if changed.is_err() {
+                    return Ok(());
+                },
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            }
+            let names = server_names(&self.board, self.service, &addresses.borrow_and_update());
+            let (tls, pki) = (Arc::clone(&self.tls), Arc::clone(&self.pki));
+            let issued = tokio::task::spawn_blocking(move || tls.set_names(&pki, &names)).await?;
+            if let Err(error) = issued {
+                // The old certificate still serves the old names; clients of the new ones are refused.
+                tracing::error!(%error, "no certificate for the new addresses");
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The object `kube-system/kumquat-masters`: the next member id, where each member is, what is wanted.
+//!
+//! The leader writes it; every master reads its own copy, so that masters find each other whoever
+//! leads and after all of them were off.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use logic::masters::{Durability, Wanted};
+use model::ids::{KindKey, ObjectKey};
+use model::join::key_text;
+use model::masters::{MASTERS_OBJECT, MasterAtV1, MemberId, Part};
+use model::view::kind;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+
+use crate::io::store::{Record, Store, StoreError};
+use crate::master::elector::Book;
+use crate::master::keys::SYSTEM;
+
+/// Key of the next member id in the object's data.
+const NEXT: &str = "next";
+/// Start of the keys of members.
+const MEMBER: &str = "member-";
+/// Keys of what the user wants.
+const VOTERS: &str = "voters";
+const DURABILITY: &str = "durability";
+
+/// What the object says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// The id that the next member gets; 1 is the founder's.
+    pub next: u64,
+    /// Members, and those that are to become some.
+    pub members: BTreeMap<MemberId, MasterAtV1>,
+    /// What the user wants.
+    pub wanted: Wanted,
+}
+
+/// One member as its row says it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    board: String,
+    key: String,
+    #[serde(default)]
+    addresses: Vec<Ipv4Addr>,
+    #[serde(default)]
+    api_port: u16,
+    #[serde(default)]
+    mqtt_port: u16,
+    #[serde(default)]
+    peer_port: u16,
+}
+
+impl Rows {
+    /// The object of this name.
+    pub fn key() -> ObjectKey {
+        let (namespace, name) = (SYSTEM.into(), MASTERS_OBJECT.into());
+        ObjectKey { kind: kind::CONFIG_MAPS, namespace, name }
+    }
+
+    /// What this master's copy of the object says, with the object.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn read(store: &Store) -> Result<(Self, Option<Record>), StoreError> {
+        let record = store.get(&Self::key())?;
+        let rows = record.as_ref().map(|record| Self::parse(&record.body));
+        Ok((rows.unwrap_or_default(), record))
+    }
+
+    /// Rows that cannot be read are left out: a person may have edited the object.
+    fn parse(body: &[u8]) -> Self {
+        let object: Value = serde_json::from_slice(body).unwrap_or_default();
+        let text = |key: &str| object["data"][key].as_str();
+        let data = object["data"].as_object().into_iter().flatten();
+        let members: BTreeMap<MemberId, MasterAtV1> = data
+            .filter_map(|(key, value)| {
+                let id = MemberId(key.strip_prefix(MEMBER)?.parse().ok()?);
+                let row: Row = serde_json::from_str(value.as_str()?).ok()?;
+                Some((id, row.at(id)?))
+            })
+            .collect();
+        let wanted = Wanted {
+            voters: text(VOTERS).and_then(|voters| voters.parse().ok()),
+            durability: match text(DURABILITY) {
+                Some("both") => Durability::Both,
+                _ => Durability::One,
+            },
+        };
+        // Never below what is there, whatever the object says.
+        let above = members.last_key_value().map_or(2, |(id, _)| id.0 + 1);
+        let next = text(NEXT).and_then(|next| next.parse().ok()).unwrap_or(0).max(above);
+        Self { next, members, wanted }
+    }
+
+    /// The id for a new member, and the rows in which it is taken.
+    pub fn take(&self, at: MasterAtV1) -> (MemberId, Self) {
+        let id = MemberId(self.next.max(2));
+        let mut rows = self.clone();
+        rows.next = id.0 + 1;
+        rows.members.insert(id, MasterAtV1 { member: id, ..at });
+        (id, rows)
+    }
+
+    /// The same, with this member there.
+    pub(super) fn with(&self, at: MasterAtV1) -> Self {
+        let mut rows = self.clone();
+        rows.next = rows.next.max(at.member.0 + 1);
+        rows.members.insert(at.member, at);
+        rows
+    }
+
+    /// The same without a member; its id stays used.
+    pub(super) fn without(&self, member: MemberId) -> Self {
+        let mut rows = self.clone();
+        rows.members.remove(&member);
+        rows
+    }
+
+    /// The change of the object's data from what `before` says.
+    pub(super) fn data_since(&self, before: &Self) -> Value {
+        let mut data = Map::new();
+        data.insert(NEXT.to_owned(), self.next.max(2).to_string().into());
+        for (id, at) in &self.members {
+            if before.members.get(id) != Some(at) {
+                data.insert(format!("{MEMBER}{id}"), Row::of(at).into());
+            }
+        }
+        for id in before.members.keys().filter(|id| !self.members.contains_key(id)) {
+            data.insert(format!("{MEMBER}{id}"), Value::Null);
+        }
+        data.into()
+    }
+
+    /// The whole object, for when there is none.
+    pub(super) fn object(&self) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "name": MASTERS_OBJECT, "namespace": SYSTEM },
+            "data": self.data_since(&Self::default()),
+        })
+    }
+}
+
+impl Row {
+    fn of(at: &MasterAtV1) -> String {
+        let row = Self {
+            board: at.board.clone(),
+            key: key_text(&at.key),
+            addresses: at.addresses.clone(),
+            api_port: at.api_port,
+            mqtt_port: at.mqtt_port,
+            peer_port: at.peer_port,
+        };
+        serde_json::to_string(&row).expect("words and numbers")
+    }
+
+    fn at(self, member: MemberId) -> Option<MasterAtV1> {
+        let Self { board, addresses, api_port, mqtt_port, peer_port, .. } = self;
+        let key = parse_key(&self.key)?;
+        let part = Part::Learner;
+        Some(MasterAtV1 { member, board, key, addresses, api_port, mqtt_port, peer_port, part })
+    }
+}
+
+/// Reads what [`key_text`] writes.
+fn parse_key(text: &str) -> Option<[u8; 32]> {
+    let mut key = [0; 32];
+    if text.len() != 2 * key.len() || !text.is_ascii() {
+        return None;
+    }
+    for (at, byte) in key.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(key)
+}
+
+/// Keeps the book as this master's copy of the object says, until `stop`. While there is no object,
+/// which is so before a new master has the log, the book stays as it is.
+///
+/// # Errors
+/// None: trouble with the store shows elsewhere.
+pub async fn follow(
+    store: Store,
+    book: watch::Sender<Book>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), StoreError> {
+    // Cancel safety: the book changes as a whole.
+    tokio::select! {
+        () = watch_object(&store, &book) => {}
+        // An error means that nobody can ask any more.
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+    Ok(())
+}
+
+/// Pause after the object could not be read or watched.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+async fn watch_object(store: &Store, book: &watch::Sender<Book>) {
+    let (kind, own): (KindKey, ObjectKey) = (kind::CONFIG_MAPS, Rows::key());
+    loop {
+        let from = store.version();
+        if let Ok((rows, Some(_))) = Rows::read(store) {
+            let fresh: Book = Arc::new(rows.members.into_values().collect());
+            book.send_if_modified(|known| {
+                let is_new = *known != fresh;
+                *known = fresh;
+                is_new
+            });
+        }
+        let Ok(mut cursor) = store.watch_kind(&kind, Some(SYSTEM), from) else {
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        };
+        loop {
+            match cursor.next().await {
+                Ok(change) if change.key != own => {}
+                Ok(_) => break,
+                Err(_) => {
+                    tokio::time::sleep(AGAIN).await;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(board: &str) -> MasterAtV1 {
+        MasterAtV1 {
+            member: MemberId(0),
+            board: board.to_owned(),
+            key: [0xab; 32],
+            addresses: vec![Ipv4Addr::new(192, 0, 2, 1)],
+            api_port: 6443,
+            mqtt_port: 8883,
+            peer_port: 7443,
+            part: Part::Learner,
+        }
+    }
+
+    #[test]
+    fn rows_come_back_and_ids_only_grow() {
+        let (first, rows) = Rows::default().take(at("pi-2"));
+        assert_eq!(first, MemberId(2), "1 is the founder's");
+        let body = rows.object().to_string();
+        let read = Rows::parse(body.as_bytes());
+        assert_eq!(read, rows);
+        let (second, mut rows) = read.take(at("pi-3"));
+        assert_eq!(second, MemberId(3));
+        rows.members.clear();
+        let patch = rows.data_since(&read);
+        assert_eq!(patch, json!({ "next": "4", "member-2": null }));
+        let (third, _) = rows.take(at("pi-2"));
+        assert_eq!(third, MemberId(4), "an id that was given up is not used again");
+    }
+
+    #[test]
+    fn what_a_person_broke_is_left_out() {
+        let body = json!({ "data": {
+            "next": "none", "member-7": "{}", "member-x": "{}", "member-5": Row::of(&at("pi-5")),
+            "voters": "5", "durability": "both",
+        } });
+        let rows = Rows::parse(body.to_string().as_bytes());
+        assert_eq!(rows.members.keys().collect::<Vec<_>>(), [&MemberId(5)]);
+        assert_eq!(rows.next, 6);
+        assert_eq!(rows.wanted, Wanted { voters: Some(5), durability: Durability::Both });
+        assert_eq!(parse_key("zz"), None);
+    }
+}

@@ -1,0 +1,144 @@
+//! This board's part in the group of masters: none yet, or a running engine.
+//!
+//! A cluster of one master runs no engine; the first board that may hold the log starts it while this
+//! board leads, in the same reign ([`Grouping::grow`]).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use model::masters::{MemberId, MemberV1, Part};
+use tokio::sync::{Mutex, watch};
+
+use crate::io::peer;
+use crate::io::store::{Group, GroupError, GroupOptions, Store, Timing};
+use crate::io::tls::Credentials;
+use crate::master::elector::{Book, Elector, ElectorOptions, GroupClock, Wire};
+
+/// Id of the member that founded the cluster.
+pub const FOUNDER: MemberId = MemberId(1);
+
+/// What an engine is started with.
+pub struct GroupingOptions {
+    /// The log.
+    pub store: Store,
+    /// This board, and how it shows itself to other masters.
+    pub credentials: Credentials,
+    /// Where the other masters are.
+    pub book: watch::Receiver<Book>,
+    /// Cluster time.
+    pub clock: Arc<dyn GroupClock>,
+    /// Where snapshots of other masters arrive.
+    pub incoming: PathBuf,
+}
+
+/// Starts the engine when that is due; clones share it.
+#[derive(Clone)]
+pub struct Grouping(Arc<Shared>);
+
+struct Shared {
+    options: GroupingOptions,
+    /// Held while the engine is started or stopped.
+    starting: Mutex<()>,
+    engine: watch::Sender<Option<Engine>>,
+}
+
+/// A running engine.
+#[derive(Clone)]
+pub struct Engine {
+    /// Which member this board is.
+    pub own: MemberId,
+    /// The group.
+    pub group: Group,
+    /// Its port.
+    pub elector: Arc<Elector>,
+}
+
+impl Grouping {
+    /// No engine runs.
+    pub fn new(options: GroupingOptions) -> Self {
+        let engine = watch::Sender::new(None);
+        Self(Arc::new(Shared { options, starting: Mutex::default(), engine }))
+    }
+
+    /// The engine, when one runs.
+    pub fn engine(&self) -> watch::Receiver<Option<Engine>> {
+        self.0.engine.subscribe()
+    }
+
+    /// This board, as a member of that id.
+    pub fn member(&self, id: MemberId, part: Part) -> MemberV1 {
+        let peer = self.0.options.credentials.peer();
+        MemberV1 { id, board: peer.name.clone(), key: peer.key, part }
+    }
+
+    /// Takes part in the group as this member: after a start, or with a fresh kit.
+    ///
+    /// # Errors
+    /// The engine does not start.
+    pub async fn enter(&self, own: MemberId, epoch: u64) -> Result<(), GroupError> {
+        self.start(own, epoch, None).await.map(drop)
+    }
+
+    /// The group, which a master that leads alone founds at the first call; its reign goes on.
+    ///
+    /// # Errors
+    /// The engine does not start.
+    pub async fn grow(&self, epoch: u64) -> Result<Group, GroupError> {
+        let found = self.member(FOUNDER, Part::Voter);
+        Ok(self.start(FOUNDER, epoch, Some(found)).await?.group)
+    }
+
+    async fn start(
+        &self,
+        own: MemberId,
+        epoch: u64,
+        found: Option<MemberV1>,
+    ) -> Result<Engine, GroupError> {
+        let _starting = self.0.starting.lock().await;
+        if let Some(engine) = self.0.engine.borrow().clone() {
+            return Ok(engine);
+        }
+        let GroupingOptions { store, credentials, book, clock, incoming } = &self.0.options;
+        let of_tls = credentials.clone();
+        let elector = Elector::new(ElectorOptions {
+            own,
+            epoch,
+            cluster: credentials.pin()[..16].try_into().expect("the first half of 32 bytes"),
+            tls: Arc::new(move || of_tls.client_config(peer::ALPN).ok()),
+            book: book.clone(),
+            clock: Arc::clone(clock),
+            incoming: incoming.clone(),
+        });
+        let wire = Arc::new(Wire(Arc::clone(&elector)));
+        let timing = Timing::default();
+        let options = GroupOptions { own, epoch, found, timing, wire };
+        let group = store.join_group(options).await?;
+        elector.seat(Some(group.clone()));
+        let engine = Engine { own, group, elector };
+        self.0.engine.send_replace(Some(engine.clone()));
+        Ok(engine)
+    }
+
+    /// Lets another voter lead, if this board does and one can; whether one took over.
+    ///
+    /// Cancel safety: the transfer goes on.
+    pub async fn hand_over(&self) -> bool {
+        let engine = self.0.engine.borrow().clone();
+        match engine {
+            Some(engine) if engine.group.health().borrow().leads => {
+                engine.group.hand_over(None).await
+            }
+            _ => false,
+        }
+    }
+
+    /// Ends the engine.
+    pub async fn stop(&self) {
+        let _starting = self.0.starting.lock().await;
+        let engine = self.0.engine.send_replace(None);
+        if let Some(engine) = engine {
+            engine.elector.seat(None);
+            engine.group.stop().await;
+        }
+    }
+}

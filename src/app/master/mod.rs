@@ -336,10 +336,12 @@ impl<'a> Core<'a> {
     fn evictor(&self) -> Evictor {
         let (registry, views) = (self.registry.clone(), self.views.clone());
         let members = self.standing.members.clone();
-        Evictor::new(registry, views, &self.base.identity.name).after(Arc::new(move |board: String| {
-            let members = members.clone();
-            Box::pin(async move { members.take_out(&board).await })
-        }))
+        Evictor::new(registry, views, &self.base.identity.name).after(Arc::new(
+            move |board: String| {
+                let members = members.clone();
+                Box::pin(async move { members.take_out(&board).await })
+            },
+        ))
     }
 
     fn joining(&self, newest: watch::Receiver<SignedRecord>) -> Joining {

@@ -114,6 +114,8 @@ pub struct History {
     pub initial: BTreeMap<String, (Value, Version)>,
     pub operations: Vec<Operation>,
     pub listings: Vec<Listing>,
+    /// Versions given to writes of other things, which nobody reads: when asked for, when told.
+    pub marks: Vec<(Moment, Moment, Version)>,
 }
 
 impl History {
@@ -122,6 +124,7 @@ impl History {
         self.initial.extend(other.initial);
         self.operations.extend(other.operations);
         self.listings.extend(other.listings);
+        self.marks.extend(other.marks);
     }
 
     /// Every key that an operation or a list named.

@@ -140,6 +140,11 @@ fn versions(history: &History) -> Result<BTreeMap<Value, Version>, Violation> {
             return Err(Violation::VersionReused { version, values: [other, value] });
         }
     }
+    for (_, _, version) in &history.marks {
+        if let Some(other) = of_version.insert(*version, UNREAD) {
+            return Err(Violation::VersionReused { version: *version, values: [other, UNREAD] });
+        }
+    }
     Ok(of_value)
 }
 
@@ -150,7 +155,8 @@ fn sightings(history: &History) -> Vec<(Moment, Version)> {
         _ => None,
     });
     let listed = history.listings.iter().map(|listing| (listing.returned, listing.version));
-    let mut all: Vec<_> = told.chain(listed).collect();
+    let marked = history.marks.iter().map(|(_, returned, version)| (*returned, *version));
+    let mut all: Vec<_> = told.chain(listed).chain(marked).collect();
     all.sort_unstable();
     all
 }
@@ -162,7 +168,8 @@ fn check_times(history: &History, versions: &BTreeMap<Value, Version>) -> Result
         Some((operation.invoked, version, true))
     });
     let lists = history.listings.iter().map(|list| (list.invoked, list.version, false));
-    let mut begun: Vec<_> = writes.chain(lists).collect();
+    let marks = history.marks.iter().map(|(invoked, _, version)| (*invoked, *version, true));
+    let mut begun: Vec<_> = writes.chain(lists).chain(marks).collect();
     begun.sort_unstable();
     let seen = sightings(history);
     let (mut next, mut highest) = (0, 0);

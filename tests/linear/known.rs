@@ -144,6 +144,18 @@ fn a_version_used_again() {
 }
 
 #[test]
+fn versions_of_other_things_count_too() {
+    let mut history = on("k", &[(0, 1, 2, Create { value: 1 }, Some(Written(10)))]);
+    history.marks = vec![(3, 4, 11), (3, 5, 12)];
+    assert_eq!(check(&history).map(drop), Ok(()));
+    history.marks.push((6, 7, 12));
+    assert!(matches!(check(&history), Err(Violation::VersionReused { version: 12, .. })));
+    history.marks = vec![(3, 4, 11), (5, 6, 9)];
+    let back = Violation::VersionWentBack { version: 9, before: 11 };
+    assert_eq!(check(&history).map(drop), Err(back));
+}
+
+#[test]
 fn a_write_applied_twice() {
     // With a version of its own each time.
     bad(

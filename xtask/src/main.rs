@@ -31,7 +31,7 @@ cargo xtask TASK
   bench rules     measure the rules of 1 to 10,000 services beside those of Debian's iptables
   bench dns       measure a board's DNS beside dnsmasq: queries a second, memory, a dead upstream, restarts
   sim [FLAGS]     a master with simulated boards: --boards 1000 --pods 10 [--link memory|bus]
-  soak [NAME]     the long trials: power, restarts, faults [TEST], ...
+  soak [NAME]     the long trials: power, restarts, faults [TEST], histories, ...
   soak masters [--trials N] [CELL]   failover by cell, such as killed-leader-3; goes on where it was
   mutants [NAME]  break kumquat on purpose, patch by patch: the tests must notice
 ";

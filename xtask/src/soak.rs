@@ -6,11 +6,11 @@ use crate::masters;
 use crate::setup;
 use crate::shell::{cargo, run};
 
-/// A long trial: its name, the test binary, which tests of it, how many rounds or minutes, and how many
-/// tests run at a time.
+/// A long trial: its name, the test binary (none: unit tests), which tests of it, how many rounds or
+/// minutes, and how many tests run at a time.
 struct Trial {
     name: &'static str,
-    binary: &'static str,
+    binary: Option<&'static str>,
     filter: &'static str,
     /// At least.
     rounds: u32,
@@ -19,10 +19,10 @@ struct Trial {
 }
 
 const TRIALS: &[Trial] = &[
-    Trial { name: "power", binary: "power", filter: "", rounds: 200, minutes: 0, threads: 1 },
+    Trial { name: "power", binary: Some("power"), filter: "", rounds: 200, minutes: 0, threads: 1 },
     Trial {
         name: "images",
-        binary: "image_power",
+        binary: Some("image_power"),
         filter: "",
         rounds: 200,
         minutes: 0,
@@ -30,17 +30,17 @@ const TRIALS: &[Trial] = &[
     },
     Trial {
         name: "restarts",
-        binary: "cluster",
+        binary: Some("cluster"),
         filter: "survival::",
         rounds: 50,
         minutes: 0,
         threads: 1,
     },
     // Most of a fault is waiting for somebody to notice it.
-    Trial { name: "faults", binary: "faults", filter: "", rounds: 50, minutes: 0, threads: 3 },
+    Trial { name: "faults", binary: Some("faults"), filter: "", rounds: 50, minutes: 0, threads: 3 },
     Trial {
         name: "rolls",
-        binary: "services",
+        binary: Some("services"),
         filter: "rolling::",
         rounds: 20,
         minutes: 0,
@@ -48,10 +48,18 @@ const TRIALS: &[Trial] = &[
     },
     Trial {
         name: "hour",
-        binary: "services",
+        binary: Some("services"),
         filter: "soak::",
         rounds: 4,
         minutes: 60,
+        threads: 1,
+    },
+    Trial {
+        name: "histories",
+        binary: None,
+        filter: "store::group::tests::linear::",
+        rounds: 1_000,
+        minutes: 0,
         threads: 1,
     },
 ];
@@ -73,11 +81,14 @@ pub(crate) fn soak(words: &[String]) -> Result<()> {
     let binary = setup::build_static("fast")?;
     let test = words.get(1).map(String::as_str);
     for trial in chosen {
+        let which = trial.binary.map_or(vec!["--lib"], |binary| vec!["--test", binary]);
         run(cargo()
             .env("KUMQUAT_BINARY", &binary)
             .env("KUMQUAT_SOAK_ROUNDS", trial.rounds.to_string())
             .env("KUMQUAT_SOAK_MINUTES", trial.minutes.to_string())
-            .args(["test", "--test", trial.binary, "--", "--nocapture"])
+            .arg("test")
+            .args(which)
+            .args(["--", "--nocapture"])
             .arg(format!("--test-threads={}", trial.threads))
             .args(test.or((!trial.filter.is_empty()).then_some(trial.filter))))?;
     }

@@ -37,7 +37,14 @@ const TRIALS: &[Trial] = &[
         threads: 1,
     },
     // Most of a fault is waiting for somebody to notice it.
-    Trial { name: "faults", binary: Some("faults"), filter: "", rounds: 50, minutes: 0, threads: 3 },
+    Trial {
+        name: "faults",
+        binary: Some("faults"),
+        filter: "",
+        rounds: 50,
+        minutes: 0,
+        threads: 3,
+    },
     Trial {
         name: "rolls",
         binary: Some("services"),

@@ -1,8 +1,10 @@
 //! Groups of real stores in one process: agreement, no acknowledged write lost, one leader at a time.
 
 mod bed;
+mod cuts;
 mod disks;
 mod leases;
+mod linear;
 mod walks;
 
 use std::time::Duration;

@@ -1,0 +1,105 @@
+//! Power cuts of some or all boards, and who counts: what a majority of voters has synced stays, and
+//! nothing else is acknowledged.
+
+use std::time::Duration;
+
+use model::masters::{GroupAnswerV1, GroupAskV1, MemberId, VoteV1};
+use tokio::time::{sleep, timeout};
+
+use super::LARGE_LOG;
+use super::bed::{Bed, Client, ids, member, until};
+use super::write;
+use crate::io::store::group::MemberChange;
+use crate::io::store::tests::{key, put};
+use crate::io::store::{Base, ProposeError};
+
+/// Longer than any lease of the bed.
+const LEASES_OVER: Duration = Duration::from_millis(1_500);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_outlives_a_power_cut_of_all_boards() {
+    let mut bed = Bed::new(41, LARGE_LOG).await;
+    bed.grow([2, 3], LARGE_LOG).await;
+    let mut clients = [Client::new(0), Client::new(1)];
+    for _ in 0..4 {
+        write(&bed, &mut clients, 5).await;
+        for nth in 0..3 {
+            bed.kill(nth).await;
+        }
+        for nth in 0..3 {
+            bed.start(nth).await;
+        }
+        let (leader, mandate) = bed.leader(10).await;
+        mandate.confirm().await.expect("it leads");
+        let store = bed.seats[leader].store.clone().expect("it leads");
+        clients.iter().for_each(|client| client.check(&store));
+    }
+    bed.agree(&ids([1, 2, 3])).await;
+    bed.stop().await;
+}
+
+/// Asks a board for its vote.
+async fn asked(bed: &Bed, nth: usize, term: u64, of: u64) -> bool {
+    let group = bed.seats[nth].group.clone().expect("on");
+    let last = group.health().borrow().last_index;
+    // A candidate that has everything.
+    let last = Some(model::masters::LogIdV1 { term: term - 1, index: last + 1_000 });
+    let vote = VoteV1 { term, of: MemberId(of), granted: false };
+    let ask = GroupAskV1::Vote { vote, last, transfer: false };
+    match group.answer(ask).await {
+        GroupAnswerV1::Vote { granted, .. } => granted,
+        other => panic!("no answer to a vote: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_does_not_forget_its_vote_in_a_power_cut() {
+    let mut bed = Bed::new(42, LARGE_LOG).await;
+    bed.grow([2, 3], LARGE_LOG).await;
+    let (leader, _) = bed.leader(5).await;
+    let voter = (leader + 1) % 3;
+    for nth in (0..3).filter(|nth| *nth != voter) {
+        bed.kill(nth).await;
+    }
+    let health = bed.seats[voter].group.as_ref().expect("on").health();
+    let term = health.borrow().vote.term + 50;
+    sleep(LEASES_OVER).await;
+    // Members 8 and 9 do not exist, which a voter need not know.
+    assert!(asked(&bed, voter, term, 8).await, "nobody else had its vote");
+    bed.kill(voter).await;
+    bed.start(voter).await;
+    sleep(LEASES_OVER).await;
+    assert!(!asked(&bed, voter, term, 9).await, "one vote a term");
+    assert!(asked(&bed, voter, term + 50, 9).await, "in a later term it may");
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_is_no_majority() {
+    let mut bed = Bed::new(43, LARGE_LOG).await;
+    bed.grow([2, 3], LARGE_LOG).await;
+    let learner = bed.seat(4, LARGE_LOG);
+    bed.start(learner).await;
+    bed.change(MemberChange::AddLearner(member(MemberId(4)))).await;
+    let (leader, mandate) = bed.leader(5).await;
+    let health = bed.seats[leader].group.as_ref().expect("leads").health();
+    until("the learner catches up", 10, || {
+        let health = health.borrow();
+        health.matched.get(&MemberId(4)) == Some(&health.last_index)
+    })
+    .await;
+    let store = bed.seats[leader].store.clone().expect("leads");
+    for nth in (0..3).filter(|nth| *nth != leader) {
+        bed.kill(nth).await;
+    }
+    // Leader and learner are two of four, and one voter of three.
+    let alone = put(key("/pods", "a", "alone"), Base::Absent, super::bed::value(1));
+    let written = timeout(Duration::from_secs(10), store.of(&mandate).propose(vec![alone])).await;
+    let refused = matches!(
+        written,
+        Ok(Err(ProposeError::Unknown | ProposeError::NotLeading { .. } | ProposeError::Late))
+    );
+    assert!(refused, "{written:?}");
+    assert!(mandate.confirm().await.is_err(), "nobody confirms that it leads");
+    bed.stop().await;
+}

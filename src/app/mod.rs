@@ -7,6 +7,7 @@ mod addresses;
 pub mod api_client;
 mod board;
 mod boards;
+mod certificates;
 mod cli;
 mod client;
 mod config;

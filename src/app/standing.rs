@@ -3,13 +3,16 @@
 //! It outlives the seats of this board, so that a change of leader moves no file and closes no
 //! connection between masters.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use model::masters::{ClusterTimeV1, MemberId};
 use tokio::sync::watch;
 
 use super::addresses::Addresses;
+use super::certificates;
 use super::identity::Identity;
 use super::loops::Loops;
 use super::master::server_names;
@@ -24,6 +27,9 @@ use crate::master::elector::{Book, GroupClock};
 use crate::master::keys::Keys;
 use crate::master::members::{self, FOUNDER, Grouping, GroupingOptions, Members};
 use crate::master::registry::ServiceRange;
+
+/// How often the clock is told who votes.
+const VOTERS_EVERY: Duration = Duration::from_secs(5);
 
 /// A master's things.
 pub(super) struct Standing {
@@ -73,6 +79,7 @@ impl Standing {
         let mut standing = Self { store, pki, credentials, tls, port, members, loops };
         standing.serve_boards(base)?;
         standing.keep_certified(base)?;
+        standing.keep_time(base);
         standing.follow_members(book, mastership.map_or(FOUNDER, |it| it.member));
         Ok(standing)
     }
@@ -98,6 +105,17 @@ impl Standing {
         self.loops.spawn("book of the masters", following);
         let driving = members::run(self.members.clone(), own, self.loops.stop_signal());
         self.loops.spawn("members of the group", async move { anyhow::Ok(driving.await) });
+    }
+
+    /// The voters' clocks make cluster time, and certificates are renewed by it.
+    fn keep_time(&mut self, base: &Base) {
+        let parts = (Arc::clone(&self.pki), Arc::clone(&self.tls));
+        let renewing = certificates::renew(parts, base.clock.clone(), self.loops.stop_signal());
+        self.loops.spawn("certificates", async move { anyhow::Ok(renewing.await) });
+        base.clock.voters(None, BTreeSet::new());
+        let (members, clock) = (self.members.clone(), base.clock.clone());
+        let telling = tell_voters(members, clock, self.loops.stop_signal());
+        self.loops.spawn("clocks of the voters", async move { anyhow::Ok(telling.await) });
     }
 
     fn serve_boards(&mut self, base: &Base) -> Result<()> {
@@ -137,17 +155,34 @@ fn api_address(identity: &Identity) -> Result<std::net::Ipv4Addr> {
     Ok(range.api_address())
 }
 
+/// Tells the clock whose clocks count, until `stop`.
+async fn tell_voters(members: Members, clock: Clock, mut stop: watch::Receiver<bool>) {
+    let mut told = (None, BTreeSet::new());
+    loop {
+        // Cancel safety: both only wait. An error means that nobody can ask any more.
+        tokio::select! {
+            () = tokio::time::sleep(VOTERS_EVERY) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let own = members.grouping().engine().borrow().as_ref().map(|engine| engine.own);
+        let voters = members.health().map(|health| health.members.voters()).unwrap_or_default();
+        if told != (own, voters.clone()) {
+            clock.voters(own, voters.clone());
+            told = (own, voters);
+        }
+    }
+}
+
 /// The clock of this board, for the other masters.
 struct OwnClock(Clock);
 
 impl GroupClock for OwnClock {
     fn say(&self) -> ClusterTimeV1 {
-        let now = self.0.now();
-        ClusterTimeV1 { cluster: now, system: now, synced: false }
+        self.0.say()
     }
 
-    fn hear(&self, _from: MemberId, time: ClusterTimeV1) {
-        self.0.advance(time.cluster);
+    fn hear(&self, from: MemberId, time: ClusterTimeV1) {
+        self.0.hear(from, time);
     }
 }
 

@@ -92,6 +92,9 @@ pub(super) fn member(
     credentials: Credentials,
     own: Option<MemberId>,
 ) -> Result<MemberRole> {
+    if own.is_none() {
+        base.clock.follow();
+    }
     MemberRole::start(MemberOptions {
         dirs: &base.dirs,
         config: &base.config,

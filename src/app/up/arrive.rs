@@ -225,6 +225,7 @@ fn become_member(
     if config.cluster.as_ref().is_some_and(|cluster| *cluster != answer.cluster) {
         bail!("the token is of cluster {}: leave --cluster away", answer.cluster);
     }
+    clock.follow();
     clock.advance(answer.cluster_time);
     let identity = Identity {
         name: newcomer.name,

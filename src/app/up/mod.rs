@@ -99,7 +99,7 @@ pub(in crate::app) fn lock(data: &Path) -> Result<Flock<File>> {
 /// From the first decision to the last container, if pods stop with the process.
 async fn live(dirs: &Dirs, config: &Config, start: Start, began: Instant) -> Result<()> {
     let mut signals = Signals::catch()?;
-    let clock = Clock::starting_at(Default::default());
+    let clock = Clock::asking(Default::default(), host::clock_synced);
     let doors = Doors::new(config);
     // Cancel safety: a board that is told to stop before it is in a cluster is in none.
     let identity = tokio::select! {

@@ -24,6 +24,7 @@ use std::path::Path;
 
 pub use address::{InterfaceAddress, addresses};
 pub use cgroup::{CgroupFacts, CgroupVersion};
+pub use clock::synchronised as clock_synced;
 pub use code::give_back_code;
 pub use files::allow_open_files;
 pub use inquiry::Inquiry;

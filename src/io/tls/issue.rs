@@ -17,6 +17,8 @@ use super::{ServerNames, TlsError};
 const FIRST_YEAR: i32 = 2020;
 /// Life of the authority and of what only boards use.
 const AUTHORITY_YEARS: i32 = 100;
+/// Life of the API's certificate, from its issue: clients judge it by clocks of their own.
+const SERVER_DAYS: i64 = 30 * 365;
 /// Life of the admin's certificate, from its issue.
 const ADMIN_DAYS: i64 = 3652;
 
@@ -53,9 +55,15 @@ pub(super) fn authority(key: &KeyPair) -> Result<String, TlsError> {
 }
 
 /// The API server's certificate and key.
-pub(super) fn server(ca: &str, ca_key: &KeyPair, names: &ServerNames) -> Result<Pair, TlsError> {
+pub(super) fn server(
+    ca: &str,
+    ca_key: &KeyPair,
+    names: &ServerNames,
+    now: Timestamp,
+) -> Result<Pair, TlsError> {
     let subject = "kube-apiserver";
     let mut params = params(subject, None);
+    params.not_after = after(now, SERVER_DAYS);
     for name in &names.names {
         let name = name.as_str().try_into().map_err(failed(subject))?;
         params.subject_alt_names.push(SanType::DnsName(name));
@@ -69,9 +77,7 @@ pub(super) fn server(ca: &str, ca_key: &KeyPair, names: &ServerNames) -> Result<
 pub(super) fn admin(ca: &str, ca_key: &KeyPair, now: Timestamp) -> Result<Pair, TlsError> {
     let subject = "kubernetes-admin";
     let mut params = params(subject, Some("system:masters"));
-    params.not_after = OffsetDateTime::from_unix_timestamp(now.seconds())
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
-        .saturating_add(Duration::days(ADMIN_DAYS));
+    params.not_after = after(now, ADMIN_DAYS);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     leaf(params, subject, ca, ca_key)
 }
@@ -127,6 +133,19 @@ fn leaf(
     let issuer = Issuer::from_ca_cert_pem(ca, ca_key).map_err(failed(subject))?;
     let certificate = params.signed_by(&key, &issuer).map_err(failed(subject))?;
     Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+}
+
+/// The last second of a certificate of the API that is issued at this moment.
+pub(super) fn server_end(now: Timestamp) -> i64 {
+    after(now, SERVER_DAYS).unix_timestamp()
+}
+
+/// No later than the authority itself.
+fn after(now: Timestamp, days: i64) -> OffsetDateTime {
+    let end = OffsetDateTime::from_unix_timestamp(now.seconds())
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        .saturating_add(Duration::days(days));
+    end.min(rcgen::date_time_ymd(FIRST_YEAR + AUTHORITY_YEARS, 1, 1))
 }
 
 fn params(common_name: &str, organization: Option<&str>) -> CertificateParams {

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 
 use model::limits::SERVER_NAMES_MAX;
 use model::timestamp::Timestamp;
@@ -20,6 +21,8 @@ use super::{ServerNames, TlsError, board, file, kubeconfig, peer, signed};
 
 /// The admin's certificate is replaced when it has less than this to live (a year).
 const ADMIN_RENEW_SECONDS: i64 = 365 * 86_400;
+/// The API's is replaced when another one would live so much longer: it is a year old then.
+const SERVER_RENEW_SECONDS: i64 = 365 * 86_400;
 
 /// The cluster's certificate authority and what it has signed for this board.
 pub struct Pki {
@@ -27,7 +30,7 @@ pub struct Pki {
     ca: String,
     ca_der: CertificateDer<'static>,
     ca_key: KeyPair,
-    admin: Pair,
+    admin: RwLock<Pair>,
 }
 
 impl fmt::Debug for Pki {
@@ -50,7 +53,7 @@ impl Pki {
             why: "not a PEM certificate".into(),
         })?;
         let admin = open_admin(&folder, &ca, &ca_der, &ca_key, now)?;
-        Ok(Self { folder, ca, ca_der, ca_key, admin })
+        Ok(Self { folder, ca, ca_der, ca_key, admin: RwLock::new(admin) })
     }
 
     /// The authority's certificate as PEM: what clients trust (`kube-root-ca.crt`).
@@ -60,7 +63,20 @@ impl Pki {
 
     /// A kubeconfig with the admin's certificate and key inside.
     pub fn admin_kubeconfig(&self, cluster: &str, server_url: &str) -> String {
-        kubeconfig::text(cluster, server_url, &self.ca, &self.admin)
+        let admin = self.admin.read().unwrap_or_else(PoisonError::into_inner);
+        kubeconfig::text(cluster, server_url, &self.ca, &admin)
+    }
+
+    /// Issues the admin's certificate again when its end is near; whether it was.
+    ///
+    /// # Errors
+    /// The disk's; the old one stays then.
+    pub fn renew(&self, now: Timestamp) -> Result<bool, TlsError> {
+        let fresh = open_admin(&self.folder, &self.ca, &self.ca_der, &self.ca_key, now)?;
+        let mut admin = self.admin.write().unwrap_or_else(PoisonError::into_inner);
+        let is_new = *admin != fresh;
+        *admin = fresh;
+        Ok(is_new)
     }
 
     /// A board's certificate as PEM, for its Ed25519 public key (DER SubjectPublicKeyInfo).
@@ -128,12 +144,13 @@ impl Pki {
         &self.ca_der
     }
 
-    /// The API's certificate and key for these names at least. A stored pair that covers them stays;
-    /// a new one covers the names of the stored one too, as far as there is room, so that an address
+    /// The API's certificate and key for these names at least. A stored pair that covers them stays for
+    /// a year; a new one covers the names of the stored one too, as far as there is room, so that an address
     /// that comes and goes costs one write.
     pub(super) fn server_pair(
         &self,
         names: &ServerNames,
+        now: Timestamp,
     ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), TlsError> {
         let stored = read_pair(&self.folder, "api")?.and_then(|stored| decode(&stored));
         let usable =
@@ -142,12 +159,13 @@ impl Pki {
         if let Some(usable) = usable
             && let Some(covered) = peer::server_names(&usable.0)
         {
-            if covered.covers(names) {
+            let end = peer::not_after(&usable.0).unwrap_or_default();
+            if covered.covers(names) && issue::server_end(now) - end < SERVER_RENEW_SECONDS {
                 return Ok(usable);
             }
             wanted.add(covered, SERVER_NAMES_MAX);
         }
-        let pair = issue::server(&self.ca, &self.ca_key, &wanted)?;
+        let pair = issue::server(&self.ca, &self.ca_key, &wanted, now)?;
         write_pair(&self.folder, "api", &pair)?;
         Ok(decode(&pair).expect("PEM that was made one line above"))
     }

@@ -3,9 +3,10 @@
 //! As kube-apiserver does, the handshake takes any client certificate whose key the peer holds;
 //! whether it is one of ours is asked afterwards, so that a wrong one is answered 401 and not cut.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use model::timestamp::Timestamp;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -29,6 +30,7 @@ use crate::io::clock::Clock;
 pub struct ApiTls {
     config: Arc<ServerConfig>,
     own: Arc<OwnCertificate>,
+    names: Mutex<ServerNames>,
     authority: Arc<dyn ClientCertVerifier>,
     clock: Clock,
 }
@@ -40,7 +42,9 @@ impl ApiTls {
     /// Files that cannot be read or written, and what the TLS library refuses.
     pub fn new(pki: &Pki, names: &ServerNames, clock: Clock) -> Result<Self, TlsError> {
         let provider = Arc::new(ring::default_provider());
-        let own = Arc::new(OwnCertificate { key: RwLock::new(certified(pki, names, &provider)?) });
+        let own = Arc::new(OwnCertificate {
+            key: RwLock::new(certified(pki, names, clock.now(), &provider)?),
+        });
         let authority = client_verifier(pki.ca_der(), &provider)?;
         let any = AnyClient { hints: authority.root_hint_subjects().to_vec(), provider };
         let time = Arc::new(ClusterTime(clock.clone()));
@@ -52,7 +56,8 @@ impl ApiTls {
         // Clients of this API do not resume sessions: keep no memory for it.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self { config: Arc::new(config), own, authority, clock })
+        let names = Mutex::new(names.clone());
+        Ok(Self { config: Arc::new(config), own, names, authority, clock })
     }
 
     /// Exchanges the certificate for one of `names`; connections that exist keep theirs.
@@ -60,9 +65,19 @@ impl ApiTls {
     /// # Errors
     /// As [`ApiTls::new`]; the old certificate then stays.
     pub fn set_names(&self, pki: &Pki, names: &ServerNames) -> Result<(), TlsError> {
-        let fresh = certified(pki, names, self.config.crypto_provider())?;
+        let fresh = certified(pki, names, self.clock.now(), self.config.crypto_provider())?;
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names.clone();
         *self.own.key.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
+    }
+
+    /// Exchanges a certificate that is a year old for another one of the same names.
+    ///
+    /// # Errors
+    /// As [`ApiTls::new`]; the old certificate then stays.
+    pub fn renew(&self, pki: &Pki) -> Result<(), TlsError> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.set_names(pki, &names)
     }
 
     /// For the acceptor.
@@ -70,29 +85,31 @@ impl ApiTls {
         self.config.clone()
     }
 
-    /// Whose certificate chain this is, judged at cluster time.
+    /// Whose certificate chain this is, judged at the last time that could be trusted
+    /// ([`Clock::confirmed`]).
     ///
     /// # Errors
     /// A chain that does not lead to the cluster's authority, or is out of date.
     pub fn identify(&self, chain: &[CertificateDer<'_>]) -> Result<PeerIdentity, BadCertificate> {
         let (end, rest) = chain.split_first().ok_or(BadCertificate)?;
-        let now = unix_time(&self.clock);
+        let now = unix_time(self.clock.confirmed());
         self.authority.verify_client_cert(end, rest, now).map_err(|_| BadCertificate)?;
         peer::identity(end)
     }
 }
 
-fn unix_time(clock: &Clock) -> UnixTime {
-    let seconds = u64::try_from(clock.now().seconds()).unwrap_or(0);
+fn unix_time(time: Timestamp) -> UnixTime {
+    let seconds = u64::try_from(time.seconds()).unwrap_or(0);
     UnixTime::since_unix_epoch(Duration::from_secs(seconds))
 }
 
 fn certified(
     pki: &Pki,
     names: &ServerNames,
+    now: Timestamp,
     provider: &CryptoProvider,
 ) -> Result<Arc<CertifiedKey>, TlsError> {
-    let (certificate, key) = pki.server_pair(names)?;
+    let (certificate, key) = pki.server_pair(names, now)?;
     let key = provider.key_provider.load_private_key(key)?;
     // The authority goes along for clients that pin it.
     Ok(Arc::new(CertifiedKey::new(vec![certificate, pki.ca_der().clone()], key)))
@@ -159,7 +176,7 @@ struct ClusterTime(Clock);
 
 impl TimeProvider for ClusterTime {
     fn current_time(&self) -> Option<UnixTime> {
-        Some(unix_time(&self.0))
+        Some(unix_time(self.0.confirmed()))
     }
 }
 
@@ -273,20 +290,55 @@ mod tests {
         assert_eq!(tls.identify(&[]), Err(BadCertificate));
     }
 
+    const YEAR: i64 = 365 * 86_400_000;
+
     #[test]
-    fn an_expired_certificate_is_refused_at_cluster_time() {
+    fn an_expired_certificate_is_refused_and_time_that_jumps_expires_none() {
         let folder = Folder::new("expired");
-        let pki = Pki::open(&folder.0, now()).unwrap();
+        let read = || std::fs::read_to_string(folder.0.join("pki/admin.pem")).unwrap();
         let clock = Clock::starting_at(now());
+        // Issued so long ago that its time is over.
+        let pki = Pki::open(&folder.0, now().plus_millis(-11 * YEAR)).unwrap();
         let tls = ApiTls::new(&pki, &names("192.0.2.7"), clock.clone()).unwrap();
-        let admin = std::fs::read_to_string(folder.0.join("pki/admin.pem")).unwrap();
+        let old = read();
+        assert_eq!(tls.identify(&chain(&old)), Err(BadCertificate));
+        assert!(pki.renew(clock.now()).unwrap());
+        let admin = read();
+        assert_ne!(admin, old);
         assert!(tls.identify(&chain(&admin)).is_ok());
-        let eleven_years = clock.now().plus_millis(11 * 365 * 86_400_000);
-        clock.advance(eleven_years);
-        assert_eq!(tls.identify(&chain(&admin)), Err(BadCertificate));
+        clock.advance(clock.now().plus_millis(11 * YEAR));
+        assert!(tls.identify(&chain(&admin)).is_ok(), "nobody is locked out by a jump");
+        assert!(pki.renew(clock.now()).unwrap(), "but another one is issued");
+        assert!(!pki.renew(clock.now()).unwrap(), "once");
+        assert!(tls.identify(&chain(&read())).is_ok());
         let again = Pki::open(&folder.0, clock.now()).unwrap();
-        assert_ne!(std::fs::read_to_string(folder.0.join("pki/admin.pem")).unwrap(), admin);
         assert_eq!(again.ca_certificate(), pki.ca_certificate());
+        assert!(pki.admin_kubeconfig("c", "https://a").contains("client-key-data"));
+    }
+
+    #[test]
+    fn the_certificate_of_the_api_is_exchanged_after_a_year() {
+        let folder = Folder::new("year");
+        let clock = Clock::starting_at(now());
+        let pki = Pki::open(&folder.0, clock.now()).unwrap();
+        let tls = ApiTls::new(&pki, &names("192.0.2.7"), clock.clone()).unwrap();
+        let read = || std::fs::read_to_string(folder.0.join("pki/api.pem")).unwrap();
+        let first = read();
+        clock.advance(clock.now().plus_millis(YEAR / 2));
+        tls.renew(&pki).unwrap();
+        assert_eq!(read(), first, "half a year old");
+        clock.advance(clock.now().plus_millis(YEAR * 2 / 3));
+        tls.renew(&pki).unwrap();
+        let second = read();
+        assert_ne!(second, first);
+        let covered = peer::server_names(&chain(&second)[0]).unwrap();
+        assert!(covered.covers(&names("192.0.2.7")), "of the same names");
+        // Until the end of the authority itself.
+        clock.advance(clock.now().plus_millis(80 * YEAR));
+        tls.renew(&pki).unwrap();
+        let last = read();
+        tls.renew(&pki).unwrap();
+        assert_eq!(read(), last, "it cannot become longer");
     }
 
     #[test]

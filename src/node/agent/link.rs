@@ -172,7 +172,7 @@ impl Agent {
         self.beats += 1;
         let seen = blocking(move || {
             let pressure = driver.board.pressure(before, &driver.places.data_dir);
-            (pressure, is_due.then(|| driver.board.vitals()))
+            (pressure, is_due.then(|| super::vitals(&driver)))
         });
         if let Some((pressure, vitals)) = seen.await {
             let mut changed = pressure != before;

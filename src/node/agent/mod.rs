@@ -36,6 +36,7 @@ use super::place::Places;
 use super::pull::{self, Puller};
 use super::{NodeError, NodeOptions};
 use crate::io::clock::Clock;
+use crate::io::host::Vitals;
 use crate::io::keeper::{KeeperError, KeeperEvent};
 use outbox::Outbox;
 use pods::PodEntry;
@@ -186,12 +187,17 @@ struct Started {
     version: String,
 }
 
+/// How the board fares; the one clock adapter says how its clock does.
+fn vitals(driver: &Driver) -> Vitals {
+    Vitals { clock_synced: driver.clock.synced(), ..driver.board.vitals() }
+}
+
 impl Agent {
     fn new(started: Started, desired: DesiredLog, (boot, rebooted): (u64, bool)) -> Self {
         let Started { driver, net, up, answers, version } = started;
         let mut condition = Condition::default();
         condition.pressure = driver.board.pressure(condition.pressure, &driver.places.data_dir);
-        condition.health.look_again(&driver.board.vitals(), ticks());
+        condition.health.look_again(&vitals(&driver), ticks());
         Self {
             clock: driver.clock.clone(),
             host: Host { address: driver.board.address() },

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::cli::{Role, UpArgs};
 use crate::io::bus::external::BrokerUrl;
 use crate::io::tls::{trusting_config, unverified_config};
+use crate::master::audit::AuditTo;
 
 /// Multicast DNS (RFC 6762).
 const MDNS_PORT: u16 = 5353;
@@ -37,6 +38,8 @@ struct File {
     #[serde(default)]
     bus: BusFile,
     #[serde(default)]
+    audit: AuditFile,
+    #[serde(default)]
     watchdog: bool,
 }
 
@@ -46,6 +49,14 @@ struct File {
 struct BusFile {
     broker: Option<String>,
     ca: Option<PathBuf>,
+}
+
+/// The section `[audit]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct AuditFile {
+    #[serde(default)]
+    to: AuditTo,
 }
 
 /// Somebody else's broker, the same on every board of a cluster.
@@ -104,6 +115,8 @@ pub(super) struct Config {
     pub stop_pods: bool,
     /// Somebody else's broker in place of the master's own.
     pub broker: Option<ExternalBroker>,
+    /// Where writes are told of while this board is master.
+    pub audit: AuditTo,
     /// Feed the hardware watchdog.
     pub watchdog: bool,
 }
@@ -221,11 +234,18 @@ pub(super) fn load(flags: &UpArgs) -> Result<Config> {
         peers: peers.iter().map(|text| parse_peer(text)).collect::<Result<_>>()?,
         stop_pods: flags.stop_pods,
         broker: broker(file.bus)?,
+        audit: file.audit.to,
         watchdog: file.watchdog,
     };
     let ports = [config.api_port, config.mqtt_port, config.peer_port];
     if ports[0] == ports[1] || ports[0] == ports[2] || ports[1] == ports[2] {
         bail!("--api-port, --mqtt-port and --peer-port must be three different ports");
+    }
+    if config.audit == AuditTo::Bus && config.broker.is_none() {
+        bail!(
+            "[audit] to = \"bus\" needs a broker of yours ([bus] broker): on the own one nobody but \
+             boards may listen; write to = \"stdout\""
+        );
     }
     Ok(config)
 }
@@ -354,6 +374,17 @@ mod tests {
         assert!(toml::from_str::<File>("nmae = 'x'").is_err());
         let file: File = toml::from_str("name = 'x'\nrole = 'master'").expect("valid");
         assert_eq!(file.role, Some(Role::Master));
+    }
+
+    #[test]
+    fn the_audit_goes_where_somebody_reads_it() {
+        let check = |text: &str| toml::from_str::<File>(text).map(|file| file.audit.to).ok();
+        assert_eq!(check("name = 'x'"), Some(AuditTo::Off));
+        assert_eq!(check("[audit]\nto = 'stdout'"), Some(AuditTo::Stdout));
+        assert_eq!(check("[audit]\nto = 'bus'"), Some(AuditTo::Bus));
+        for bad in ["to = 'file'", "to = ''", "file = '/x'"] {
+            assert_eq!(check(&format!("[audit]\n{bad}")), None, "{bad}");
+        }
     }
 
     #[test]

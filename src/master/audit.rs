@@ -19,6 +19,22 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::sync::watch;
 
+use crate::io::bus::MasterBus;
+
+/// Where the lines go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditTo {
+    /// Nowhere.
+    #[default]
+    Off,
+    /// To standard output.
+    Stdout,
+    /// To a topic of the bus, in plain text: only over somebody else's broker, because nobody but boards
+    /// may listen on ours.
+    Bus,
+}
+
 /// Takes notes; clones share the queue.
 #[derive(Clone, Debug, Default)]
 pub struct Audit(Option<Queue>);
@@ -169,9 +185,13 @@ impl AuditLines {
         }
     }
 
-    /// Writes the lines to standard output until `stop` turns true.
-    pub async fn to_stdout(mut self, mut stop: watch::Receiver<bool>) {
-        let mut out = tokio::io::stdout();
+    /// Publishes the lines on the bus until `stop` turns true.
+    pub async fn to_bus(
+        mut self,
+        bus: &dyn MasterBus,
+        topic: &str,
+        mut stop: watch::Receiver<bool>,
+    ) {
         loop {
             // Cancel safety: neither loses anything.
             let line = tokio::select! {
@@ -179,10 +199,30 @@ impl AuditLines {
                 _ = stop.wait_for(|stop| *stop) => return,
             };
             let Some(line) = line else { return };
+            for line in line.lines() {
+                bus.publish(topic, line.to_owned().into(), false).await;
+            }
+        }
+    }
+
+    /// Writes the lines to standard output until `stop` turns true.
+    pub async fn to_stdout(mut self, mut stop: watch::Receiver<bool>) {
+        let mut out = tokio::io::stdout();
+        let mut deaf = false;
+        loop {
+            // Cancel safety: neither loses anything.
+            let line = tokio::select! {
+                line = self.next() => line,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            let Some(line) = line else { return };
+            if deaf {
+                continue;
+            }
             let written = out.write_all(format!("{line}\n").as_bytes()).await;
-            if written.is_err() || out.flush().await.is_err() {
-                tracing::warn!("nobody reads the audit on standard output: it ends");
-                return;
+            deaf = written.is_err() || out.flush().await.is_err();
+            if deaf {
+                tracing::warn!("nobody reads the audit on standard output: it is dropped");
             }
         }
     }

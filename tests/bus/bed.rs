@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use kumquat::io::link::{self, Gate};
 use kumquat::io::tls::{
     BoardKey, Clients, Credentials, Pki, board_peer, unverified_config, verify,
 };
+use kumquat::master::audit::AuditLines;
 use kumquat::master::boards::{self, BoardsOptions, BusOver, Messages};
 use kumquat::master::contacts::Contacts;
 use kumquat::master::dispatcher;
@@ -82,6 +83,8 @@ pub type Tap = Box<dyn FnMut(&Bytes) + Send>;
 pub struct Bed {
     pub loops: Loops,
     pub authority: Arc<Authority>,
+    /// Lines that the next master tells over the bus.
+    pub audit: Mutex<Option<AuditLines>>,
     /// How often masters say what they have.
     pub beat: Duration,
     images: ImageStore,
@@ -97,6 +100,7 @@ impl Bed {
         Self {
             loops,
             authority: Arc::new(Authority::new(folder.path())),
+            audit: Mutex::default(),
             beat: Duration::from_millis(100),
             images: images(folder.path()),
             messages: Messages::default(),
@@ -153,6 +157,7 @@ impl Bed {
             gate: Gate::open(),
             record: watch::Sender::new(signed.clone()).subscribe(),
             messages: self.messages.clone(),
+            audit: self.audit.lock().expect("no panic").take(),
         };
         let task = tokio::spawn(async move { boards::run(options, stopped).await.expect("TLS") });
         Master { port, signed, stop, task }

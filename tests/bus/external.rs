@@ -7,13 +7,15 @@ use kumquat::io::bus::Waiting;
 use kumquat::io::bus::client::{BrokerOptions, Keys};
 use kumquat::io::bus::external::{BrokerUrl, SessionGrant, Sessions, SharedGrant};
 use kumquat::io::tls::{trusting_config, unverified_config};
+use kumquat::master::audit::{Audit, Note};
 use kumquat::master::contacts;
 use logic::contact::Contact;
+use model::timestamp::Timestamp;
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::bed::{Bed, Board, Master, deployment, until};
+use crate::bed::{Bed, CLUSTER, Board, Master, deployment, until};
 use crate::mosquitto::Mosquitto;
 
 /// Plays the tunnel: asks the keys of the present master directly; another master is another tunnel.
@@ -115,6 +117,29 @@ async fn snoop(port: u16) -> (AsyncClient, Seen) {
     });
     ready.notified().await;
     (client, seen)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_audit_is_for_whoever_reads_the_broker() {
+    let bed = Bed::new("audit").await;
+    let (audit, lines) = Audit::to_lines();
+    *bed.audit.lock().expect("no panic") = Some(lines);
+    let Some((site, _master)) = Site::with(bed, Mosquitto::local) else { return };
+    let (_client, seen) = snoop(site.broker.address().port()).await;
+    let topic = format!("kumquat/{CLUSTER}/nodes/boss/audit");
+    let source = "10.0.0.7:4321".parse().expect("an address");
+    // What is told while the master is not on the broker yet is lost, as all of the bus.
+    until("a line is heard", || {
+        let note = Note { verb: "create", user: "jane".into(), ..Note::default() };
+        audit.tell(Timestamp(0), note, "id", source, 201, None);
+        let seen = seen.lock().expect("no panic");
+        seen.iter().any(|(heard, payload)| {
+            *heard == topic
+                && serde_json::from_slice::<serde_json::Value>(payload)
+                    .is_ok_and(|line| line["user"] == "jane" && line["code"] == 201)
+        })
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

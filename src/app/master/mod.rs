@@ -22,6 +22,7 @@ use super::identity::Identity;
 use super::loops::Loops;
 use super::port::{Place, Sitting};
 use super::seat::Base;
+use super::config::Config;
 use super::standing::Standing;
 use super::status::ClusterStatus;
 use super::version;
@@ -30,7 +31,7 @@ use crate::io::link::{Gate, MasterEnd};
 use crate::io::store::{Mandate, Store};
 use crate::io::tls::{ApiTls, Credentials, Pki};
 use crate::master::api::{self, ApiOptions, Health};
-use crate::master::audit::Audit;
+use crate::master::audit::{Audit, AuditLines, AuditTo};
 use crate::master::boards::{self, BoardsOptions, BusOver, Messages};
 use crate::master::contacts::{self, Contacts};
 use crate::master::controllers::{self, Views};
@@ -112,11 +113,12 @@ impl MasterRole {
         let core = Core::open(base, standing, lead, &link).await?;
         let mut loops = Loops::new();
         core.keep_reachable(&mut loops).await?;
-        core.serve_api(&mut loops)?;
+        let (audit, told) = audit(&base.config, &mut loops);
+        core.serve_api(audit, &mut loops)?;
         let status = Arc::new(core.run_controllers(&mut loops));
         let record = core.announce(&mut loops)?;
         let messages = Messages::default();
-        core.serve_bus(record.clone(), messages.clone(), &mut loops)?;
+        core.serve_bus(record.clone(), messages.clone(), told, &mut loops)?;
         let joining = Arc::new(core.joining(record.clone()));
         // Before anybody asks: the boards that founded with this one come at once.
         let tokens = Tokens::new(core.registry.clone(), core.pki.pin());
@@ -149,6 +151,23 @@ impl MasterRole {
         say_ended(&self.mandate);
         self.store.detach().await;
     }
+}
+
+/// Tells who wrote what where it is wished; gives the lines that go over the bus.
+fn audit(config: &Config, loops: &mut Loops) -> (Audit, Option<AuditLines>) {
+    if config.audit == AuditTo::Off {
+        return (Audit::off(), None);
+    }
+    let (audit, lines) = Audit::to_lines();
+    if config.audit == AuditTo::Bus {
+        return (audit, Some(lines));
+    }
+    let writing = lines.to_stdout(loops.stop_signal());
+    loops.spawn("audit", async move {
+        writing.await;
+        anyhow::Ok(())
+    });
+    (audit, None)
 }
 
 impl<'a> Core<'a> {
@@ -212,13 +231,13 @@ impl<'a> Core<'a> {
         Ok(())
     }
 
-    fn serve_api(&self, loops: &mut Loops) -> Result<()> {
+    fn serve_api(&self, audit: Audit, loops: &mut Loops) -> Result<()> {
         let failed = self.store.clone();
         let api = ApiOptions {
             registry: self.registry.clone(),
             views: self.views.clone(),
             tokens: Arc::new(api::NoTokens),
-            audit: Audit::off(),
+            audit,
             tls: Arc::clone(&self.tls),
             listeners: vec![self.base.doors.api.listener()?],
             logs: Arc::new(self.streams.clone()),
@@ -276,6 +295,7 @@ impl<'a> Core<'a> {
         &self,
         record: watch::Receiver<SignedRecord>,
         messages: Messages,
+        audit: Option<AuditLines>,
         loops: &mut Loops,
     ) -> Result<()> {
         let identity = &self.base.identity;
@@ -294,6 +314,7 @@ impl<'a> Core<'a> {
             gate: gate(&self.mandate),
             record,
             messages,
+            audit,
         };
         loops.spawn("bus", boards::run(boards, loops.stop_signal()));
         Ok(())

@@ -1,13 +1,15 @@
 //! Names of topics, and which of them a board may use.
 //!
 //! Everything lies under `kumquat/<cluster>/`: `leader` (retained), `all/...` for everybody, and per
-//! board `nodes/<node>/up/{hello,beat,status,will}` and `nodes/<node>/down/{desired,command,beat,net}`.
+//! board `nodes/<node>/up/{hello,beat,status,will}` and `nodes/<node>/down/{desired,command,beat,net}`;
+//! `nodes/<node>/audit` is a master's, for people who read it at a broker of theirs.
 
 use model::wire::MessageKind;
 
 /// The last levels that a board publishes to.
 const UP: [&str; 4] = ["hello", "beat", "status", WILL];
 const WILL: &str = "will";
+const AUDIT: &str = "audit";
 
 /// The topics of one cluster.
 #[derive(Clone, Debug)]
@@ -30,6 +32,17 @@ impl Topics {
     /// Filter of what everybody hears.
     pub fn all(&self) -> String {
         format!("{}all/#", self.root)
+    }
+
+    /// Where a master tells who wrote what, in plain text.
+    pub fn audit(&self, node: &str) -> String {
+        format!("{}nodes/{node}/{AUDIT}", self.root)
+    }
+
+    /// Whether it is such a topic.
+    pub fn is_audit(&self, topic: &str) -> bool {
+        let node = topic.strip_prefix(&self.root).and_then(|rest| rest.strip_prefix("nodes/"));
+        node.and_then(|rest| rest.split_once('/')).is_some_and(|(_, leaf)| leaf == AUDIT)
     }
 
     /// What everybody hears of the network.

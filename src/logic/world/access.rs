@@ -1,6 +1,6 @@
 //! Roles and bindings, and which bindings a user or group has.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use model::access::{UserInfo, service_account_user, split_service_account};
@@ -20,8 +20,9 @@ pub(super) struct Access {
     of_group: Index,
 }
 
-/// Names of bindings by subject and namespace.
-type Index = HashMap<Box<str>, BTreeMap<Arc<str>, BTreeSet<Arc<str>>>>;
+/// Bindings by subject: namespace and name, sorted. Most have one or two, which a tree would cost
+/// twenty times their size.
+type Index = HashMap<Box<str>, Vec<(Arc<str>, Arc<str>)>>;
 
 /// Who a subject of a binding is: the name of a user or group; none when it is nobody.
 fn holder(subject: &Subject, binding: &Meta) -> Option<(bool, Box<str>)> {
@@ -62,8 +63,12 @@ impl Access {
         let (namespace, name) = view.meta.names();
         for (is_group, holder) in view.subjects.iter().filter_map(|it| holder(it, &view.meta)) {
             let index = if is_group { &mut self.of_group } else { &mut self.of_user };
-            let places = index.entry(holder).or_default();
-            places.entry(namespace.clone()).or_default().insert(name.clone());
+            let names = index.entry(holder).or_default();
+            let place = (namespace.clone(), name.clone());
+            if let Err(at) = names.binary_search(&place) {
+                names.reserve_exact(1);
+                names.insert(at, place);
+            }
         }
         self.bindings.insert((namespace, name), view);
     }
@@ -75,14 +80,11 @@ impl Access {
         let view = self.bindings.remove(namespace, name)?;
         for (is_group, holder) in view.subjects.iter().filter_map(|it| holder(it, &view.meta)) {
             let index = if is_group { &mut self.of_group } else { &mut self.of_user };
-            let Some(places) = index.get_mut(&holder) else { continue };
-            if let Some(names) = places.get_mut(namespace) {
-                names.remove(name);
-                if names.is_empty() {
-                    places.remove(namespace);
-                }
+            let Some(names) = index.get_mut(&holder) else { continue };
+            if let Ok(at) = names.binary_search_by(|it| (&*it.0, &*it.1).cmp(&(namespace, name))) {
+                names.remove(at);
             }
-            if places.is_empty() {
+            if names.is_empty() {
                 index.remove(&holder);
             }
         }
@@ -154,9 +156,10 @@ impl World {
         let by_name = std::iter::once((false, &access.of_user, user.name.as_str()));
         let groups = user.groups.iter().map(|group| (true, &access.of_group, group.as_str()));
         by_name.chain(groups).flat_map(move |(is_group, index, who)| {
-            let names = index.get(who).and_then(|places| places.get(namespace));
-            let bindings = names.into_iter().flatten();
-            let bindings = bindings.filter_map(|name| access.bindings.get(namespace, name));
+            let names = index.get(who).map(Vec::as_slice).unwrap_or_default();
+            let names = &names[names.partition_point(|it| &*it.0 < namespace)..];
+            let here = names.iter().take_while(move |it| &*it.0 == namespace);
+            let bindings = here.filter_map(|(_, name)| access.bindings.get(namespace, name));
             bindings.filter_map(move |binding| {
                 let is_it = |it: &&Subject| is_held_by(it, &binding.meta, is_group, who);
                 Some((binding, binding.subjects.iter().find(is_it)?))

@@ -34,6 +34,7 @@ use crate::io::bus::{self, BusEvent, BusEvents, Embedded, Gated, MasterBus, Topi
 use crate::io::link::Gate;
 use crate::io::seldom::Seldom;
 use crate::io::tls::{BoardPeer, Clients, Credentials, TlsError, board_peer};
+use crate::master::audit::AuditLines;
 use crate::master::contacts::Contacts;
 use crate::master::controllers::Views;
 use crate::master::dispatcher::{self, DispatchError};
@@ -77,6 +78,8 @@ pub struct BoardsOptions {
     pub record: watch::Receiver<SignedRecord>,
     /// Where messages are kept that boards fetch over the tunnel.
     pub messages: Messages,
+    /// Lines of the audit that go over the bus.
+    pub audit: Option<AuditLines>,
 }
 
 /// What the bus goes over.
@@ -142,6 +145,7 @@ pub async fn run(options: BoardsOptions, stop: watch::Receiver<bool>) -> Result<
         net::tell_all(shared, stop.clone()),
         serving,
         announce(&*bus, &topics, record, stop.clone()),
+        tell_audit(&*bus, topics.audit(&own), options.audit, stop.clone()),
         boards.run(events, stop),
     );
     Ok(())
@@ -156,6 +160,18 @@ fn identify(admitted: Arc<dyn Fn(&BoardPeer) -> bool + Send + Sync>) -> bus::Ide
             false => Err("its key is not admitted any more"),
         }
     })
+}
+
+/// Tells who wrote what, if anybody is to be told.
+async fn tell_audit(
+    bus: &dyn MasterBus,
+    topic: String,
+    lines: Option<AuditLines>,
+    stop: watch::Receiver<bool>,
+) {
+    if let Some(lines) = lines {
+        lines.to_bus(bus, &topic, stop).await;
+    }
 }
 
 /// Keeps the leader record on the bus.

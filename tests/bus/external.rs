@@ -15,7 +15,7 @@ use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::bed::{Bed, CLUSTER, Board, Master, deployment, until};
+use crate::bed::{Bed, Board, CLUSTER, Master, deployment, until};
 use crate::mosquitto::Mosquitto;
 
 /// Plays the tunnel: asks the keys of the present master directly; another master is another tunnel.

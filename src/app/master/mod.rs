@@ -17,12 +17,12 @@ use model::masters::{MasterAtV1, MemberId, Part, Reign};
 use tokio::sync::watch;
 
 use super::addresses::Addresses;
+use super::config::Config;
 use super::genesis;
 use super::identity::Identity;
 use super::loops::Loops;
 use super::port::{Place, Sitting};
 use super::seat::Base;
-use super::config::Config;
 use super::standing::Standing;
 use super::status::ClusterStatus;
 use super::version;

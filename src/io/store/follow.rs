@@ -81,7 +81,8 @@ impl Writer {
             return self.take_append(entries, flushed, appends);
         }
         // What came before is on disk before anything else happens: an applied entry must be there.
-        self.flush_appends(appends);
+        // Whoever asked for it is told when it fails, and the log takes nothing after that.
+        let _ = self.flush_appends(appends);
         match request {
             GroupRequest::Append { .. } => {}
             GroupRequest::Truncate { after, done } => answer(done, self.truncate(after)),
@@ -116,46 +117,53 @@ impl Writer {
     }
 
     fn take_append(&mut self, entries: Vec<LogEntry>, flushed: Flushed, appends: &mut Appends) {
-        let Role::Group(replica) = &mut self.role else {
+        let Role::Group(_) = &self.role else {
             return flushed(Err(io::Error::other("this store is no member of a group")));
         };
-        let group = appends.group.get_or_insert_with(|| self.log.group());
         let next = self.log.position().index + appends.count + 1;
         let follows = entries.iter().zip(next..).all(|(entry, index)| entry.index == index);
         if !follows {
-            let flushing = io::Error::other("entries do not follow the end of the log");
-            self.flush_appends(appends);
-            return flushed(Err(flushing));
+            // What came before is told first; it fails by itself or not at all.
+            let _ = self.flush_appends(appends);
+            return flushed(Err(io::Error::other("entries do not follow the end of the log")));
         }
-        for LogEntry { term, index, payload, tag } in &entries {
-            self.log.add_of_term(group, *term, payload);
-            if *tag != 0 {
-                replica.flight.appended(*tag, *index);
+        for LogEntry { term, index, payload, tag } in entries {
+            if appends.group.as_ref().is_some_and(|group| group.bytes() >= STORE_GROUP_BYTES_MAX)
+                && let Err(errno) = self.flush_appends(appends)
+            {
+                return flushed(Err(io::Error::from_raw_os_error(errno)));
+            }
+            let group = appends.group.get_or_insert_with(|| self.log.group());
+            self.log.add_of_term(group, term, &payload);
+            appends.count += 1;
+            if let Role::Group(replica) = &mut self.role
+                && tag != 0
+            {
+                replica.flight.appended(tag, index);
             }
         }
-        appends.count += entries.len() as u64;
         appends.flushed.push(flushed);
-        if group.bytes() >= STORE_GROUP_BYTES_MAX {
-            self.flush_appends(appends);
-        }
     }
 
     /// Makes durable what was to be appended, and tells each in turn.
-    pub(super) fn flush_appends(&mut self, appends: &mut Appends) {
+    ///
+    /// # Errors
+    /// The errno that each was told.
+    pub(super) fn flush_appends(&mut self, appends: &mut Appends) -> Result<(), i32> {
         let Appends { group, flushed, .. } = std::mem::take(appends);
-        let Some(group) = group else { return };
-        let failed = match self.append(&group) {
-            Ok(()) => None,
-            Err(AppendError::Full) => Some(libc::ENOSPC),
-            Err(AppendError::Descriptors) => Some(libc::EMFILE),
+        let outcome = match self.append(&group.unwrap_or_default()) {
+            Ok(()) => Ok(()),
+            Err(AppendError::Full) => Err(libc::ENOSPC),
+            Err(AppendError::Descriptors) => Err(libc::EMFILE),
             Err(AppendError::Failed(error)) => {
                 self.fail(&error);
-                Some(error.raw_os_error().unwrap_or(libc::EIO))
+                Err(error.raw_os_error().unwrap_or(libc::EIO))
             }
         };
         for flushed in flushed {
-            flushed(failed.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno))));
+            flushed(outcome.map_err(io::Error::from_raw_os_error));
         }
+        outcome
     }
 
     fn truncate(&mut self, after: u64) -> io::Result<()> {
@@ -352,9 +360,11 @@ impl Writer {
         if let Some(end) = self.end_alone.take() {
             end.send_replace(true);
         }
-        if self.reign.send_replace(None).is_some() && matches!(self.role, Role::Group(_)) {
+        let led = self.reign.borrow().is_some();
+        if led && matches!(self.role, Role::Group(_)) {
             self.shared.write().forget_memory();
         }
+        self.reign.send_replace(None);
     }
 
     /// Ends the part of this store in a group, or as the only master.

@@ -6,7 +6,10 @@
 //! While the marker `install` is there, opening repeats everything after it: until the state holds the
 //! snapshot, log and state do not belong together.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use super::{
     file::{self, DiskFile},
@@ -27,14 +30,15 @@ struct Marker {
     keeps_log: bool,
 }
 
-/// Gives the snapshot `file` its place and says durably that it is being installed.
+/// Gives the snapshot `file`, which must be that of `position`, its place and says durably that it is being installed.
 pub(super) fn begin(
     paths: &Paths,
-    file: &std::path::Path,
+    file: &Path,
+    position: Position,
     keeps_log: bool,
     options: &Options,
 ) -> io::Result<(PathBuf, Head)> {
-    let (path, head) = snapshot::adopt(&paths.snapshots, file, &options.faults)?;
+    let (path, head) = snapshot::adopt(&paths.snapshots, file, position, &options.faults)?;
     let mut bytes = state::encode_meta(head.position).to_vec();
     bytes.push(u8::from(keeps_log));
     let temporary = paths.install.with_extension("new");

@@ -1,6 +1,9 @@
 //! How a store becomes a group's replica, where it stands then, and its snapshots.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use model::masters::{LogIdV1, MemberId, MemberV1, MembersV1, SnapshotHeadV1, VoteV1};
 
@@ -120,10 +123,6 @@ impl Writer {
         self.waits_for_disk(true);
         let installed = self.install_file(&path, &head);
         self.waits_for_disk(false);
-        if let Err(error) = &installed {
-            // Log and state may not belong together: the next start finishes it.
-            self.fail(error);
-        }
         installed?;
         self.newest = None;
         self.tell_parked();
@@ -131,14 +130,21 @@ impl Writer {
     }
 
     fn install_file(&mut self, file: &Path, wanted: &SnapshotHeadV1) -> io::Result<()> {
-        let last = LogIdV1 { term: wanted.last.term, index: wanted.last.index };
+        let last = wanted.last;
         let keeps_log = self.log.term_at(last.index)? == Some(last.term)
             && self.log.position().epoch == wanted.epoch;
-        let (path, head) = install::begin(&self.paths, file, keeps_log, &self.options)?;
-        let Position { epoch, base, term, index } = head.position;
-        if (epoch, base, term, index) != (wanted.epoch, wanted.base, last.term, last.index) {
-            return Err(io::Error::other("the snapshot is not what its head says"));
+        let SnapshotHeadV1 { epoch, base, .. } = *wanted;
+        let position = Position { epoch, base, term: last.term, index: last.index };
+        let (path, head) = install::begin(&self.paths, file, position, keeps_log, &self.options)?;
+        let placed = self.place(path, head, keeps_log);
+        if let Err(error) = &placed {
+            // Log and state may not belong together: the next start finishes it.
+            self.fail(error);
         }
+        placed
+    }
+
+    fn place(&mut self, path: PathBuf, head: Head, keeps_log: bool) -> io::Result<()> {
         self.close_for_install();
         install::place_log(&mut self.log, &head, keeps_log).map_err(io::Error::other)?;
         let state =

@@ -90,12 +90,20 @@ pub(super) fn write(dir: &Path, state: &State, faults: &Faults) -> io::Result<Wr
     Ok(Written { path, head, bytes, sha256 })
 }
 
-/// Takes over a snapshot that another member wrote: checks all of it, makes it durable, gives it its
-/// place in `dir`.
-pub(super) fn adopt(dir: &Path, file: &Path, faults: &Faults) -> io::Result<(PathBuf, Head)> {
+/// Takes over a snapshot that another member wrote: checks all of it and that it is the one of
+/// `position`, makes it durable, gives it its place in `dir`.
+pub(super) fn adopt(
+    dir: &Path,
+    file: &Path,
+    position: Position,
+    faults: &Faults,
+) -> io::Result<(PathBuf, Head)> {
     fs::create_dir_all(dir)?;
     file::settle(&fs::File::open(file)?)?;
     let head = load(file, |_, _| Ok(()))?;
+    if head.position != position {
+        return Err(bad("not the snapshot that was announced"));
+    }
     let path = name(dir, file, head.position, faults)?;
     Ok((path, head))
 }

@@ -115,6 +115,17 @@ struct Waiting {
     _permit: OwnedSemaphorePermit,
 }
 
+/// How the thread ends.
+enum End {
+    /// Nobody can ask any more.
+    Unused,
+    /// Somebody wants to know when it has.
+    Closed(oneshot::Sender<()>),
+    /// As if killed.
+    #[cfg(test)]
+    Abandoned,
+}
+
 /// What is served together: one group of a master that is alone, one sync of a group's replica.
 struct Round {
     group: Group,
@@ -128,24 +139,26 @@ struct Round {
 impl Writer {
     /// Serves until closed.
     pub(super) fn run(mut self) {
-        let closed = loop {
+        let end = loop {
             match self.wait() {
-                Ok(Request::Close(answer)) => break Some(answer),
-                #[cfg(test)]
-                Ok(Request::Abandon) => return self.abandon(),
                 Ok(first) => {
-                    if let Some(answer) = self.serve(first) {
-                        break Some(answer);
+                    if let Some(end) = self.serve(first) {
+                        break end;
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => self.on_time(),
-                Err(RecvTimeoutError::Disconnected) => break None,
+                Err(RecvTimeoutError::Disconnected) => break End::Unused,
             }
         };
-        self.end();
-        if let Some(answer) = closed {
-            // Whoever closed may have gone: nothing to tell then.
-            let _ = answer.send(());
+        match end {
+            End::Unused => self.end(),
+            End::Closed(answer) => {
+                self.end();
+                // Whoever closed may have gone: nothing to tell then.
+                let _ = answer.send(());
+            }
+            #[cfg(test)]
+            End::Abandoned => self.abandon(),
         }
     }
 
@@ -165,7 +178,7 @@ impl Writer {
     }
 
     /// Serves the request and everything that has arrived meanwhile, as one group.
-    fn serve(&mut self, first: Request) -> Option<oneshot::Sender<()>> {
+    fn serve(&mut self, first: Request) -> Option<End> {
         let mut round = Round {
             group: self.log.group(),
             staged: Vec::new(),
@@ -180,9 +193,9 @@ impl Writer {
             match request {
                 Request::Write(write) => self.take_write(write, &mut round),
                 Request::Group(request) => self.follow(request, &mut round.appends),
-                Request::Close(answer) => closing = Some(answer),
+                Request::Close(answer) => closing = Some(End::Closed(answer)),
                 #[cfg(test)]
-                Request::Abandon => {}
+                Request::Abandon => return Some(End::Abandoned),
                 other => {
                     // What came before it is done before it.
                     self.finish(&mut round);
@@ -225,7 +238,8 @@ impl Writer {
 
     /// Makes durable what a round has gathered, applies and answers what is decided by that.
     fn finish(&mut self, round: &mut Round) {
-        self.flush_appends(&mut round.appends);
+        // Whoever asked for it is told when it fails.
+        let _ = self.flush_appends(&mut round.appends);
         let group = std::mem::take(&mut round.group);
         round.pending.clear();
         self.commit(&group, std::mem::take(&mut round.staged), std::mem::take(&mut round.waiting));

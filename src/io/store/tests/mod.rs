@@ -2,6 +2,7 @@
 
 mod damage;
 mod faults;
+mod group;
 mod oracle;
 pub(super) mod unsynced;
 mod watch;

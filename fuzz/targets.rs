@@ -83,6 +83,8 @@ pub fn messages(bytes: &[u8]) -> bool {
         MessageKind::Hello => wire::decode::<wire::HelloV1>(kind, body).is_ok(),
         MessageKind::BeatUp => wire::decode::<wire::BeatUpV1>(kind, body).is_ok(),
         MessageKind::Status => wire::decode::<wire::StatusV1>(kind, body).is_ok(),
+        MessageKind::TokenAsk => wire::decode::<wire::TokenAskV1>(kind, body).is_ok(),
+        MessageKind::Tokens => wire::decode::<wire::TokensV1>(kind, body).is_ok(),
         MessageKind::Desired => wire::decode::<wire::DesiredV1>(kind, body).is_ok(),
         MessageKind::Command => wire::decode::<wire::CommandV1>(kind, body).is_ok(),
         MessageKind::BeatDown => wire::decode::<wire::BeatDownV1>(kind, body).is_ok(),

@@ -4,6 +4,7 @@
 //! as arguments, and what to do goes out as data.
 
 pub mod access;
+pub mod account;
 pub mod contact;
 pub mod controller;
 pub mod dns;

@@ -1,6 +1,7 @@
 //! The master role: API server, controllers, scheduler, dispatcher.
 
 pub mod access;
+pub mod accounts;
 pub mod api;
 pub mod audit;
 pub mod boards;

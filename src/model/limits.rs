@@ -442,3 +442,22 @@ pub const SITE_NAME_ADDRESSES_MAX: usize = 8;
 pub const SERVER_NAMES_MAX: usize = 32;
 /// Boards that `--peers` may name.
 pub const PEERS_MAX: usize = 32;
+/// Tokens that a board asks for, and is given, in one message.
+pub const TOKEN_ASKS_MAX: usize = 32;
+/// Tokens of service accounts that one board holds or waits for.
+pub const TOKENS_PER_BOARD_MAX: usize = 512;
+/// Largest bearer token that is looked at.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// A message of tokens is one payload of the bus.
+const _: () = assert!(TOKEN_ASKS_MAX * TOKEN_BYTES_MAX / 2 <= BUS_PAYLOAD_BYTES_MAX);
+/// Shortest life of a service account's token (kube-apiserver's own limit).
+pub const TOKEN_SECONDS_MIN: u64 = 600;
+/// Longest life of a service account's token (kube-apiserver's own limit).
+pub const TOKEN_SECONDS_MAX: u64 = 1 << 32;
+/// Audiences of one token.
+pub const TOKEN_AUDIENCES_MAX: usize = 16;
+/// Seconds that a token goes on to be good after the deletion of its pod or account was due
+/// (kube-apiserver's own).
+pub const TOKEN_LEEWAY_SECONDS: i64 = 60;
+/// Keys that tokens may have been signed with.
+pub const TOKEN_KEYS_MAX: usize = 8;

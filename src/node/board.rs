@@ -138,6 +138,7 @@ impl Board {
             name: self.name.clone(),
             address: self.address(),
             pod_address: String::new(),
+            api_address: None,
             cpu_millis: i64::from(self.host.cpus) * 1_000 - i64::from(reserve.cpu_millis),
             memory_bytes: self.memory_bytes() - reserved.min(self.memory_bytes() / 4),
         }

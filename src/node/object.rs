@@ -5,16 +5,39 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use logic::pod::token::TokenText;
 use serde_json::Value;
 
-/// Objects by their wire key, `configmaps ns/name` or `secrets ns/name`, as minified JSON.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Objects(BTreeMap<String, Bytes>);
+/// Objects by their wire key, `configmaps ns/name` or `secrets ns/name`, as minified JSON, and a pod's
+/// tokens.
+#[derive(Clone, Default)]
+pub(crate) struct Objects {
+    objects: BTreeMap<String, Bytes>,
+    tokens: Vec<TokenText>,
+}
+
+impl std::fmt::Debug for Objects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.objects.keys()).finish()
+    }
+}
 
 impl Objects {
     /// From wire keys and bytes.
     pub(crate) fn new(objects: BTreeMap<String, Bytes>) -> Self {
-        Self(objects)
+        Self { objects, tokens: Vec::new() }
+    }
+
+    /// With these tokens.
+    pub(crate) fn with_tokens(self, tokens: Vec<TokenText>) -> Self {
+        Self { tokens, ..self }
+    }
+
+    /// The token for this audience that was asked to live so long; `None` while there is none.
+    pub(crate) fn token(&self, audience: &str, seconds: u64) -> Option<&str> {
+        let mut tokens = self.tokens.iter();
+        let found = tokens.find(|(whom, life, _)| whom == audience && *life == seconds);
+        found.map(|(_, _, text)| text.as_str())
     }
 
     /// For tests of those who read objects.
@@ -23,7 +46,7 @@ impl Objects {
         let owned = |(key, json): &(&str, &str)| {
             ((*key).to_owned(), Bytes::copy_from_slice(json.as_bytes()))
         };
-        Self(objects.iter().map(owned).collect())
+        Self::new(objects.iter().map(owned).collect())
     }
 
     /// The data of a ConfigMap: `data` as text, `binaryData` decoded.
@@ -36,7 +59,7 @@ impl Objects {
         name: &str,
     ) -> Result<BTreeMap<String, Vec<u8>>, String> {
         let missing = || format!("configmap {name:?} not found");
-        let bytes = self.0.get(&format!("configmaps {namespace}/{name}")).ok_or_else(missing)?;
+        let bytes = self.objects.get(&format!("configmaps {namespace}/{name}")).ok_or_else(missing)?;
         let object = parse(bytes, name)?;
         let mut data = text_entries(&object["data"], str::as_bytes);
         data.extend(decoded_entries(&object["binaryData"]));
@@ -53,7 +76,7 @@ impl Objects {
         name: &str,
     ) -> Result<BTreeMap<String, Vec<u8>>, String> {
         let missing = || format!("secret {name:?} not found");
-        let bytes = self.0.get(&format!("secrets {namespace}/{name}")).ok_or_else(missing)?;
+        let bytes = self.objects.get(&format!("secrets {namespace}/{name}")).ok_or_else(missing)?;
         Ok(decoded_entries(&parse(bytes, name)?["data"]))
     }
 }

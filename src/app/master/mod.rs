@@ -29,7 +29,8 @@ use super::version;
 use crate::io::bus::external::{ExternalOptions, Sessions};
 use crate::io::link::{Gate, MasterEnd};
 use crate::io::store::{Mandate, Store};
-use crate::io::tls::{ApiTls, Credentials, Pki};
+use crate::io::tls::{ApiTls, Credentials, Pki, TokenKeys};
+use crate::master::accounts::Accounts;
 use crate::master::api::{self, ApiOptions, Health};
 use crate::master::audit::{Audit, AuditLines, AuditTo};
 use crate::master::boards::{self, BoardsOptions, BusOver, Messages};
@@ -88,6 +89,7 @@ struct Core<'a> {
     mandate: Mandate,
     views: Views,
     registry: Registry,
+    accounts: Accounts,
     pki: Arc<Pki>,
     credentials: Credentials,
     tls: Arc<ApiTls>,
@@ -195,8 +197,10 @@ impl<'a> Core<'a> {
             }
         };
         let store = standing.store.of(&mandate);
-        let options = RegistryOptions { service_range };
+        let options = RegistryOptions { service_range, token_volumes: true };
         let registry = Registry::new(store.clone(), clock.clone(), options)?;
+        let keys = TokenKeys::open(&base.dirs.data)?;
+        let accounts = Accounts::new(keys, views.clone(), registry.clone());
         let reign = mandate.reign();
         let streams = Streams::new(reign.epoch, reign.term).gated(gate(&mandate));
         streams.register(&identity.name, link.streams.clone());
@@ -210,6 +214,7 @@ impl<'a> Core<'a> {
             mandate,
             views,
             registry,
+            accounts,
             pki: Arc::clone(&standing.pki),
             credentials: standing.credentials.clone(),
             tls: Arc::clone(&standing.tls),
@@ -413,6 +418,7 @@ impl<'a> Core<'a> {
             epoch: reign.epoch,
             term: reign.term,
             pod_range,
+            accounts: Some(self.accounts.clone()),
             ..Default::default()
         }
     }

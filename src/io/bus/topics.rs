@@ -1,7 +1,8 @@
 //! Names of topics, and which of them a board may use.
 //!
 //! Everything lies under `kumquat/<cluster>/`: `leader` (retained), `all/...` for everybody, and per
-//! board `nodes/<node>/up/{hello,beat,status,will}` and `nodes/<node>/down/{desired,command,beat,net}`;
+//! board `nodes/<node>/up/{hello,beat,status,will}` and
+//! `nodes/<node>/down/{desired,command,beat,net,tokens}`;
 //! `nodes/<node>/audit` is a master's, for people who read it at a broker of theirs.
 
 use model::wire::MessageKind;
@@ -55,7 +56,8 @@ impl Topics {
         let leaf = match kind {
             MessageKind::Hello => "hello",
             MessageKind::BeatUp => "beat",
-            MessageKind::Status => "status",
+            // A broker of version 0.2.0 ends the connection of whoever publishes elsewhere.
+            MessageKind::Status | MessageKind::TokenAsk => "status",
             _ => return None,
         };
         Some(format!("{}nodes/{node}/up/{leaf}", self.root))
@@ -78,6 +80,7 @@ impl Topics {
             MessageKind::Command => "command",
             MessageKind::BeatDown => "beat",
             MessageKind::Net => "net",
+            MessageKind::Tokens => "tokens",
             _ => return None,
         };
         Some(format!("{}nodes/{node}/down/{leaf}", self.root))
@@ -176,14 +179,15 @@ mod tests {
     #[test]
     fn both_ends_mean_the_same_topics() {
         let topics = Topics::new("home");
-        for kind in [MessageKind::Hello, MessageKind::BeatUp, MessageKind::Status] {
+        let up = [MessageKind::Hello, MessageKind::BeatUp, MessageKind::Status];
+        for kind in up.into_iter().chain([MessageKind::TokenAsk]) {
             let topic = topics.up("pi-1", kind).expect("boards send it");
             assert_eq!(topics.board_of(&topic), Some(("pi-1", false)));
             assert_eq!(topics.down("pi-1", kind), None);
         }
         assert_eq!(topics.board_of(&topics.will("pi-1")), Some(("pi-1", true)));
         let down = [MessageKind::Desired, MessageKind::Command, MessageKind::BeatDown];
-        for kind in down.into_iter().chain([MessageKind::Fetch]) {
+        for kind in down.into_iter().chain([MessageKind::Fetch, MessageKind::Tokens]) {
             let topic = topics.down("pi-1", kind).expect("masters send it");
             assert!(topic.starts_with(topics.down_of("pi-1").trim_end_matches('#')), "{topic}");
             assert_eq!(topics.board_of(&topic), None);

@@ -19,6 +19,7 @@ mod peer;
 mod pki;
 mod server;
 mod signed;
+mod tokens;
 mod unverified;
 
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ pub use peer::{BadCertificate, PeerIdentity};
 pub use pki::Pki;
 pub use server::ApiTls;
 pub use signed::{is_proof, proof, verify};
+pub use tokens::TokenKeys;
 pub use unverified::{unverified, unverified_config};
 
 /// Why certificates could not be made, kept or used.

@@ -35,6 +35,11 @@ pub struct Ranges {
 }
 
 impl Ranges {
+    /// The address of the API's service, the first one.
+    pub fn api_address(&self) -> Ipv4Addr {
+        self.services.nth(1).unwrap_or(self.services.network)
+    }
+
     /// The address of the DNS service.
     pub fn dns_address(&self) -> Ipv4Addr {
         self.services.nth(10).unwrap_or(self.services.network)

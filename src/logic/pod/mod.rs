@@ -33,6 +33,7 @@ mod status;
 mod stop;
 #[cfg(test)]
 mod tests;
+pub mod token;
 mod verdict;
 
 pub use admission::{Failure, dotted};

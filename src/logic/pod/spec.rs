@@ -322,9 +322,12 @@ api_type! {
     Projection {
         config_map: Option<ConfigMapSource>, secret: Option<SecretSource>,
         #[serde(rename = "downwardAPI")] downward_api: Option<DownwardApi>,
-        service_account_token: Option<Value>,
+        service_account_token: Option<TokenFile>,
         #[serde(flatten)] other: BTreeMap<String, Value>,
     }
+}
+api_type! { /// ServiceAccountTokenProjection.
+    TokenFile { audience: String, expiration_seconds: Option<u64>, path: String, }
 }
 api_type! { /// DownwardAPIVolumeSource and DownwardAPIProjection.
     DownwardApi { items: Vec<DownwardFile>, default_mode: Option<u32>, }

@@ -58,7 +58,7 @@ impl Session {
         let link = MasterEnd { down, up, streams };
         let Shared { views, registry, as_leader, messages, .. } = &*shared;
         let (views, registry, name) = (views.clone(), registry.clone(), board.clone());
-        let options = dispatcher::Options { board_key: key, hears_all: true, ..*as_leader };
+        let options = dispatcher::Options { board_key: key, hears_all: true, ..as_leader.clone() };
         let dispatcher = dispatcher::run(views, registry, options, name, link, stop);
         // Cancel safety: the dispatcher ends the session; what is not sent by then is of no use.
         let served = tokio::select! {

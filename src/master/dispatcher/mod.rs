@@ -19,6 +19,7 @@ mod net;
 mod node;
 mod session;
 mod status;
+mod tokens;
 
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use tokio::sync::watch;
 
 use crate::io::link::MasterEnd;
 use crate::io::store::StoreError;
+use crate::master::accounts::Accounts;
 use crate::master::controllers::Views;
 use crate::master::registry::{CommitError, Registry};
 
@@ -54,7 +56,7 @@ pub enum DispatchError {
 }
 
 /// Who speaks, and how often.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Cluster epoch of the leader.
     pub epoch: u64,
@@ -69,11 +71,21 @@ pub struct Options {
     pub hears_all: bool,
     /// Where all pods have their addresses, and so no board; `None` when that is not known.
     pub pod_range: Option<Ipv4Block>,
+    /// Gives tokens for pods; `None` gives none.
+    pub accounts: Option<Accounts>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { epoch: 0, term: 0, beat: BEAT, board_key: None, hears_all: false, pod_range: None }
+        Self {
+            epoch: 0,
+            term: 0,
+            beat: BEAT,
+            board_key: None,
+            hears_all: false,
+            pod_range: None,
+            accounts: None,
+        }
     }
 }
 
@@ -107,9 +119,10 @@ async fn serve(
     shutdown: &mut watch::Receiver<bool>,
 ) -> Result<(), DispatchError> {
     let MasterEnd { down, mut up, streams: _streams } = link;
+    let every = options.beat;
     let mut session = Session::new(views, registry, options, name, down);
     session.ask_hello().await?;
-    let mut beat = tokio::time::interval(options.beat);
+    let mut beat = tokio::time::interval(every);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         if *shutdown.borrow() {

@@ -40,7 +40,7 @@ pub(super) struct Session {
     contacts: Contacts,
     /// Events that wait to be recorded; those that find no room are dropped.
     events: mpsc::Sender<Value>,
-    options: Options,
+    pub(super) options: Options,
     /// Name of the board, as it has proven.
     name: String,
     down: mpsc::Sender<Bytes>,
@@ -137,7 +137,7 @@ impl Session {
         }
     }
 
-    async fn send<T: Serialize>(
+    pub(super) async fn send<T: Serialize>(
         &mut self,
         kind: MessageKind,
         body: &T,
@@ -193,6 +193,7 @@ impl Session {
             MessageKind::Hello => self.hello(wire::decode(header.kind, body)?).await?,
             MessageKind::BeatUp => self.beat_up(wire::decode(header.kind, body)?).await?,
             MessageKind::Status => self.status(wire::decode(header.kind, body)?).await?,
+            MessageKind::TokenAsk => self.give_tokens(wire::decode(header.kind, body)?).await?,
             other => {
                 tracing::debug!(kind = ?other, "a board sent a message that is not for masters")
             }

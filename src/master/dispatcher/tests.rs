@@ -9,7 +9,7 @@ use model::ids::Uid;
 use model::view::{Phase, PodView, kind};
 use model::wire::{
     self, BeatDownV1, BeatUpV1, CommandV1, DesiredV1, Header, HelloV1, MessageKind, PodStatusV1,
-    StatusV1,
+    StatusV1, TokenAskV1, TokenV1, TokenWantV1, TokensV1,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 
 use super::{DispatchError, Options, run, status};
 use crate::io::link::{self, BoardEnd};
+use crate::io::tls::TokenKeys;
+use crate::master::accounts::Accounts;
 use crate::master::contacts::Contacts;
 use crate::master::controllers::tests::{Master, deployment};
 
@@ -26,6 +28,7 @@ enum Heard {
     Desired(DesiredV1),
     Command(CommandV1),
     Beat(BeatDownV1),
+    Tokens(TokensV1),
 }
 
 /// A board without containers: it says what the test tells it to say.
@@ -70,7 +73,20 @@ impl Board {
             MessageKind::Desired => Heard::Desired(wire::decode(header.kind, body).expect("ours")),
             MessageKind::Command => Heard::Command(wire::decode(header.kind, body).expect("ours")),
             MessageKind::BeatDown => Heard::Beat(wire::decode(header.kind, body).expect("ours")),
+            MessageKind::Tokens => Heard::Tokens(wire::decode(header.kind, body).expect("ours")),
             other => panic!("not for boards: {other:?}"),
+        }
+    }
+
+    /// Asks for tokens and gives the answers in the order of the wishes.
+    async fn ask(&mut self, wants: &[TokenWantV1]) -> Vec<Result<TokenV1, String>> {
+        self.say(MessageKind::TokenAsk, &TokenAskV1 { wants: wants.to_vec() }).await;
+        let start = Instant::now();
+        loop {
+            assert!(start.elapsed() < Duration::from_secs(10), "no tokens");
+            let Heard::Tokens(tokens) = self.hear().await else { continue };
+            assert!(tokens.answers.iter().map(|answer| &answer.want).eq(wants));
+            return tokens.answers.into_iter().map(|answer| answer.token).collect();
         }
     }
 
@@ -422,6 +438,62 @@ async fn a_board_speaks_for_itself_only() {
     });
     let [Some(mine), None, None, None] = recorded else { panic!("{recorded:?}") };
     assert_eq!(mine["source"]["host"], "pi-1", "whatever it says of itself");
+    master.stop().await;
+}
+
+/// A pod with a volume that asks for a token.
+fn pod_with_token(name: &str, node: &str, account: &str) -> Value {
+    let mut pod = pod_on(name, node, false);
+    let source = json!({ "serviceAccountToken": { "path": "t", "expirationSeconds": 3607 } });
+    pod["spec"]["volumes"] = json!([{ "name": "v", "projected": { "sources": [source] } }]);
+    pod["spec"]["serviceAccountName"] = account.into();
+    pod
+}
+
+#[tokio::test]
+async fn a_board_gets_the_tokens_that_its_own_pods_ask_for() {
+    let mut master = Master::new().await;
+    let folder = std::env::temp_dir().join(format!("kumquat-dispatched-{}", std::process::id()));
+    let keys = TokenKeys::open(&folder).expect("keys");
+    let accounts = Accounts::new(keys.clone(), master.views.clone(), master.registry.clone());
+    let options = Options { accounts: Some(accounts), ..Options::default() };
+    let mut board = Board::connect_with(&master, options);
+    board.hello().await;
+    board.desired().await;
+    master.until("the account is made", |it| it.get("/serviceaccounts", "default").is_some()).await;
+    master.create("/pods", pod_with_token("mine", "pi-1", "default")).await;
+    master.create("/pods", pod_with_token("theirs", "pi-9", "default")).await;
+    master.create("/pods", pod_with_token("waits", "pi-1", "absent")).await;
+    let want = |name: &str, audience: &str| {
+        let pod = master.get("/pods", name).expect("exists");
+        TokenWantV1 {
+            pod: Uid::parse(pod["metadata"]["uid"].as_str().expect("a uid")).expect("a uid"),
+            namespace: "default".into(),
+            name: name.into(),
+            audience: audience.into(),
+            seconds: 3607,
+        }
+    };
+    let other = TokenWantV1 { pod: Uid([9; 16]), ..want("mine", "") };
+    let wants =
+        [want("mine", ""), want("theirs", ""), want("mine", "vault"), other, want("waits", "")];
+    let answers = board.ask(&wants).await;
+    let refusals: Vec<&str> =
+        answers.iter().map(|it| it.as_ref().map_or_else(String::as_str, |_| "")).collect();
+    let expected =
+        ["", "not on this board", "no such token", "not on this board", "absent not found"];
+    for (refusal, expected) in refusals.iter().zip(expected) {
+        assert!(refusal.ends_with(expected), "{refusals:?}");
+    }
+    let token = answers[0].as_ref().expect("its own");
+    let claims = keys.verify(&token.text).expect("signed");
+    let claims: Value = serde_json::from_slice(&claims).expect("claims");
+    assert_eq!(claims["sub"], "system:serviceaccount:default:default");
+    assert_eq!(claims["kubernetes.io"]["pod"]["name"], "mine");
+    assert_eq!(claims["kubernetes.io"]["node"]["name"], "pi-1");
+    let life = token.expires.seconds() - token.issued.seconds();
+    assert_eq!((life, claims["exp"].as_i64()), (3607, Some(token.expires.seconds())));
+    std::fs::remove_dir_all(folder).expect("removed");
     master.stop().await;
 }
 

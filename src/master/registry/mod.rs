@@ -11,9 +11,10 @@
 //!
 //! Deliberately absent: authorisation (the HTTP side asks), managedFields and server-side apply, the
 //! check that a pod's ServiceAccount exists (a pod may be created before the controller has made
-//! the `default` account of a new namespace; nothing here depends on it), and snapshots of the past:
+//! the `default` account of a new namespace; its board waits for the token), and snapshots of the past:
 //! the pages after the first of a LIST show objects at least as new as the list's version.
 
+mod accounts;
 mod admission;
 mod allocate;
 mod body;
@@ -49,6 +50,7 @@ use tokio::sync::{Mutex, RwLock};
 use crate::io::clock::Clock;
 use crate::io::store::{NotLeading, Store};
 
+pub use accounts::TokenRequest;
 pub use allocate::ServiceRange;
 pub use delete::DeleteOptions;
 pub use types::{
@@ -63,12 +65,15 @@ pub use watch::Watch;
 pub struct RegistryOptions {
     /// Where ClusterIPs come from.
     pub service_range: ServiceRange,
+    /// Whether pods get a volume with a token: somebody has to issue it.
+    pub token_volumes: bool,
 }
 
 impl Default for RegistryOptions {
     fn default() -> Self {
         let service_range = ServiceRange::new(Ipv4Addr::new(10, 43, 0, 0), 16);
-        Self { service_range: service_range.expect("a /16 is a valid range") }
+        let service_range = service_range.expect("a /16 is a valid range");
+        Self { service_range, token_volumes: false }
     }
 }
 

@@ -161,6 +161,7 @@ impl Registry {
         metadata::for_create(&mut object, resource.has_generation, self.inner.clock.now())?;
         strategy::prepare_create(resource, &mut object);
         defaulting::create(resource, &mut object);
+        self.add_token_volume(target, &mut object)?;
         self.validate(target, None, &object, None)?;
         if let Some(lease) = lease {
             lease.allocate(&mut object, None)?;

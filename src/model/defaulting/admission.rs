@@ -1,7 +1,5 @@
 //! What the admission plugins of a default API server add to a new object, as far as the object
-//! alone decides it.
-//!
-//! Deliberately absent: the service account token volume (there are no tokens yet).
+//! alone decides it. The volume with a pod's token is the registry's, which knows its account.
 
 use serde_json::{Map, Value, json};
 

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::ids::Uid;
 use crate::timestamp::Timestamp;
 
+use super::up::TokenWantV1;
+
 /// What the board has to run, whole or as the difference to an earlier revision.
 ///
 /// The board applies it durably, then reports `revision` in its beats. With `base == 0` it is the
@@ -80,4 +82,37 @@ pub struct FetchV1 {
     pub digest: [u8; 32],
     /// Their length.
     pub bytes: u64,
+}
+
+/// Answers to a [`super::TokenAskV1`], in any order; what is not answered is asked for again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokensV1 {
+    /// The answers.
+    pub answers: Vec<TokenAnswerV1>,
+}
+
+/// What came of one wish for a token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenAnswerV1 {
+    /// What was asked for.
+    pub want: TokenWantV1,
+    /// The token, or why there is none.
+    pub token: Result<TokenV1, String>,
+}
+
+/// A service account's token.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenV1 {
+    /// The token's text, which is secret.
+    pub text: String,
+    /// When it was issued.
+    pub issued: Timestamp,
+    /// When it expires.
+    pub expires: Timestamp,
+}
+
+impl std::fmt::Debug for TokenV1 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenV1").field("expires", &self.expires).finish_non_exhaustive()
+    }
 }

@@ -20,6 +20,8 @@ pub enum MessageKind {
     BeatUp = 2,
     /// [`super::StatusV1`], board to master.
     Status = 3,
+    /// [`super::TokenAskV1`], board to master.
+    TokenAsk = 4,
     /// [`super::DesiredV1`], master to board.
     Desired = 16,
     /// [`super::CommandV1`], master to board.
@@ -30,20 +32,24 @@ pub enum MessageKind {
     Fetch = 19,
     /// [`super::NetV1`], master to boards.
     Net = 20,
+    /// [`super::TokensV1`], master to board.
+    Tokens = 21,
     /// [`super::StreamRequestV1`], master to board, opens a stream.
     Stream = 32,
 }
 
 impl MessageKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Hello,
         Self::BeatUp,
         Self::Status,
+        Self::TokenAsk,
         Self::Desired,
         Self::Command,
         Self::BeatDown,
         Self::Fetch,
         Self::Net,
+        Self::Tokens,
         Self::Stream,
     ];
 

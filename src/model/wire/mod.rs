@@ -17,7 +17,10 @@ mod up;
 #[cfg(test)]
 mod tests;
 
-pub use down::{BeatDownV1, CommandV1, DesiredPodV1, DesiredV1, FetchV1, ObjectV1};
+pub use down::{
+    BeatDownV1, CommandV1, DesiredPodV1, DesiredV1, FetchV1, ObjectV1, TokenAnswerV1, TokenV1,
+    TokensV1,
+};
 pub use header::{Header, MessageKind, Part, SCHEMA, WireError, decode, encode, encode_body};
 pub use net::{NetAddressesV1, NetEndpointsV1, NetPlace, NetStartingV1, NetV1};
 pub use parts::{Assembly, encode_parts, pack, parts_of, unpack};
@@ -26,4 +29,4 @@ pub use stream::{
     StreamRequestV1,
 };
 pub use tunnel::{Frames, TunnelRequest, frame};
-pub use up::{BeatUpV1, HelloV1, PodStatusV1, StatusV1};
+pub use up::{BeatUpV1, HelloV1, PodStatusV1, StatusV1, TokenAskV1, TokenWantV1};

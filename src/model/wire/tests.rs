@@ -46,6 +46,26 @@ fn board_to_master() {
 }
 
 #[test]
+fn tokens_both_ways() {
+    let want = TokenWantV1 {
+        pod: UID,
+        namespace: "ns".into(),
+        name: "p".into(),
+        audience: "vault".into(),
+        seconds: 3607,
+    };
+    let want_golden = b"0123456789abcdef\x02ns\x01p\x05vault\x97\x1c";
+    check(TokenAskV1 { wants: vec![want.clone()] }, &[&[1], want_golden]);
+    let token = TokenV1 { text: "a.b".into(), issued: Timestamp(1), expires: Timestamp(150) };
+    let answers = vec![
+        TokenAnswerV1 { want: want.clone(), token: Ok(token) },
+        TokenAnswerV1 { want, token: Err("no".into()) },
+    ];
+    let good: &[u8] = b"\x00\x03a.b\x02\xac\x02";
+    check(TokensV1 { answers }, &[&[2], want_golden, good, want_golden, b"\x01\x02no"]);
+}
+
+#[test]
 fn master_to_board() {
     let desired = DesiredV1 {
         revision: 300,

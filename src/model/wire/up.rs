@@ -57,3 +57,25 @@ pub struct PodStatusV1 {
     /// All containers have ended and every trace is gone: the API object may be removed.
     pub removable: bool,
 }
+
+/// Tokens of service accounts that pods of the board need.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenAskV1 {
+    /// At most [`crate::limits::TOKEN_ASKS_MAX`].
+    pub wants: Vec<TokenWantV1>,
+}
+
+/// One token that a volume of a pod asks for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TokenWantV1 {
+    /// The pod's uid.
+    pub pod: Uid,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Whom the token is for; empty for the API server.
+    pub audience: String,
+    /// How long it is to live.
+    pub seconds: u64,
+}

@@ -59,6 +59,7 @@ impl Agent {
             }
             MessageKind::BeatDown => decode(header.kind, &body).map(|beat| self.take_beat(&beat)),
             MessageKind::Command => decode(header.kind, &body).map(|c| self.take_command(&c)),
+            MessageKind::Tokens => decode(header.kind, &body).map(|it| self.take_tokens(it)),
             other => Err(WireError::Kind(other as u16)),
         };
         if let Err(error) = taken {
@@ -244,7 +245,7 @@ impl Agent {
     }
 
     /// Whether the message found room; nothing waits for a master that is slow.
-    fn send(&mut self, kind: MessageKind, body: &impl Serialize) -> bool {
+    pub(super) fn send(&mut self, kind: MessageKind, body: &impl Serialize) -> bool {
         self.messages += 1;
         let (epoch, term) = self.desired.fence.highest();
         let header = Header { kind, epoch, term, sequence: self.messages };

@@ -14,11 +14,13 @@ mod outbox;
 mod pods;
 mod recover;
 mod streams;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use logic::pod::token::TokenBook;
 use logic::pod::{Host, Moment};
 use model::ids::Uid;
 use model::limits::{
@@ -57,6 +59,7 @@ pub(super) struct Agent {
     settled: bool,
     pods: BTreeMap<Uid, PodEntry>,
     outbox: Outbox,
+    tokens: TokenBook,
     up: mpsc::Sender<bytes::Bytes>,
     answers: mpsc::Sender<Answer>,
     /// Ids of containers that run, for those who follow logs.
@@ -106,6 +109,7 @@ pub(super) async fn run(
         puller: puller.clone(),
         network: network.as_ref().map(|network| network.pods.clone()),
         dns: options.network.as_ref().map(NetworkOptions::dns_address),
+        api: options.network.as_ref().map(NetworkOptions::api_address),
         answers: answers.clone(),
     });
     let mut link = options.link;
@@ -211,6 +215,7 @@ impl Agent {
             settled: false,
             pods: BTreeMap::new(),
             outbox: Outbox::default(),
+            tokens: TokenBook::default(),
             up,
             answers,
             running: Arc::default(),
@@ -231,11 +236,13 @@ impl Agent {
         Moment { wall: self.clock.now(), ticks: ticks() }
     }
 
-    /// The earliest wish of any pod, and of the outbox.
+    /// The earliest wish of any pod, of the outbox, and of the tokens.
     fn next_wake(&self) -> Option<Instant> {
         let pods = self.pods.values().filter_map(|pod| pod.machine.next_wake());
-        let at = pods.chain(self.outbox.due_ticks()).chain(self.net.ask_ticks()).min()?;
-        Some(Instant::now() + Duration::from_millis(at.saturating_sub(ticks())))
+        let now = self.now();
+        let tokens = self.tokens.wake_ticks(self.is_led(), now.wall, now.ticks);
+        let at = pods.chain(self.outbox.due_ticks()).chain(self.net.ask_ticks()).chain(tokens).min()?;
+        Some(Instant::now() + Duration::from_millis(at.saturating_sub(now.ticks)))
     }
 
     async fn take_exits(&mut self, event: Result<KeeperEvent, KeeperError>) {

@@ -146,6 +146,7 @@ impl Agent {
             return;
         }
         let places = self.driver.places.pod(&pod);
+        self.follow_tokens(&pod, &places);
         let machine = PodMachine::new(pod, self.now());
         self.pods.insert(uid, PodEntry::new(machine, places));
         self.feed(uid, Event::Timer);
@@ -170,7 +171,7 @@ impl Agent {
     }
 
     /// Volumes of a running pod follow their objects; the machine has nothing to do with it.
-    fn refresh_volumes(&mut self, uid: Uid) {
+    pub(super) fn refresh_volumes(&mut self, uid: Uid) {
         if self.pods.get(&uid).is_some_and(|entry| entry.machine.refreshes_volumes()) {
             self.perform(uid, Effect::PrepareVolumes);
         }
@@ -238,6 +239,7 @@ impl Agent {
             self.feed(uid, Event::Timer);
         }
         self.note_wanted();
+        self.wake_tokens();
         if self.outbox.due_ticks().is_some_and(|at| at <= super::ticks()) {
             self.send_statuses();
         }
@@ -273,6 +275,7 @@ impl Agent {
         if gone && self.pods.get(&uid).is_some_and(|entry| entry.machine.is_removable()) {
             self.pods.remove(&uid);
             self.outbox.forget(&uid);
+            self.tokens.forget(uid);
         }
     }
 
@@ -296,11 +299,18 @@ impl Agent {
         self.outbox.event(Bytes::from(event.to_string()), super::ticks());
     }
 
-    fn perform(&self, uid: Uid, effect: Effect) {
+    pub(super) fn perform(&mut self, uid: Uid, effect: Effect) {
         let Some(entry) = self.pods.get(&uid) else { return };
         let pod = entry.machine.shared_pod();
+        let tokens = match effect {
+            Effect::PrepareVolumes => self.tokens_for(&pod),
+            _ => Some(Ok(Vec::new())),
+        };
+        // Volumes are filled once their tokens are there.
+        let (Some(tokens), Some(entry)) = (tokens, self.pods.get(&uid)) else { return };
         let job = Job {
             effect,
+            tokens,
             objects: self.desired.set().objects(&entry.keys),
             places: entry.places.clone(),
             qos_class: entry.machine.qos_class(),

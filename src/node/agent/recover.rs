@@ -86,6 +86,7 @@ impl Agent {
 
     fn take_up(&mut self, uid: Uid, pod: Arc<Pod>, known: &Known) {
         let places = self.driver.places.pod(&pod);
+        self.follow_tokens(&pod, &places);
         let now = Moment { wall: self.clock.now(), ticks: ticks() };
         let remains = Remains {
             state: saved_state(&places),

@@ -1,4 +1,7 @@
-//! A container's environment (kubelet `makeEnvironmentVariables`), without service variables.
+//! A container's environment (kubelet `makeEnvironmentVariables`): of the variables of services only
+//! those of the API, by which clients in pods find it; names are what the others are found by.
+
+use std::net::Ipv4Addr;
 
 use logic::pod::spec::{Container, EnvSource, EnvVar, KeyRef, Pod};
 
@@ -7,6 +10,9 @@ use crate::node::object::Objects;
 
 /// `PATH` where neither image nor pod gives one, as container runtimes do.
 const PATH_DEFAULT: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The port of the API's service.
+const API_PORT: u16 = 443;
 
 /// Variables in the order in which they were first set.
 #[derive(Clone, Debug, Default)]
@@ -76,6 +82,9 @@ pub(crate) fn build(
     board: &BoardFacts,
 ) -> Result<Environment, String> {
     let mut environment = Environment::default();
+    if let Some(address) = board.api_address {
+        api_variables(&mut environment, address);
+    }
     let namespace = &pod.metadata.namespace;
     for from in &container.env_from {
         let (reference, object) = match (&from.config_map_ref, &from.secret_ref) {
@@ -101,6 +110,20 @@ pub(crate) fn build(
         }
     }
     Ok(environment)
+}
+
+/// Where the API is (kubelet `envvars.FromServices` of the service `kubernetes`).
+fn api_variables(environment: &mut Environment, address: Ipv4Addr) {
+    let (port, url) = (API_PORT.to_string(), format!("tcp://{address}:{API_PORT}"));
+    let tcp = format!("KUBERNETES_PORT_{API_PORT}_TCP");
+    environment.set("KUBERNETES_SERVICE_HOST", address.to_string());
+    environment.set("KUBERNETES_SERVICE_PORT", port.clone());
+    environment.set("KUBERNETES_SERVICE_PORT_HTTPS", port.clone());
+    environment.set("KUBERNETES_PORT", url.clone());
+    environment.set(&tcp, url);
+    environment.set(&format!("{tcp}_PROTO"), "tcp".to_owned());
+    environment.set(&format!("{tcp}_PORT"), port);
+    environment.set(&format!("{tcp}_ADDR"), address.to_string());
 }
 
 fn value_of(
@@ -174,6 +197,28 @@ mod tests {
         ] {
             assert_eq!(environment.expand(text), expected);
         }
+    }
+
+    #[test]
+    fn a_pod_finds_the_api_unless_it_says_otherwise() {
+        let pod = Pod::parse(
+            br#"{"metadata":{"name":"p","namespace":"n"},"spec":{"containers":[{"name":"c",
+            "env":[{"name":"KUBERNETES_SERVICE_PORT","value":"1"},
+                {"name":"URL","value":"https://$(KUBERNETES_SERVICE_HOST)"}]}]}}"#,
+        )
+        .expect("a pod");
+        let (container, objects) = (&pod.spec.containers[0], Objects::default());
+        let api_address = Some(Ipv4Addr::new(10, 43, 0, 1));
+        let board = BoardFacts { api_address, ..BoardFacts::default() };
+        let environment = build(&pod, container, &objects, &board).expect("all there");
+        let check = |name: &str, expected: &str| assert_eq!(environment.get(name), Some(expected));
+        check("KUBERNETES_SERVICE_HOST", "10.43.0.1");
+        check("KUBERNETES_SERVICE_PORT", "1");
+        check("KUBERNETES_SERVICE_PORT_HTTPS", "443");
+        check("KUBERNETES_PORT_443_TCP_ADDR", "10.43.0.1");
+        check("URL", "https://10.43.0.1");
+        let without = build(&pod, container, &objects, &BoardFacts::default()).expect("built");
+        assert_eq!(without.get("KUBERNETES_SERVICE_HOST"), None);
     }
 
     #[test]

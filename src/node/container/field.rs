@@ -1,5 +1,7 @@
 //! `fieldRef` and `resourceFieldRef`: values of a pod that its own containers can read.
 
+use std::net::Ipv4Addr;
+
 use logic::pod::spec::{Container, FieldRef, Pod, ResourceFieldRef};
 use model::quantity::{Format, Quantity};
 
@@ -12,6 +14,8 @@ pub(crate) struct BoardFacts {
     pub(crate) address: String,
     /// The address of the pod that asks; empty for none.
     pub(crate) pod_address: String,
+    /// The address of the API's service; `None` where there is none.
+    pub(crate) api_address: Option<Ipv4Addr>,
     /// Allocatable cpu in thousandths.
     pub(crate) cpu_millis: i64,
     /// Allocatable memory.

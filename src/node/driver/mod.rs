@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use logic::pod::token::TokenText;
 use logic::pod::{ContainerState, Effect, Event, Exit, HookKind, Pod, container_id, probe_spec};
 use model::ids::Uid;
 use model::limits::TERMINATION_MESSAGE_BYTES_MAX;
@@ -49,6 +50,8 @@ pub(super) struct Driver {
     pub(super) network: Option<PodNetwork>,
     /// Address of the DNS service; `None` where there is none.
     pub(super) dns: Option<Ipv4Addr>,
+    /// Address of the API's service; `None` where there is none.
+    pub(super) api: Option<Ipv4Addr>,
     /// Where answers go: also what is to be told before an effect is through.
     pub(super) answers: mpsc::Sender<Answer>,
 }
@@ -59,6 +62,8 @@ pub(super) struct Job {
     pub(super) effect: Effect,
     pub(super) pod: Arc<Pod>,
     pub(super) objects: Objects,
+    /// The pod's tokens, for its volumes, or why there are none.
+    pub(super) tokens: Result<Vec<TokenText>, String>,
     pub(super) places: PodPlaces,
     pub(super) qos_class: String,
     /// The pod's own address, once it has one.
@@ -215,7 +220,15 @@ impl Driver {
     }
 
     async fn prepare_volumes(&self, job: &Job) -> Event {
-        let (pod, objects, places) = (job.pod.clone(), job.objects.clone(), job.places.clone());
+        let tokens = match &job.tokens {
+            Ok(tokens) => tokens.clone(),
+            Err(why) => {
+                let message = format!("failed to fetch a token of the service account: {why}");
+                return Event::VolumesFailed { message, retry: true };
+            }
+        };
+        let objects = job.objects.clone().with_tokens(tokens);
+        let (pod, places) = (job.pod.clone(), job.places.clone());
         let facts = self.board.facts();
         let filled = blocking(move || volume::prepare(&pod, &objects, &facts, &places)).await;
         match filled {

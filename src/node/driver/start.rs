@@ -116,6 +116,7 @@ impl Driver {
             qos_class: job.qos_class.clone(),
             address: job.address,
             dns: self.dns,
+            api: self.api,
         };
         let interrupted = || Fault::Board("interrupted".to_owned());
         blocking(move || preparation.run()).await.ok_or_else(interrupted)?
@@ -148,6 +149,7 @@ struct Preparation {
     qos_class: String,
     address: Option<Ipv4Addr>,
     dns: Option<Ipv4Addr>,
+    api: Option<Ipv4Addr>,
 }
 
 impl Preparation {
@@ -157,7 +159,7 @@ impl Preparation {
         let container = pod.container(&self.container).ok_or_else(missing)?;
         unsupported::refuse(pod, container)?;
         let pod_address = self.address.map(|address| address.to_string()).unwrap_or_default();
-        let facts = BoardFacts { pod_address, ..self.board.facts() };
+        let facts = BoardFacts { pod_address, api_address: self.api, ..self.board.facts() };
         let environment = environment::build(pod, container, &self.objects, &facts)?;
         let config = &self.image.config;
         let users = |path: &str| -> Result<String, Fault> {

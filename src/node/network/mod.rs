@@ -71,6 +71,11 @@ impl NetworkOptions {
         self.ranges().dns_address()
     }
 
+    /// Where pods find the API.
+    pub(super) fn api_address(&self) -> Ipv4Addr {
+        self.ranges().api_address()
+    }
+
     fn ranges(&self) -> Ranges {
         Ranges { pods: self.pod_range, services: self.service_range }
     }

@@ -12,6 +12,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use logic::pod::spec::{EmptyDir, HostPath, Pod, Volume, VolumeMount};
+use logic::pod::token::{TokenText, life_seconds};
 use model::quantity::Quantity;
 use nix::mount::{MntFlags, MsFlags};
 
@@ -91,6 +92,22 @@ pub(crate) fn is_projected(volume: &Volume) -> bool {
         || volume.secret.is_some()
         || volume.projected.is_some()
         || volume.downward_api.is_some()
+}
+
+/// The tokens that lie in a pod's volumes.
+pub(crate) fn tokens_found(pod: &Pod, places: &PodPlaces) -> Vec<TokenText> {
+    let mut found = Vec::new();
+    for volume in &pod.spec.volumes {
+        let sources = volume.projected.iter().flat_map(|projected| &projected.sources);
+        for file in sources.filter_map(|source| source.service_account_token.as_ref()) {
+            // Its path was checked when it was written.
+            let path = source_dir(volume, places).join(&file.path);
+            if let Ok(text) = fs::read_to_string(path) {
+                found.push((file.audience.clone(), life_seconds(file), text));
+            }
+        }
+    }
+    found
 }
 
 /// The path on the board that a mount shows, with its `subPath` made if need be.

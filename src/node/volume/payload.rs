@@ -1,14 +1,20 @@
-//! Which files a volume from the API has: ConfigMap, Secret, downward API, or several projected.
+//! Which files a volume from the API has: ConfigMap, Secret, downward API, a service account's token, or
+//! several of them projected.
 
 use std::collections::BTreeMap;
 
-use logic::pod::spec::{ConfigMapSource, DownwardApi, KeyToPath, Pod, SecretSource, Volume};
+use logic::pod::spec::{
+    ConfigMapSource, DownwardApi, KeyToPath, Pod, SecretSource, TokenFile, Volume,
+};
+use logic::pod::token::life_seconds;
 
 use crate::node::container::field::{self, BoardFacts};
 use crate::node::object::Objects;
 
 /// Mode of files for which nobody asks another.
 const MODE_DEFAULT: u32 = 0o644;
+/// Mode of a token's file where the pod has a group for its files.
+const TOKEN_MODE: u32 = 0o600;
 
 /// Bytes and mode by path relative to the volume.
 pub(super) type Payload = BTreeMap<String, (Vec<u8>, u32)>;
@@ -43,8 +49,10 @@ pub(super) fn of_volume(
                 add_secret(&mut payload, source, mode, namespace, objects)?;
             } else if let Some(source) = &source.downward_api {
                 add_downward(&mut payload, source, mode, pod, board)?;
+            } else if let Some(file) = &source.service_account_token {
+                add_token(&mut payload, file, mode, pod, objects);
             } else {
-                let kind = source.other.keys().next().map_or("serviceAccountToken", |k| k.as_str());
+                let kind = source.other.keys().next().map_or("unknown", |kind| kind.as_str());
                 return Err(format!("projections of type {kind} are not supported on this board"));
             }
         }
@@ -136,6 +144,14 @@ fn add_downward(
     Ok(())
 }
 
+/// A token that there is not yet follows later: the pod need not wait for a master that is away.
+fn add_token(payload: &mut Payload, file: &TokenFile, mode: u32, pod: &Pod, objects: &Objects) {
+    let Some(token) = objects.token(&file.audience, life_seconds(file)) else { return };
+    // Whoever is in the group may read it, and nobody else (kubelet's `projected.go`).
+    let mode = if pod.spec.security_context.fs_group.is_some() { TOKEN_MODE } else { mode };
+    payload.insert(file.path.clone(), (token.as_bytes().to_vec(), mode));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +165,8 @@ mod tests {
             ("configmaps n/m", r#"{"data":{"a":"1","b":"2"}}"#),
             ("secrets n/s", r#"{"data":{"x":"aGk="}}"#),
         ]);
+        let token = |audience: &str, life, text: &str| (audience.to_owned(), life, text.to_owned());
+        let objects = objects.with_tokens(vec![token("", 3607, "api"), token("vault", 3600, "v")]);
         let files = of_volume(&pod.spec.volumes[0], &pod, &objects, &BoardFacts::default())?;
         let text = |(path, (bytes, mode))| (path, String::from_utf8(bytes).expect("text"), mode);
         Ok(files.expect("from the API").into_iter().map(text).collect())
@@ -177,13 +195,23 @@ mod tests {
     }
 
     #[test]
+    fn tokens_are_files_of_their_volume() {
+        check(
+            r#"{"name":"v","projected":{"sources":[
+                {"serviceAccountToken":{"path":"token","expirationSeconds":3607}},
+                {"serviceAccountToken":{"path":"d/vault","audience":"vault"}},
+                {"serviceAccountToken":{"path":"other","audience":"other"}}]}}"#,
+            &[("d/vault", "v", 0o644), ("token", "api", 0o644)],
+        );
+    }
+
+    #[test]
     fn what_is_missing_is_named() {
         let error = payload(r#"{"name":"v","configMap":{"name":"absent"}}"#);
         assert_eq!(error.expect_err("missing"), "configmap \"absent\" not found");
         let bad = r#"{"name":"v","configMap":{"name":"m","items":[{"key":"a","path":"../../x"}]}}"#;
         assert!(payload(bad).expect_err("outside").contains("invalid path"));
-        let token =
-            r#"{"name":"v","projected":{"sources":[{"serviceAccountToken":{"path":"t"}}]}}"#;
-        assert!(payload(token).expect_err("not yet").contains("serviceAccountToken"));
+        let unknown = r#"{"name":"v","projected":{"sources":[{"clusterTrustBundle":{"path":"t"}}]}}"#;
+        assert!(payload(unknown).expect_err("not here").contains("clusterTrustBundle"));
     }
 }

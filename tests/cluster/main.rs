@@ -13,6 +13,7 @@ mod endings;
 mod interrupted;
 mod pods;
 mod survival;
+mod tokens;
 #[path = "../harness/traces.rs"]
 mod traces;
 

@@ -22,11 +22,6 @@ pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// Prefix of what a token adds to its bearer.
 const EXTRA: &str = "authentication.kubernetes.io/";
 
-/// The user that an account is: the subject of its tokens.
-pub fn subject(namespace: &str, account: &str) -> String {
-    format!("system:serviceaccount:{namespace}:{account}")
-}
-
 /// The claims of a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {

@@ -241,7 +241,7 @@ impl<'a> Core<'a> {
         let api = ApiOptions {
             registry: self.registry.clone(),
             views: self.views.clone(),
-            tokens: Arc::new(api::NoTokens),
+            tokens: Arc::new(self.accounts.clone()),
             audit,
             tls: Arc::clone(&self.tls),
             listeners: vec![self.base.doors.api.listener()?],

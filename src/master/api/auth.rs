@@ -19,11 +19,12 @@ use model::resource;
 use model::selector::FieldSelector;
 use model::status::{ApiError, qualified};
 use model::validation::error::go_quote;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::path::{RequestPath, ResourcePath};
 use super::query::Query;
 use crate::io::tls::{BadCertificate, BoardPeer, PeerIdentity};
+use crate::master::registry::{Target, WriteOptions, Written};
 
 /// What the TLS handshake showed of the peer.
 pub(super) type Peer = Option<Result<PeerIdentity, BadCertificate>>;
@@ -46,6 +47,20 @@ pub trait BearerTokens: Send + Sync {
     /// # Errors
     /// It stands for nobody.
     fn review(&self, token: &str, audiences: &[String]) -> Result<BearerUser, TokenTrouble>;
+
+    /// A new token of a service account: POST of a TokenRequest.
+    ///
+    /// # Errors
+    /// As the API words them; 405 where no tokens are issued.
+    fn issue(
+        &self,
+        account: &Target,
+        request: Value,
+        options: &WriteOptions,
+    ) -> Result<Written, ApiError>;
+
+    /// The public keys by which anybody may check tokens, as a JSON Web Key Set.
+    fn key_set(&self) -> Option<Value>;
 }
 
 /// Whom a token stands for.
@@ -69,6 +84,14 @@ pub struct NoTokens;
 impl BearerTokens for NoTokens {
     fn review(&self, _: &str, _: &[String]) -> Result<BearerUser, TokenTrouble> {
         Err(TokenTrouble("invalid bearer token".into()))
+    }
+
+    fn issue(&self, _: &Target, _: Value, _: &WriteOptions) -> Result<Written, ApiError> {
+        Err(super::route::method_not_allowed())
+    }
+
+    fn key_set(&self) -> Option<Value> {
+        None
     }
 }
 

@@ -19,6 +19,7 @@ mod impersonation;
 mod logs;
 mod negotiate;
 mod openapi;
+mod openid;
 mod options;
 mod path;
 mod query;

@@ -29,7 +29,7 @@ use super::path::{self, RequestPath, ResourcePath};
 use super::query::Query;
 use super::serve::Working;
 use super::{
-    ApiOptions, discovery, health, impersonation, logs, openapi, read, render, reviews, streams,
+    ApiOptions, discovery, health, impersonation, logs, openapi, openid, read, render, reviews, streams,
     version, watching, write,
 };
 use crate::io::clock::Clock;
@@ -265,6 +265,9 @@ fn off_resource(call: &Call, path: &RequestPath) -> Result<Answer, ApiError> {
         ["openapi", "v3"] => Ok(openapi::v3_index()),
         ["openapi", "v3", rest @ ..] => Ok(openapi::v3(call, &rest.join("/"))),
         [] | ["api" | "apis", ..] => discovery::answer(call, &parts),
+        ["openid", "v1", "jwks"] | [".well-known", "openid-configuration"] => {
+            Ok(openid::answer(call, &parts))
+        }
         _ => Ok(page_not_found()),
     }
 }

@@ -26,6 +26,7 @@ pub(super) async fn create(call: &Call, place: &Place, body: Incoming) -> Result
     let written = match place.subresource.map(|sub| sub.name) {
         None => registry.create(&target, object, &options).await?,
         Some("binding") => registry.bind(&target, object, &options).await?,
+        Some("token") => call.api.tokens.issue(&target, object, &options)?,
         Some("eviction") => registry.evict(&target, object, &options).await?,
         Some(_) => return Err(super::route::method_not_allowed()),
     };

@@ -42,7 +42,7 @@ pub static RESOURCES: &[Resource] = &[
         columns: &[],
         selectable: &[],
         storage: Storage::Nowhere,
-        schema: TypeId(42),
+        schema: TypeId(46),
         has_generation: false,
     },
     Resource {
@@ -65,7 +65,7 @@ pub static RESOURCES: &[Resource] = &[
         ],
         selectable: &[],
         storage: Storage::Log,
-        schema: TypeId(49),
+        schema: TypeId(53),
         has_generation: false,
     },
     Resource {
@@ -88,7 +88,7 @@ pub static RESOURCES: &[Resource] = &[
         ],
         selectable: &[],
         storage: Storage::Log,
-        schema: TypeId(76),
+        schema: TypeId(80),
         has_generation: false,
     },
     Resource {
@@ -130,7 +130,7 @@ pub static RESOURCES: &[Resource] = &[
             "type",
         ],
         storage: Storage::Memory,
-        schema: TypeId(83),
+        schema: TypeId(87),
         has_generation: false,
     },
     Resource {
@@ -156,7 +156,7 @@ pub static RESOURCES: &[Resource] = &[
         ],
         selectable: &["status.phase"],
         storage: Storage::Log,
-        schema: TypeId(111),
+        schema: TypeId(115),
         has_generation: false,
     },
     Resource {
@@ -186,7 +186,7 @@ pub static RESOURCES: &[Resource] = &[
         ],
         selectable: &["spec.unschedulable"],
         storage: Storage::Log,
-        schema: TypeId(115),
+        schema: TypeId(119),
         has_generation: false,
     },
     Resource {
@@ -233,7 +233,7 @@ pub static RESOURCES: &[Resource] = &[
             "status.nominatedNodeName",
         ],
         storage: Storage::Log,
-        schema: TypeId(139),
+        schema: TypeId(143),
         has_generation: true,
     },
     Resource {
@@ -264,7 +264,7 @@ pub static RESOURCES: &[Resource] = &[
         ],
         selectable: &["status.replicas"],
         storage: Storage::Log,
-        schema: TypeId(167),
+        schema: TypeId(171),
         has_generation: true,
     },
     Resource {
@@ -288,7 +288,7 @@ pub static RESOURCES: &[Resource] = &[
         ],
         selectable: &["type"],
         storage: Storage::Log,
-        schema: TypeId(179),
+        schema: TypeId(183),
         has_generation: false,
     },
     Resource {
@@ -303,11 +303,11 @@ pub static RESOURCES: &[Resource] = &[
         categories: &[],
         namespaced: true,
         verbs: &[Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch],
-        subresources: &[],
+        subresources: &[sub("token", "authentication.k8s.io", "v1", "TokenRequest", &[Create])],
         columns: &[column("Name", "string", "name", 0), column("Age", "string", "", 0)],
         selectable: &[],
         storage: Storage::Log,
-        schema: TypeId(186),
+        schema: TypeId(190),
         has_generation: false,
     },
     Resource {
@@ -334,7 +334,7 @@ pub static RESOURCES: &[Resource] = &[
         ],
         selectable: &["spec.clusterIP", "spec.type"],
         storage: Storage::Log,
-        schema: TypeId(185),
+        schema: TypeId(189),
         has_generation: false,
     },
     Resource {
@@ -415,7 +415,7 @@ pub static RESOURCES: &[Resource] = &[
         columns: &[],
         selectable: &[],
         storage: Storage::Nowhere,
-        schema: TypeId(10),
+        schema: TypeId(11),
         has_generation: false,
     },
     Resource {
@@ -434,7 +434,7 @@ pub static RESOURCES: &[Resource] = &[
         columns: &[],
         selectable: &[],
         storage: Storage::Nowhere,
-        schema: TypeId(12),
+        schema: TypeId(16),
         has_generation: false,
     },
     Resource {
@@ -453,7 +453,7 @@ pub static RESOURCES: &[Resource] = &[
         columns: &[],
         selectable: &[],
         storage: Storage::Nowhere,
-        schema: TypeId(18),
+        schema: TypeId(22),
         has_generation: false,
     },
     Resource {
@@ -472,7 +472,7 @@ pub static RESOURCES: &[Resource] = &[
         columns: &[],
         selectable: &[],
         storage: Storage::Nowhere,
-        schema: TypeId(23),
+        schema: TypeId(27),
         has_generation: false,
     },
     Resource {
@@ -491,7 +491,7 @@ pub static RESOURCES: &[Resource] = &[
         columns: &[],
         selectable: &[],
         storage: Storage::Nowhere,
-        schema: TypeId(25),
+        schema: TypeId(29),
         has_generation: false,
     },
     Resource {
@@ -510,7 +510,7 @@ pub static RESOURCES: &[Resource] = &[
         columns: &[],
         selectable: &[],
         storage: Storage::Nowhere,
-        schema: TypeId(27),
+        schema: TypeId(31),
         has_generation: false,
     },
     Resource {
@@ -533,7 +533,7 @@ pub static RESOURCES: &[Resource] = &[
         ],
         selectable: &[],
         storage: Storage::Log,
-        schema: TypeId(220),
+        schema: TypeId(224),
         has_generation: true,
     },
     Resource {
@@ -558,7 +558,7 @@ pub static RESOURCES: &[Resource] = &[
         ],
         selectable: &[],
         storage: Storage::Log,
-        schema: TypeId(227),
+        schema: TypeId(231),
         has_generation: true,
     },
     Resource {
@@ -584,7 +584,7 @@ pub static RESOURCES: &[Resource] = &[
         ],
         selectable: &[],
         storage: Storage::Log,
-        schema: TypeId(232),
+        schema: TypeId(236),
         has_generation: false,
     },
     Resource {
@@ -603,7 +603,7 @@ pub static RESOURCES: &[Resource] = &[
         columns: &[column("Name", "string", "name", 0), column("Created At", "date", "", 0)],
         selectable: &[],
         storage: Storage::Log,
-        schema: TypeId(231),
+        schema: TypeId(235),
         has_generation: false,
     },
     Resource {
@@ -629,7 +629,7 @@ pub static RESOURCES: &[Resource] = &[
         ],
         selectable: &[],
         storage: Storage::Log,
-        schema: TypeId(235),
+        schema: TypeId(239),
         has_generation: false,
     },
     Resource {
@@ -648,7 +648,7 @@ pub static RESOURCES: &[Resource] = &[
         columns: &[column("Name", "string", "name", 0), column("Created At", "date", "", 0)],
         selectable: &[],
         storage: Storage::Log,
-        schema: TypeId(234),
+        schema: TypeId(238),
         has_generation: false,
     },
     Resource {
@@ -671,7 +671,7 @@ pub static RESOURCES: &[Resource] = &[
         ],
         selectable: &[],
         storage: Storage::Memory,
-        schema: TypeId(34),
+        schema: TypeId(38),
         has_generation: false,
     },
     Resource {
@@ -696,7 +696,7 @@ pub static RESOURCES: &[Resource] = &[
         ],
         selectable: &[],
         storage: Storage::Log,
-        schema: TypeId(216),
+        schema: TypeId(220),
         has_generation: true,
     },
 ];

@@ -81,7 +81,7 @@ pub(super) const KINDS: &[Kind] = &[
     ]),
     kind("", "replicationcontrollers").with(SCALED).counted().selected_by(&["status.replicas"]),
     kind("", "secrets").selected_by(&["type"]),
-    kind("", "serviceaccounts"),
+    kind("", "serviceaccounts").with(&["token"]),
     kind("", "services").with(STATUS).selected_by(&["spec.clusterIP", "spec.type"]),
     kind("apps", "deployments").with(SCALED).counted(),
     kind("apps", "replicasets").with(SCALED).counted().selected_by(&["status.replicas"]),

@@ -290,8 +290,11 @@ mod tests {
 
     fn put(world: &mut World, key: (&str, &str, &str), uid: u8, body: &str) {
         let (kind, namespace, name) = key;
-        let key =
-            ObjectKey { kind: kind.to_owned().into(), namespace: namespace.into(), name: name.into() };
+        let key = ObjectKey {
+            kind: kind.to_owned().into(),
+            namespace: namespace.into(),
+            name: name.into(),
+        };
         world.apply(&key, Version(1), Uid([uid; 16]), Some(body.as_bytes())).expect("an object");
     }
 
@@ -369,7 +372,11 @@ mod tests {
             let token = claims(bind(&world, "ns", "web", to.as_ref()).expect("bound"));
             assert!(token.judge(&world, &[], NOW).is_ok(), "{kind}");
             put(&mut world, (kind, namespace, name), 9, r#"{"metadata":{}}"#);
-            assert_eq!(token.judge(&world, &[], NOW), Err(Refusal::Invalidated), "{kind} is another");
+            assert_eq!(
+                token.judge(&world, &[], NOW),
+                Err(Refusal::Invalidated),
+                "{kind} is another"
+            );
             let key = ObjectKey {
                 kind: kind.to_owned().into(),
                 namespace: namespace.into(),
@@ -415,7 +422,8 @@ mod tests {
         let pod = Some(to(BindKind::Pod, "web-2", None));
         assert_eq!(missing(refused("web", pod)), kind::PODS);
         let other = Some(Uid([9; 16]));
-        for (kind, name) in [(BindKind::Pod, "web-1"), (BindKind::Node, "pi-1"), (BindKind::Secret, "s")]
+        for (kind, name) in
+            [(BindKind::Pod, "web-1"), (BindKind::Node, "pi-1"), (BindKind::Secret, "s")]
         {
             let error = refused("web", Some(to(kind, name, other)));
             assert!(matches!(error, BindError::Another(_)), "{error}");

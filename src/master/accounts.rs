@@ -144,7 +144,8 @@ impl Accounts {
 
 impl BearerTokens for Accounts {
     fn review(&self, token: &str, audiences: &[String]) -> Result<BearerUser, TokenTrouble> {
-        let trouble = |why: &dyn fmt::Display| TokenTrouble(format!("[invalid bearer token, {why}]"));
+        let trouble =
+            |why: &dyn fmt::Display| TokenTrouble(format!("[invalid bearer token, {why}]"));
         let payload = self.0.keys.verify(token);
         let claims = payload.and_then(|payload| Claims::parse(&payload));
         let claims = claims.ok_or_else(|| TokenTrouble("invalid bearer token".to_owned()))?;

@@ -59,7 +59,8 @@ impl Objects {
         name: &str,
     ) -> Result<BTreeMap<String, Vec<u8>>, String> {
         let missing = || format!("configmap {name:?} not found");
-        let bytes = self.objects.get(&format!("configmaps {namespace}/{name}")).ok_or_else(missing)?;
+        let bytes =
+            self.objects.get(&format!("configmaps {namespace}/{name}")).ok_or_else(missing)?;
         let object = parse(bytes, name)?;
         let mut data = text_entries(&object["data"], str::as_bytes);
         data.extend(decoded_entries(&object["binaryData"]));

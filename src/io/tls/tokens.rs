@@ -75,8 +75,8 @@ impl TokenKeys {
         file::make_folder(&folder)?;
         let (path, text) = (folder.join(FILE), pems.concat());
         let keys = Self::parse(&text);
-        let keys = keys
-            .map_err(|why| TlsError::Damaged { path: path.clone(), why: why.to_owned() })?;
+        let keys =
+            keys.map_err(|why| TlsError::Damaged { path: path.clone(), why: why.to_owned() })?;
         file::write(&path, &text, file::SECRET)?;
         Ok(keys)
     }
@@ -104,8 +104,7 @@ impl TokenKeys {
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let text = format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims));
         let signature = key.pair.sign(&SystemRandom::new(), text.as_bytes());
-        let signature =
-            signature.expect("a loaded key needs nothing but the system's randomness");
+        let signature = signature.expect("a loaded key needs nothing but the system's randomness");
         format!("{text}.{}", encode(signature.as_ref()))
     }
 
@@ -218,9 +217,8 @@ mod tests {
         let token = keys.sign(b"{}");
         let set = keys.jwks();
         let key = &set["keys"][0];
-        let part = |name: &str| {
-            URL_SAFE_NO_PAD.decode(key[name].as_str().expect("text")).expect("base64")
-        };
+        let part =
+            |name: &str| URL_SAFE_NO_PAD.decode(key[name].as_str().expect("text")).expect("base64");
         let point = [&[4], &part("x")[..], &part("y")[..]].concat();
         let (signed, signature) = token.rsplit_once('.').expect("three parts");
         let signature = URL_SAFE_NO_PAD.decode(signature).expect("base64");

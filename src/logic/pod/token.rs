@@ -124,7 +124,8 @@ impl TokenBook {
     /// A pod's tokens.
     pub fn texts(&self, pod: Uid) -> Vec<TokenText> {
         let held = self.of(pod).filter_map(|(want, entry)| Some((want, entry.token.as_ref()?)));
-        held.map(|(want, token)| (want.audience.clone(), want.seconds, token.text.clone())).collect()
+        held.map(|(want, token)| (want.audience.clone(), want.seconds, token.text.clone()))
+            .collect()
     }
 
     /// Whether the pod's volumes can be filled; remembers since when they wait.
@@ -163,8 +164,7 @@ impl TokenBook {
         for (want, entry) in self.entries.iter_mut().filter(|_| is_led) {
             if due.len() < TOKEN_ASKS_MAX && entry.due_ticks(want, now, ticks) <= ticks {
                 entry.asked_ticks = Some(ticks);
-                entry.again_millis =
-                    (entry.again_millis * 2).clamp(AGAIN_MILLIS.0, AGAIN_MILLIS.1);
+                entry.again_millis = (entry.again_millis * 2).clamp(AGAIN_MILLIS.0, AGAIN_MILLIS.1);
                 due.push(want.clone());
             }
         }

@@ -29,8 +29,8 @@ use super::path::{self, RequestPath, ResourcePath};
 use super::query::Query;
 use super::serve::Working;
 use super::{
-    ApiOptions, discovery, health, impersonation, logs, openapi, openid, read, render, reviews, streams,
-    version, watching, write,
+    ApiOptions, discovery, health, impersonation, logs, openapi, openid, read, render, reviews,
+    streams, version, watching, write,
 };
 use crate::io::clock::Clock;
 use crate::io::tls::BoardPeer;

@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 use logic::world::World;
 use model::network::Ipv4Block;
 use model::view::PodView;
-use model::wire::StatusV1;
+use model::wire::{PodStatusV1, StatusV1};
 use serde_json::{Map, Value};
 
 use super::session::Session;
@@ -71,6 +71,17 @@ impl Own {
 }
 
 impl Session {
+    /// The first pod of a status message that is another board's.
+    pub(super) fn foreign_pod(&self, status: &StatusV1) -> Option<String> {
+        let world = self.views.world();
+        let foreign = |pod: &&PodStatusV1| {
+            let found = world.pod(&pod.namespace, &pod.name);
+            found.is_some_and(|found| found.meta.uid == pod.uid && *found.node != *self.name())
+        };
+        let pod = status.pods.iter().find(foreign)?;
+        Some(format!("status of pod {}/{}", pod.namespace, pod.name))
+    }
+
     /// Takes out of a board's Node what is not the board's to say.
     pub(super) fn judge_node(&self, node: &mut Value) -> Refused {
         let mut refused = Refused::default();

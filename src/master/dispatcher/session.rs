@@ -10,8 +10,8 @@ use model::join::key_text;
 use model::limits::{BUS_FETCH_BYTES_PER_SECOND_MIN, NODE_EVENTS_MAX, UP_MESSAGE_BYTES_MAX};
 use model::network::Ipv4Block;
 use model::wire::{
-    self, Assembly, BeatDownV1, BeatUpV1, CommandV1, Header, HelloV1, MessageKind, PodStatusV1,
-    StatusV1, WireError,
+    self, Assembly, BeatDownV1, BeatUpV1, CommandV1, Header, HelloV1, MessageKind, StatusV1,
+    WireError,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -388,17 +388,6 @@ impl Session {
             return Ok(());
         }
         self.send_desired(false, &strangers).await
-    }
-
-    /// The first pod of a status message that is another board's.
-    fn foreign_pod(&self, status: &StatusV1) -> Option<String> {
-        let world = self.views.world();
-        let foreign = |pod: &&PodStatusV1| {
-            let found = world.pod(&pod.namespace, &pod.name);
-            found.is_some_and(|found| found.meta.uid == pod.uid && *found.node != *self.name)
-        };
-        let pod = status.pods.iter().find(foreign)?;
-        Some(format!("status of pod {}/{}", pod.namespace, pod.name))
     }
 
     /// The events about this board's pods and its own Node, and what the others are about.

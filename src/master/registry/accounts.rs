@@ -78,10 +78,12 @@ impl Registry {
         if let Some(mounts) = pod["spec"]["automountServiceAccountToken"].as_bool() {
             return Ok(mounts);
         }
-        let accounts = resource::by_kind_key("/serviceaccounts").expect("accounts are in the table");
+        let accounts =
+            resource::by_kind_key("/serviceaccounts").expect("accounts are in the table");
         let name = pod["spec"]["serviceAccountName"].as_str().unwrap_or_default();
         let account = self.find(&Target::new(accounts, target.namespace.as_str(), name))?;
-        let wish = account.map(|record| parse(&record.body)["automountServiceAccountToken"].clone());
+        let wish =
+            account.map(|record| parse(&record.body)["automountServiceAccountToken"].clone());
         Ok(wish.and_then(|wish| wish.as_bool()).unwrap_or(true))
     }
 

@@ -241,7 +241,8 @@ impl Agent {
         let pods = self.pods.values().filter_map(|pod| pod.machine.next_wake());
         let now = self.now();
         let tokens = self.tokens.wake_ticks(self.is_led(), now.wall, now.ticks);
-        let at = pods.chain(self.outbox.due_ticks()).chain(self.net.ask_ticks()).chain(tokens).min()?;
+        let at =
+            pods.chain(self.outbox.due_ticks()).chain(self.net.ask_ticks()).chain(tokens).min()?;
         Some(Instant::now() + Duration::from_millis(at.saturating_sub(now.ticks)))
     }
 

@@ -78,9 +78,8 @@ impl Agent {
         let (is_led, ticks) = (self.is_led(), super::ticks());
         let machine = self.pods.get(&pod.uid()).map(|entry| &entry.machine);
         // What runs keeps what it has; what ends needs none.
-        let needs_all = machine.is_some_and(|machine| {
-            machine.state().stop.is_none() && !machine.refreshes_volumes()
-        });
+        let needs_all = machine
+            .is_some_and(|machine| machine.state().stop.is_none() && !machine.refreshes_volumes());
         match self.tokens.outlook(pod, is_led, ticks) {
             Outlook::Wait if needs_all => None,
             Outlook::Refused(why) if needs_all => Some(Err(why)),

@@ -211,7 +211,8 @@ mod tests {
         assert_eq!(error.expect_err("missing"), "configmap \"absent\" not found");
         let bad = r#"{"name":"v","configMap":{"name":"m","items":[{"key":"a","path":"../../x"}]}}"#;
         assert!(payload(bad).expect_err("outside").contains("invalid path"));
-        let unknown = r#"{"name":"v","projected":{"sources":[{"clusterTrustBundle":{"path":"t"}}]}}"#;
+        let unknown =
+            r#"{"name":"v","projected":{"sources":[{"clusterTrustBundle":{"path":"t"}}]}}"#;
         assert!(payload(unknown).expect_err("not here").contains("clusterTrustBundle"));
     }
 }

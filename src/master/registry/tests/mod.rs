@@ -103,7 +103,8 @@ fn open(dir: &std::path::Path, range: &str) -> Registry {
     let store = Store::open_alone(Options::new(dir), Box::new(())).expect("a store opens");
     let service_range = ServiceRange::parse(range).expect("a range");
     let clock = Clock::starting_at(Timestamp(0));
-    Registry::new(store, clock, RegistryOptions { service_range, token_volumes: true }).expect("the store is readable")
+    Registry::new(store, clock, RegistryOptions { service_range, token_volumes: true })
+        .expect("the store is readable")
 }
 
 fn of(kind: &str) -> &'static Resource {

@@ -324,12 +324,16 @@ async fn a_pod_gets_the_token_of_its_account_unless_it_or_the_account_says_no() 
     let check = async |spec: Value, expected: &[bool]| {
         let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "p-"},
             "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
-        pod["spec"].as_object_mut().expect("fields").extend(spec.as_object().expect("fields").clone());
+        pod["spec"]
+            .as_object_mut()
+            .expect("fields")
+            .extend(spec.as_object().expect("fields").clone());
         let pod = bed.create("/pods", "default", pod).await;
         let path = "/var/run/secrets/kubernetes.io/serviceaccount";
         let mounted = |container: &Value| {
             let mounts = container["volumeMounts"].as_array().into_iter().flatten();
-            mounts.filter(|mount| mount["name"].as_str().is_some_and(|n| n.starts_with("kube-api-")))
+            mounts
+                .filter(|mount| mount["name"].as_str().is_some_and(|n| n.starts_with("kube-api-")))
                 .any(|mount| mount["mountPath"] == path)
         };
         let lists = ["initContainers", "containers"];
@@ -342,6 +346,7 @@ async fn a_pod_gets_the_token_of_its_account_unless_it_or_the_account_says_no() 
     check(json!({"serviceAccountName": "unknown"}), &[true]).await;
     check(json!({"automountServiceAccountToken": false}), &[false]).await;
     check(json!({"serviceAccountName": "quiet"}), &[false]).await;
-    check(json!({"serviceAccountName": "quiet", "automountServiceAccountToken": true}), &[true]).await;
+    check(json!({"serviceAccountName": "quiet", "automountServiceAccountToken": true}), &[true])
+        .await;
     check(json!({"initContainers": [{"name": "i", "image": "i:1"}]}), &[true, true]).await;
 }

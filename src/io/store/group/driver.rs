@@ -12,25 +12,23 @@ use std::time::{Duration, Instant};
 use model::masters::{MemberId, MembersV1};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::impls::ProgressResponder;
-use openraft::raft::ClientWriteResult;
-use openraft::vote::leader_id_std::CommittedLeaderId;
-use openraft::{ChangeMembers, Config, RaftMetrics, ReadPolicy, SnapshotPolicy, StepDownPolicy};
+use openraft::{ChangeMembers, Config, RaftMetrics, SnapshotPolicy, StepDownPolicy};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
 use super::log::LogStore;
 use super::machine::Machine;
-use super::network::Network;
+use super::network::{Majority, Network};
+use super::proposer::{confirm, propose};
 use super::reign::Throne;
-use super::seam::{Ask, GroupRequest, GroupState, Refusal};
-use super::types::{Payload, Place, Types, members_to_log, to_log, vote_to_log};
+use super::seam::{Ask, GroupState};
+use super::types::{Place, Types, members_to_log, to_log, vote_to_log};
 use super::{
     ChangeError, Engine, GroupError, GroupHealth, GroupOptions, MemberChange, READ_WITHIN, Timing,
 };
+use crate::io::store::Store;
 use crate::io::store::standing::boot_ms;
-use crate::io::store::{EngineEnd, NotLeading, Store};
 
 /// What a [`super::Group`] asks of the loop.
 pub(super) enum Command {
@@ -52,8 +50,11 @@ pub(super) struct Started {
 
 /// Commands and reads that wait.
 const QUEUE: usize = 256;
-/// Messages that wait inside the engine, for each of its channels.
+/// Messages that wait inside the engine, for each of its channels but one.
 const ENGINE_QUEUE: u64 = 256;
+/// Of its own notes to itself the engine must never find the channel full: it would wait for itself. A tick
+/// is noted every 20 ms, even while it waits for a vote to be stored; room is taken only when it is used.
+const ENGINE_NOTES: u64 = 65_536;
 /// While this board leads, the disk is looked at so often.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A snapshot may take long; its sender notices by itself when nothing moves.
@@ -77,7 +78,7 @@ fn config(timing: &Timing, founds: bool) -> Config {
         max_in_snapshot_log_to_keep: u64::MAX,
         api_channel_size: Some(ENGINE_QUEUE),
         api_batch_capacity: ENGINE_QUEUE,
-        notification_channel_size: Some(ENGINE_QUEUE),
+        notification_channel_size: Some(ENGINE_NOTES),
         state_machine_channel_size: Some(ENGINE_QUEUE),
         broadcast_submitted_on_append: Some(true),
         enable_elect: founds,
@@ -140,6 +141,8 @@ struct Driver {
     health: watch::Sender<GroupHealth>,
     /// When this member may stand for election; `None` once it may.
     elect_at: Option<Instant>,
+    /// What the network knows of it.
+    majority: Arc<Majority>,
     /// The disk has stalled since.
     stalled: Option<Stalled>,
     /// Proposer, confirmer, changes; they end with the loop.
@@ -175,7 +178,8 @@ impl Driver {
         let thread = store.engine();
         let log = LogStore::new(thread.clone(), &state);
         let machine = Machine::new(thread.clone(), log.clone(), &state);
-        let network = Network { own, wire };
+        let majority = Arc::new(Majority::new(timing.lease()));
+        let network = Network { own, wire, majority: majority.clone() };
         let engine = Engine::new(own.0, Arc::new(config), network, log.clone(), machine).await;
         let engine = engine.map_err(|error| failed(&error))?;
         let (health_sender, health) = watch::channel(GroupHealth::default());
@@ -196,6 +200,7 @@ impl Driver {
             commands,
             health: health_sender,
             elect_at: (!founds).then_some(votes_from + spread(own, &timing)),
+            majority,
             stalled: None,
             tasks,
             written: mpsc::channel(1),
@@ -224,7 +229,10 @@ impl Driver {
             let wake = self.wake_at();
             // Cancel safety: nothing is taken out of a channel by an arm that loses.
             tokio::select! {
-                changed = metrics.changed() => if changed.is_err() { break },
+                changed = metrics.changed() => if changed.is_err() {
+                    self.failed("it ended without a word");
+                    break;
+                },
                 command = self.commands.recv() => match command {
                     Some(Command::Change { change, done }) => self.change(change, done),
                     Some(Command::HandOver { to }) => self.hand_over(to, &now).await,
@@ -252,7 +260,8 @@ impl Driver {
 
     fn wake_at(&self) -> Instant {
         let now = Instant::now();
-        let look = self.throne.reigns().then(|| now + LOOK_EVERY);
+        let looks = self.throne.reigns() || self.stalled.is_some();
+        let look = looks.then(|| now + LOOK_EVERY);
         let at = [self.elect_at, look].into_iter().flatten().min();
         // Nothing to wait for: the engine's metrics wake the loop.
         at.unwrap_or(now + Duration::from_secs(3600))
@@ -264,7 +273,9 @@ impl Driver {
             self.elect_at = None;
             self.engine.runtime_config().elect(self.stalled.is_none());
         }
-        if self.throne.look(now, boot_ms()) {
+        let now_ms = boot_ms();
+        self.majority.look(now, now_ms);
+        if self.throne.look(now, now_ms) {
             let (engine, term) = (self.engine.clone(), now.current_term);
             let written = self.written.0.clone();
             self.tasks.spawn(async move {
@@ -280,13 +291,16 @@ impl Driver {
         match &now.running_state {
             Ok(()) => Ok(()),
             Err(error) => {
-                tracing::error!(%error, "engine of the group has ended");
-                self.throne.end();
-                let text = error.to_string();
-                self.health.send_modify(|health| health.failed = Some(text));
+                self.failed(&error.to_string());
                 Err(())
             }
         }
+    }
+
+    fn failed(&mut self, error: &str) {
+        tracing::error!(error, "engine of the group has ended");
+        self.throne.end();
+        self.health.send_modify(|health| health.failed = Some(error.to_owned()));
     }
 
     /// Lets go of entries that a new snapshot has, but for the newest ones.
@@ -335,21 +349,24 @@ impl Driver {
                     max.as_millis()
                 );
                 config.elect(false);
-                self.stalled = Some(Stalled { since: Instant::now(), is_silent: false });
-                if now.state.is_leader() {
+                let leads = now.state.is_leader();
+                // Without ticks neither heartbeats are sent nor notes pile up.
+                config.tick(leads);
+                self.stalled = Some(Stalled { since: Instant::now(), is_silent: !leads });
+                if leads {
                     self.hand_over(None, now).await;
                 }
             }
             Some(stalled) if is_slow => {
                 let given = self.timing.lease() * 2;
-                if now.state.is_leader() && !stalled.is_silent && stalled.since.elapsed() > given {
+                if !stalled.is_silent && stalled.since.elapsed() > given {
                     stalled.is_silent = true;
-                    config.heartbeat(false);
+                    config.tick(false);
                 }
             }
             Some(stalled) => {
                 if stalled.is_silent {
-                    config.heartbeat(true);
+                    config.tick(true);
                 }
                 config.elect(self.elect_at.is_none());
                 self.stalled = None;
@@ -422,87 +439,6 @@ async fn changed(engine: &Engine, change: MemberChange) -> Result<(), ChangeErro
             } else {
                 ChangeError::Refused(error.to_string())
             })
-        }
-    }
-}
-
-/// Hands what the store's thread has staged to the engine, a group in one append, in order.
-async fn propose(engine: Engine, thread: EngineEnd, mut asked: mpsc::Receiver<Ask>) {
-    let mut waiting = JoinSet::new();
-    loop {
-        // Cancel safety: both arms lose nothing.
-        let ask = tokio::select! {
-            ask = asked.recv() => ask,
-            Some(_) = waiting.join_next() => continue,
-        };
-        match ask {
-            None => return,
-            // An error: the engine has ended, which its metrics say as well.
-            Some(Ask::Snapshot) => {
-                let _ = engine.trigger().snapshot().await;
-            }
-            Some(Ask::Propose { term, entries }) => {
-                let leader = CommittedLeaderId::new(term);
-                let mut answers = Vec::with_capacity(entries.len());
-                for (tag, bytes) in entries {
-                    let (responder, answer) =
-                        ProgressResponder::<Types, ClientWriteResult<Types>>::complete_only();
-                    let write = engine.write(Payload { bytes, tag });
-                    // An error drops the responder.
-                    let _ = write.with_leader(leader).responder(responder).await;
-                    answers.push((tag, answer));
-                }
-                waiting.spawn(refusals(thread.clone(), answers));
-            }
-        }
-    }
-}
-
-type WriteAnswer = openraft::type_config::alias::OneshotReceiverOf<Types, ClientWriteResult<Types>>;
-
-/// Tells the thread which proposals do not come back as committed.
-async fn refusals(thread: EngineEnd, answers: Vec<(u64, WriteAnswer)>) {
-    let (mut refused, mut hint, mut unknown) = (Vec::new(), None, Vec::new());
-    for (tag, answer) in answers {
-        match answer.await {
-            Ok(Ok(_)) => {}
-            Ok(Err(ClientWriteError::ForwardToLeader(to))) => {
-                hint = to.leader_id.map(MemberId);
-                refused.push(tag);
-            }
-            // Discarded after a change of leaders, or the engine has ended.
-            _ => unknown.push(tag),
-        }
-    }
-    let why = [(refused, Refusal::NotLeading { hint }), (unknown, Refusal::Unknown)];
-    for (tags, why) in why.into_iter().filter(|(tags, _)| !tags.is_empty()) {
-        // An error: the store is closed, and with it whoever waits.
-        let _ = thread.send(GroupRequest::Refused { tags, why });
-    }
-}
-
-/// Answers whoever wants to know whether this board still leads: all who ask while a question is under
-/// way share the next one.
-async fn confirm(
-    engine: Engine,
-    mut asked: mpsc::Receiver<oneshot::Sender<Result<(), NotLeading>>>,
-) {
-    while let Some(first) = asked.recv().await {
-        let mut waiting = vec![first];
-        while let Ok(next) = asked.try_recv() {
-            waiting.push(next);
-        }
-        let answer =
-            match timeout(READ_WITHIN, engine.ensure_linearizable(ReadPolicy::ReadIndex)).await {
-                Ok(Ok(_)) => Ok(()),
-                Ok(Err(_)) | Err(_) => {
-                    let hint = engine.current_leader().await.map(MemberId);
-                    Err(NotLeading { hint: hint.filter(|leader| leader.0 != *engine.node_id()) })
-                }
-            };
-        for waiter in waiting {
-            // Whoever asked may have gone.
-            let _ = waiter.send(answer);
         }
     }
 }

@@ -19,6 +19,7 @@ mod driver;
 mod log;
 mod machine;
 mod network;
+mod proposer;
 mod reign;
 pub(super) mod seam;
 #[cfg(test)]

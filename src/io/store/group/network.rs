@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use model::masters::{AppendedV1, GroupAnswerV1, GroupAskV1, MemberId};
@@ -16,11 +17,13 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::type_config::alias::{SnapshotOf, VoteOf};
-use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use openraft::{OptionalSend, RaftMetrics, RaftNetworkFactory, RaftNetworkV2};
 
 use super::GroupWire;
+use super::reign::{FOR_EVER_MS, acked_ms};
 use super::seam::SnapshotFile;
 use super::types::{Place, Types, entry_to_wire, to_engine, to_log, vote_to_engine, vote_to_log};
+use crate::io::store::standing::boot_ms;
 
 /// Between two tries to reach a member that is away.
 const BACKOFF: Duration = Duration::from_millis(100);
@@ -31,6 +34,43 @@ const APPEND_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct Network {
     pub(super) own: MemberId,
     pub(super) wire: Arc<dyn GroupWire>,
+    pub(super) majority: Arc<Majority>,
+}
+
+/// Whether a majority hears the leader that this member is. One that is heard and hears nobody must let
+/// the leases of the others run out: the engine stops its heartbeats for that at times, and its entries
+/// must stop as well, because they renew a lease too.
+pub(super) struct Majority {
+    lease_ms: u64,
+    /// When the newest message was sent that a majority has acknowledged, or when the lead began.
+    heard_ms: AtomicU64,
+    /// The term in which this member leads; 0: none.
+    term: AtomicU64,
+}
+
+impl Majority {
+    pub(super) fn new(lease: Duration) -> Self {
+        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX / 2);
+        Self { lease_ms, heard_ms: AtomicU64::new(FOR_EVER_MS), term: AtomicU64::new(0) }
+    }
+
+    /// Takes in what the engine says.
+    pub(super) fn look(&self, metrics: &RaftMetrics<Types>, now_ms: u64) {
+        let term = if metrics.state.is_leader() { metrics.current_term } else { 0 };
+        let heard_ms = if term == 0 { FOR_EVER_MS } else { acked_ms(metrics, now_ms) };
+        if self.term.swap(term, Ordering::SeqCst) != term && term != 0 {
+            self.heard_ms.store(heard_ms.max(now_ms), Ordering::SeqCst);
+        } else if heard_ms > self.heard_ms.load(Ordering::SeqCst) || term == 0 {
+            self.heard_ms.store(heard_ms, Ordering::SeqCst);
+        } else if self.heard_ms.load(Ordering::SeqCst) == FOR_EVER_MS {
+            // It was a majority by itself until now.
+            self.heard_ms.store(now_ms, Ordering::SeqCst);
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        boot_ms() > self.heard_ms.load(Ordering::SeqCst) + self.lease_ms
+    }
 }
 
 /// A client to one member.
@@ -40,11 +80,13 @@ pub(super) struct Peer {
     /// Whether what it sends are heartbeats: they wait for no disk.
     beats: bool,
     wire: Arc<dyn GroupWire>,
+    majority: Arc<Majority>,
 }
 
 impl Network {
     fn peer(&self, to: u64, beats: bool) -> Peer {
-        Peer { own: self.own, to: MemberId(to), beats, wire: self.wire.clone() }
+        let (wire, majority) = (self.wire.clone(), self.majority.clone());
+        Peer { own: self.own, to: MemberId(to), beats, wire, majority }
     }
 }
 
@@ -93,6 +135,9 @@ impl RaftNetworkV2<Types> for Peer {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        if !self.beats && self.majority.is_lost() {
+            return Err(unreachable("no majority hears this board"));
+        }
         let vote = vote_to_log(&rpc.vote);
         let previous = rpc.prev_log_id.as_ref().map(to_log);
         let commit = rpc.leader_commit.as_ref().map(to_log);

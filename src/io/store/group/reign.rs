@@ -26,7 +26,7 @@ use crate::io::store::{EngineEnd, Mandate, NotLeading};
 pub(super) type Confirms = mpsc::Sender<oneshot::Sender<Result<(), NotLeading>>>;
 
 /// The acknowledgement of a leader that is a majority by itself.
-const FOR_EVER_MS: u64 = u64::MAX / 4;
+pub(super) const FOR_EVER_MS: u64 = u64::MAX / 4;
 
 /// Keeps the mandate of this board.
 pub(super) struct Throne {
@@ -137,7 +137,7 @@ impl Throne {
 }
 
 /// When the newest message that a majority has acknowledged was sent.
-fn acked_ms(metrics: &RaftMetrics<Types>, now_ms: u64) -> u64 {
+pub(super) fn acked_ms(metrics: &RaftMetrics<Types>, now_ms: u64) -> u64 {
     let membership = metrics.membership_config.membership();
     if membership.voter_ids().all(|id| id == metrics.id) {
         return FOR_EVER_MS;

@@ -206,6 +206,11 @@ impl Bed {
 
     /// The same with other clocks.
     pub(super) async fn with(seed: u64, log_bytes: u64, timing: Timing) -> Self {
+        if std::env::var_os("KQ_TRACE").is_some() {
+            let level = tracing::Level::INFO;
+            // An error: another bed of this process was first.
+            let _ = tracing_subscriber::fmt().with_max_level(level).with_ansi(false).try_init();
+        }
         let net = Net {
             groups: RwLock::default(),
             cuts: Mutex::default(),

@@ -11,11 +11,11 @@ use super::LARGE_LOG;
 use super::bed::{Bed, Client, ids, until};
 use super::write;
 
-/// Whether a member would vote for a candidate whose log is as good as its own.
+/// Whether a member would vote for a candidate whose log is as good as its own, and who never stood.
 async fn votes(bed: &Bed, nth: usize, term: u64, transfer: bool) -> bool {
     let group = bed.seats[nth].group.as_ref().expect("on");
     let GroupAnswerV1::Standing { last, .. } = group.standing() else { panic!("stands") };
-    let vote = VoteV1 { term, of: MemberId(3), granted: false };
+    let vote = VoteV1 { term, of: MemberId(9), granted: false };
     let ask = match transfer {
         true => GroupAskV1::Vote { vote, last, transfer },
         false => GroupAskV1::PreVote { vote, last },
@@ -91,7 +91,9 @@ async fn a_leader_that_is_cut_off_stops_before_another_one_acts() {
             "round {round}: stopped after {stopped:?}, another acts after {:?}",
             cut.elapsed()
         );
-        assert!(stopped <= bed.timing.lease(), "it acted for {stopped:?}");
+        // It is looked at every millisecond, or as often as a busy machine lets us.
+        let looked = Duration::from_millis(150);
+        assert!(stopped <= bed.timing.lease() + looked, "it acted for {stopped:?}");
         let store = bed.seats[nth].store.clone().expect("on");
         assert!(mandate.confirm().await.is_err(), "a read of the old leader");
         let refused = Client::new(9).write(&store).await;

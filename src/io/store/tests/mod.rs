@@ -45,9 +45,10 @@ impl Drop for Dir {
 impl Store {
     /// Ends as after SIGKILL: nothing is flushed.
     pub(super) async fn abandon(self) {
-        self.requests.send(Request::Abandon).expect("thread runs");
         let shared = self.shared.clone();
         while shared.read().state.is_some() {
+            // Not served when it comes together with others. An error: the thread has ended just now.
+            let _ = self.requests.send(Request::Abandon);
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
         // The lock is released right after the state.

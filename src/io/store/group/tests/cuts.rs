@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use model::ids::Version;
 use model::masters::{GroupAnswerV1, GroupAskV1, MemberId, VoteV1};
 use tokio::time::{sleep, timeout};
 
@@ -11,7 +12,7 @@ use super::bed::{Bed, Client, ids, member, until};
 use super::write;
 use crate::io::store::group::MemberChange;
 use crate::io::store::tests::{key, put};
-use crate::io::store::{Base, ProposeError};
+use crate::io::store::{Base, ProposeError, Store};
 
 /// Longer than any lease of the bed.
 const LEASES_OVER: Duration = Duration::from_millis(1_500);
@@ -35,6 +36,76 @@ async fn what_was_acknowledged_outlives_a_power_cut_of_all_boards() {
         clients.iter().for_each(|client| client.check(&store));
     }
     bed.agree(&ids([1, 2, 3])).await;
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_board_shows_each_change_once() {
+    let mut bed = Bed::new(44, LARGE_LOG).await;
+    bed.grow([2, 3], LARGE_LOG).await;
+    let (leader, _) = bed.leader(5).await;
+    let from = bed.seats[leader].store.as_ref().expect("leads").version();
+    let watch = |store: &Store| {
+        let watched = store.watch_kind(&"/pods".into(), Some("clients"), from);
+        watched.expect("history reaches back")
+    };
+    let mut clients = [Client::new(0), Client::new(1)];
+    write(&bed, &mut clients, 5).await;
+    bed.agree(&ids([1, 2, 3])).await;
+    let mut cursors: Vec<_> =
+        bed.seats.iter().map(|seat| watch(seat.store.as_ref().expect("on"))).collect();
+    write(&bed, &mut clients, 5).await;
+    bed.agree(&ids([1, 2, 3])).await;
+    let mut acked: Vec<_> = clients.iter().flat_map(|client| &client.log.acked).collect();
+    acked.sort_by_key(|(_, version, ..)| *version);
+    for (seat, cursor) in bed.seats.iter().zip(&mut cursors) {
+        for (_, version, ..) in &acked {
+            let change = timeout(Duration::from_secs(5), cursor.next()).await;
+            let change = change.expect("every change is shown").expect("no gap");
+            assert_eq!(change.version, *version, "member {}", seat.id);
+        }
+        let store = seat.store.as_ref().expect("on");
+        assert_eq!(store.count(&"/pods".into(), Some("clients")), clients.len());
+    }
+    bed.stop().await;
+}
+
+/// Writes what lives in memory only; gives its version.
+async fn mark(bed: &Bed) -> Version {
+    for _ in 0..1_000 {
+        let (leader, mandate) = bed.leader(10).await;
+        let store = bed.seats[leader].store.clone().expect("leads");
+        let event = put(key("/events", "a", "mark"), Base::Any, super::bed::value(1));
+        if let Ok(written) = store.of(&mandate).propose_memory(vec![event]).await {
+            return written.versions[0];
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    panic!("no leader writes to its memory");
+}
+
+/// Nobody hears anybody for longer than a reign lasts: whoever leads next, the same board in the same
+/// term or another, gives no version again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_only_grow_over_a_silence() {
+    let mut bed = Bed::new(45, LARGE_LOG).await;
+    bed.grow([2, 3], LARGE_LOG).await;
+    let mut newest = Version(0);
+    for _ in 0..6 {
+        for _ in 0..3 {
+            let version = mark(&bed).await;
+            assert!(version > newest, "{version} after {newest}");
+            newest = version;
+        }
+        let (leader, mandate) = bed.leader(5).await;
+        let ids: Vec<MemberId> = bed.seats.iter().map(|seat| seat.id).collect();
+        for (from, to) in ids.iter().flat_map(|from| ids.iter().map(move |to| (from, to))) {
+            bed.net.cut(*from, *to);
+        }
+        let ended = timeout(Duration::from_secs(10), mandate.over()).await;
+        assert!(ended.is_ok(), "member {} reigns over nobody", bed.seats[leader].id);
+        bed.net.heal();
+    }
     bed.stop().await;
 }
 

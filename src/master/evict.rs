@@ -63,9 +63,6 @@ pub enum EvictError {
     /// Its Node names no key: it has never been let in.
     #[error("board {0} has not shown a key yet: delete its Node instead")]
     NoKey(String),
-    /// It holds the log and could not be taken out of the group.
-    #[error("board {0} is a master and cannot be taken out of the group: {1}")]
-    Master(String, String),
     /// The store cannot be read.
     #[error("the objects cannot be read")]
     Read(#[from] StoreError),
@@ -94,9 +91,9 @@ impl Evictor {
         Self { registry, views, own: own.to_owned(), take_out: None }
     }
 
-    /// Asks first whoever keeps the group of masters.
+    /// Tells whoever keeps the group of masters, once a key is refused.
     #[must_use]
-    pub fn after(self, take_out: TakeOut) -> Self {
+    pub fn telling(self, take_out: TakeOut) -> Self {
         Self { take_out: Some(take_out), ..self }
     }
 
@@ -108,16 +105,28 @@ impl Evictor {
         if name == self.own {
             return Err(EvictError::Leads(name.into()));
         }
-        self.key_of(name)?;
-        if let Some(take_out) = &self.take_out {
-            let taken = take_out(name.to_owned()).await;
-            taken.map_err(|why| EvictError::Master(name.into(), why))?;
-        }
         let (pods, secrets) = self.held_by(name);
         let key = self.write(name).await?;
         tracing::warn!(node = name, key, pods, "a board was evicted for good");
+        self.take_out(name);
         self.remove_pods(name).await;
         Ok(Evicted { board: name.into(), key, secrets, pods })
+    }
+
+    /// Its key is refused already; that it leaves the group of masters may take as long as it does.
+    fn take_out(&self, name: &str) {
+        let Some(take_out) = self.take_out.clone() else { return };
+        let name = name.to_owned();
+        tokio::spawn(async move {
+            if let Err(why) = take_out(name.clone()).await {
+                tracing::warn!(
+                    node = name,
+                    why,
+                    "an evicted board is still counted as a master; it is taken out as soon as the \
+                     others can"
+                );
+            }
+        });
     }
 
     fn key_of(&self, name: &str) -> Result<(Record, Value, String), EvictError> {

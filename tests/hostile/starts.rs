@@ -161,7 +161,9 @@ fn a_wrong_clock_does_not_keep_clients_out() {
         board.stop();
     }
     assert!(stamps[0].as_str() > "2026-09", "{stamps:?}");
-    assert!(stamps[2].as_str() > "2046", "the clock was not moved: {stamps:?}");
+    assert!(stamps.is_sorted(), "time goes back: {stamps:?}");
+    // Over years only a clock is believed that a time server keeps; `tests/trust` has the matrix.
+    assert!(!("2030".."2046").contains(&stamps[2].as_str()), "{stamps:?}");
     assert_quiet(&board);
 }
 

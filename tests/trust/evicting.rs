@@ -3,6 +3,9 @@
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kumquat::app::api_client::ApiClient;
 use kumquat::io::net;
 use kumquat::io::peer::{self, ALPN, Connection};
 use kumquat::io::tls::Credentials;
@@ -54,6 +57,31 @@ impl Held {
     }
 }
 
+/// Asks the API with the certificate of a board.
+fn api_as(board: &Board, server: &str, path: &str) -> Result<Value, String> {
+    let read = |name: &str| std::fs::read_to_string(board.data_dir().join("pki").join(name));
+    let (own, authority) =
+        (read("board.pem").expect("its key"), read("ca.crt").expect("authority"));
+    let at = own.find("-----BEGIN PRIVATE KEY-----").expect("a key");
+    let encoded = |text: &str| STANDARD.encode(text);
+    let kubeconfig = format!(
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster:\n    server: {server}\n    \
+         certificate-authority-data: {}\ncontexts:\n- name: c\n  context: {{cluster: c, user: u}}\n\
+         current-context: c\nusers:\n- name: u\n  user:\n    client-certificate-data: {}\n    \
+         client-key-data: {}\n",
+        encoded(&authority),
+        encoded(&own[..at]),
+        encoded(&own[at..]),
+    );
+    let request = http::Request::get(path).body(Default::default()).expect("request");
+    let answer = net::inside(board.namespace(), || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime
+            .block_on(async { ApiClient::from_kubeconfig(&kubeconfig, None)?.json(request).await }))
+    });
+    answer.expect("request thread").map_err(|error| format!("{error:#}"))
+}
+
 #[test]
 fn a_board_is_thrown_out_at_once_on_every_port() {
     if !possible("a_board_is_thrown_out_at_once_on_every_port") {
@@ -85,6 +113,11 @@ fn a_board_is_thrown_out_at_once_on_every_port() {
     let held = open(&all[1], peers, Arc::clone(&stolen)).expect("a member");
     assert!(held.is_open());
 
+    let api = format!("https://{}:6443", all[0].address());
+    let own_node = format!("/api/v1/nodes/{thief}");
+    let asked = api_as(&all[1], &api, &own_node).expect("a board reads its own Node");
+    assert_eq!(asked["metadata"]["name"], *thief);
+
     let began = Instant::now();
     let evicted = all[0].command(&["board", "evict", &thief]);
     assert!(evicted.status.success(), "{}", text(&evicted));
@@ -99,6 +132,9 @@ fn a_board_is_thrown_out_at_once_on_every_port() {
     let reached = net::inside(all[1].namespace(), || Ok(TcpStream::connect(bus).is_ok()));
     assert!(reached.expect("tried"), "the port itself is there");
     until("it is off the bus", WITHIN, || all[0].log().contains("board left the bus"));
+
+    let refused = api_as(&all[1], &api, &own_node).expect_err("refused at the API, too");
+    assert!(refused.contains("401") || refused.contains("Unauthorized"), "{refused}");
 
     // Its Node and pods are gone, the others stay as they are.
     let names = |path: &str| -> Vec<String> {

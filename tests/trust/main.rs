@@ -5,6 +5,7 @@
 mod board;
 #[path = "../harness/busybox.rs"]
 mod busybox;
+mod clocks;
 mod evicting;
 mod founding;
 #[path = "../harness/switch.rs"]

@@ -25,9 +25,7 @@ pub(super) async fn handle(master: &MasterSeat, request: &Request<Incoming>) -> 
         Err(error) => {
             let status = match error {
                 EvictError::Absent(_) => StatusCode::NOT_FOUND,
-                EvictError::Leads(_) | EvictError::NoKey(_) | EvictError::Master(..) => {
-                    StatusCode::CONFLICT
-                }
+                EvictError::Leads(_) | EvictError::NoKey(_) => StatusCode::CONFLICT,
                 EvictError::Read(_) | EvictError::Write(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
             refusal(status, &format!("{:#}", anyhow::Error::new(error)))

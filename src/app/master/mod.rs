@@ -362,7 +362,7 @@ impl<'a> Core<'a> {
     fn evictor(&self) -> Evictor {
         let (registry, views) = (self.registry.clone(), self.views.clone());
         let members = self.standing.members.clone();
-        Evictor::new(registry, views, &self.base.identity.name).after(Arc::new(
+        Evictor::new(registry, views, &self.base.identity.name).telling(Arc::new(
             move |board: String| {
                 let members = members.clone();
                 Box::pin(async move { members.take_out(&board).await })

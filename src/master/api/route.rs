@@ -51,7 +51,8 @@ pub(super) struct Api {
     pub(super) tokens: Arc<dyn BearerTokens>,
     /// Where writes are told of.
     pub(super) audit: Audit,
-    keys: Keys,
+    /// Knows which boards belong here.
+    pub(super) keys: Keys,
     pub(super) clock: Clock,
     pub(super) logs: Arc<dyn LogSource>,
     pub(super) health: Health,

@@ -43,7 +43,7 @@ use tokio_rustls::server::TlsStream;
 use super::auth::Caller;
 use super::route::{self, Api};
 use crate::io::crowd::{Crowd, Place};
-use crate::io::tls::{ApiTls, board_peer};
+use crate::io::tls::{ApiTls, BoardPeer, board_peer};
 
 /// Silence after which the kernel asks whether the peer still lives.
 const KEEP_ALIVE_SECONDS: u32 = 30;
@@ -150,7 +150,28 @@ impl Door {
         };
         let Ok(_slot) = slot else { return Ok(()) };
         drop(place);
-        self.serve(stream, caller).await
+        let Some(board) = caller.board.clone() else { return self.serve(stream, caller).await };
+        // Cancel safety: the connection is over, whichever comes first.
+        tokio::select! {
+            served = self.serve(stream, caller) => served,
+            () = self.turned_out(&board) => Err(io::Error::other("its board is not admitted")),
+        }
+    }
+
+    /// Resolves when this board is not admitted any more: its watches end, too. One that never was is
+    /// told so with each answer.
+    async fn turned_out(&self, board: &BoardPeer) {
+        // Taken before the question, so that no change of the answer is missed.
+        let mut evictions = self.api.views.evictions();
+        if self.api.keys.is_admitted(board) {
+            while evictions.changed().await.is_ok() {
+                if !self.api.keys.is_admitted(board) {
+                    return;
+                }
+            }
+        }
+        // Nobody judges any more.
+        std::future::pending().await
     }
 
     async fn greet(

@@ -265,3 +265,42 @@ async fn the_driver_ends_when_the_store_does() {
     let driver = master.driver.take().expect("it runs");
     driver.await.expect("no panic").expect("a clean end");
 }
+
+#[tokio::test]
+async fn a_name_that_goes_to_another_key_has_boards_judged_anew() {
+    let mut master = Master::new().await;
+    let mut evictions = master.views.evictions();
+    let node = |key: &str| {
+        json!({ "metadata": { "name": "pi-2",
+            "annotations": { model::join::BOARD_KEY: key } } })
+    };
+    evictions.mark_unchanged();
+    let judged = |evictions: &mut watch::Receiver<()>| {
+        let is_new = evictions.has_changed().expect("the views live");
+        evictions.mark_unchanged();
+        is_new
+    };
+    master.create("/nodes", node("aa")).await;
+    master.patch("/nodes", "pi-2", json!({ "metadata": { "labels": { "a": "b" } } })).await;
+    assert!(!judged(&mut evictions), "a new board, and its own news");
+    // A person deletes the Node, and another board takes the name.
+    master.delete("/nodes", "pi-2").await;
+    master.until("its Node is gone", |master| master.get("/nodes", "pi-2").is_none()).await;
+    assert!(!judged(&mut evictions), "its board may come back");
+    master.create("/nodes", node("aa")).await;
+    assert!(!judged(&mut evictions), "it came back");
+    master.delete("/nodes", "pi-2").await;
+    master.until("its Node is gone", |master| master.get("/nodes", "pi-2").is_none()).await;
+    master.create("/nodes", node("bb")).await;
+    assert!(judged(&mut evictions), "another board has the name");
+    master.patch("/nodes", "pi-2", node("cc")).await;
+    assert!(judged(&mut evictions), "and another one");
+    let list = json!({ "metadata": { "name": model::join::EVICTED, "namespace": "kube-system" },
+        "data": { "cc": "stolen" } });
+    let kind = model::resource::by_kind_key("/configmaps").expect("in the table");
+    let list_target = Target::new(kind, "kube-system", model::join::EVICTED);
+    let created = master.registry.create(&list_target, list, &WriteOptions::default()).await;
+    created.expect("is created");
+    assert!(judged(&mut evictions), "a key is evicted");
+    master.stop().await;
+}

@@ -1,0 +1,147 @@
+//! Clocks that are wrong: 1970, twenty years ahead, jumping back and forth, on one board or on all of
+//! them. Joining, kubectl, tokens and the renewal of certificates work, and nobody is locked out.
+//!
+//! Needs a build with `--features fault-injection`, in which boards read how wrong their clock is.
+
+use std::fs;
+
+use super::*;
+use board::possible;
+
+const TWENTY_YEARS: i64 = 631_152_000;
+/// Longer ago than there was a clock: boards see 1970.
+const TO_1970: i64 = -4_000_000_000;
+const NODES: &str = "/api/v1/nodes";
+/// Changes of a clock that jumps.
+const JUMPS: [i64; 6] = [TWENTY_YEARS, TO_1970, 86_400, -86_400, TWENTY_YEARS, 0];
+
+/// How a clock is wrong.
+#[derive(Clone, Copy, Debug)]
+enum Wrong {
+    /// By so many seconds; whether the kernel says that a time server keeps it.
+    By(i64, bool),
+    /// It does not stay.
+    Jumping,
+}
+
+fn set(board: &Board, seconds: i64, is_synced: bool) {
+    let synced = if is_synced { "synced" } else { "unsynced" };
+    fs::create_dir_all(board.run_dir()).expect("its run-dir");
+    let path = board.run_dir().join("clock-shift");
+    let fresh = board.run_dir().join("clock-shift.new");
+    fs::write(&fresh, format!("{seconds} {synced}\n")).expect("written");
+    fs::rename(fresh, path).expect("renamed");
+}
+
+fn mend(board: &Board) {
+    let _none = fs::remove_file(board.run_dir().join("clock-shift"));
+}
+
+/// Makes these clocks wrong; a jumping one has jumped then, and stands somewhere.
+fn make_wrong(boards: &[&Board], wrong: Wrong) {
+    match wrong {
+        Wrong::By(seconds, synced) => boards.iter().for_each(|board| set(board, seconds, synced)),
+        Wrong::Jumping => {
+            for seconds in JUMPS {
+                boards.iter().for_each(|board| set(board, seconds, false));
+                // Longer than the clock is believed without a look.
+                std::thread::sleep(Duration::from_millis(400));
+            }
+        }
+    }
+}
+
+/// What must work, whatever the clocks say: `masters` have the API, `fresh` joins.
+fn all_is_well(masters: &[&Board], fresh: &mut Board, what: &str) {
+    let began = Instant::now();
+    for master in masters {
+        // With the kubeconfig from before, and one of now.
+        master.api("GET", NODES, None).unwrap_or_else(|why| panic!("{what}: {why}"));
+        let printed = master.command(&["kubeconfig"]);
+        assert!(printed.status.success(), "{what}: {}", text(&printed));
+    }
+    let token = masters[0].token();
+    fresh.start(&["--token", &token]);
+    let path = format!("{NODES}/{}", fresh.node());
+    masters[0].wait_for(&format!("{what}: the fresh board is ready"), &path, WITHIN, |node| {
+        switch::is_ready(node) == Some(true)
+    });
+    let map = serde_json::json!({ "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "generateName": "clock-" } });
+    let made = masters[0].create("/api/v1/namespaces/default/configmaps", &map);
+    let time = made["metadata"]["creationTimestamp"].as_str().expect("a time").to_owned();
+    println!("{what}: a board joined and is ready in {:?}; cluster time {time}", began.elapsed());
+}
+
+fn cluster_time(master: &Board) -> String {
+    let map = serde_json::json!({ "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "generateName": "time-" } });
+    let made = master.create("/api/v1/namespaces/default/configmaps", &map);
+    made["metadata"]["creationTimestamp"].as_str().expect("a time").to_owned()
+}
+
+#[test]
+fn wrong_clocks_lock_nobody_out() {
+    if !possible("wrong_clocks_lock_nobody_out") {
+        return;
+    }
+    if !cfg!(feature = "fault-injection") {
+        println!("not run: wrong_clocks_lock_nobody_out needs --features fault-injection");
+        return;
+    }
+    let switch = Switch::new("clocks");
+    let mut all = boards(&switch, 2);
+    // It is founded on a board without a clock.
+    set(&all[0], TO_1970, false);
+    all[0].up(&[]);
+    let token = all[0].token();
+    all[1].start(&["--token", &token]);
+    wait_boards(&all[0], 2);
+    let born = cluster_time(&all[0]);
+    assert!(born.as_str() >= "2026-11", "never before the build: {born}");
+    let mut number = 2;
+    for wrong in [
+        Wrong::By(TO_1970, false),
+        Wrong::By(TWENTY_YEARS, false),
+        Wrong::Jumping,
+        Wrong::By(TWENTY_YEARS, true),
+    ] {
+        for who in ["worker", "fresh board", "master", "all"] {
+            all.iter().for_each(mend);
+            let before = cluster_time(&all[0]);
+            number += 1;
+            let mut fresh = switch.board(number);
+            let (master, worker) = (&all[0], &all[1]);
+            match who {
+                "worker" => make_wrong(&[worker], wrong),
+                "fresh board" => make_wrong(&[&fresh], wrong),
+                "master" => make_wrong(&[master], wrong),
+                _ => make_wrong(&[master, worker, &fresh], wrong),
+            }
+            all_is_well(&[master], &mut fresh, &format!("{wrong:?} on {who}"));
+            wait_boards(worker, 2);
+            let after = cluster_time(master);
+            assert!(after >= before, "time goes back: {before} {after}");
+            let is_believed = matches!((wrong, who), (Wrong::By(_, true), "master" | "all"));
+            assert_eq!(after.as_str() >= "2040", is_believed, "{wrong:?} on {who}: {after}");
+            fresh.stop();
+        }
+    }
+    // A time server was believed over twenty years: certificates are renewed, the old ones work.
+    let again = until("the admin's certificate is issued again", WITHIN, || {
+        all[0].log().contains("the admin's certificate was issued again")
+    });
+    println!("admin's certificate issued again {again:?} after the last cell");
+    all[0].api("GET", NODES, None).expect("the old kubeconfig");
+    all[0].forget_kubeconfig();
+    all[0].api("GET", NODES, None).expect("a new one");
+    // And back: a restart in 1970 keeps the time that was, and comes back.
+    set(&all[0], TO_1970, false);
+    let before = cluster_time(&all[0]);
+    all[0].stop();
+    set(&all[0], TO_1970, false);
+    all[0].up(&[]);
+    wait_boards(&all[1], 2);
+    assert!(cluster_time(&all[0]) >= before, "time goes on from what was written");
+    all[0].api("GET", NODES, None).expect("the same kubeconfig");
+}

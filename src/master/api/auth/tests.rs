@@ -142,6 +142,14 @@ fn a_token_stands_for_its_user() {
                 other => Err(TokenTrouble(format!("no {other}"))),
             }
         }
+
+        fn issue(&self, _: &Target, _: Value, _: &WriteOptions) -> Result<Written, ApiError> {
+            Err(ApiError::internal("nobody asks for a token here"))
+        }
+
+        fn key_set(&self) -> Option<Value> {
+            None
+        }
     }
     let check = |text: &str| {
         let mut headers = HeaderMap::new();

@@ -8,7 +8,7 @@
 //! are the engine's. A bounded number of questions wait for answers; one more waits for its turn.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode};
@@ -31,6 +31,8 @@ const FRAMES_QUEUE: usize = 4;
 #[derive(Clone)]
 pub(super) struct Line {
     questions: mpsc::Sender<Question>,
+    /// Why it ended, once it has.
+    why: Arc<OnceLock<String>>,
 }
 
 struct Question {
@@ -42,8 +44,9 @@ impl Line {
     /// Connects in the background, on the runtime of whoever asks.
     pub(super) fn start(elector: Arc<Elector>, to: MemberId) -> Self {
         let (questions, asked) = mpsc::channel(GROUP_ASKS_MAX);
-        tokio::spawn(serve(elector, to, asked));
-        Self { questions }
+        let why = Arc::default();
+        tokio::spawn(serve(elector, to, asked, Arc::clone(&why)));
+        Self { questions, why }
     }
 
     /// Whether it has ended: a new one has to be made.
@@ -56,14 +59,22 @@ impl Line {
     /// # Cancel safety
     /// The question may arrive all the same.
     pub(super) async fn ask(&self, ask: GroupAskV1) -> Result<GroupAnswerV1, String> {
-        let over = || "the connection ended".to_owned();
+        let over = || match self.why.get() {
+            Some(why) => why.clone(),
+            None => "the connection ended".to_owned(),
+        };
         let (answer, answered) = oneshot::channel();
         self.questions.send(Question { ask, answer }).await.map_err(|_| over())?;
         answered.await.map_err(|_| over())?
     }
 }
 
-async fn serve(elector: Arc<Elector>, to: MemberId, mut asked: mpsc::Receiver<Question>) {
+async fn serve(
+    elector: Arc<Elector>,
+    to: MemberId,
+    mut asked: mpsc::Receiver<Question>,
+    ended: Arc<OnceLock<String>>,
+) {
     let why = match open(&elector, to).await {
         Ok((connection, sender, answers)) => {
             let why = converse(&elector, to, &mut asked, sender, answers).await;
@@ -73,6 +84,7 @@ async fn serve(elector: Arc<Elector>, to: MemberId, mut asked: mpsc::Receiver<Qu
         Err(why) => why,
     };
     tracing::debug!(%to, why, "stream to another master ended");
+    let why = ended.get_or_init(|| why);
     asked.close();
     while let Ok(question) = asked.try_recv() {
         // Whoever asked may have gone.

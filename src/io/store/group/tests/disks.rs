@@ -107,3 +107,73 @@ async fn until_written(client: &mut Client, store: &crate::io::store::Store) {
         sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// Processor time of this process so far.
+fn processor_time() -> Duration {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF);
+    let usage = usage.expect("asked of the kernel");
+    let time = |time: nix::sys::time::TimeVal| {
+        Duration::new(time.tv_sec() as u64, time.tv_usec() as u32 * 1000)
+    };
+    time(usage.user_time()) + time(usage.system_time())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_group_writes_nothing() {
+    let mut bed = Bed::new(14, LARGE_LOG).await;
+    bed.grow([2, 3], LARGE_LOG).await;
+    let mut clients = [Client::new(0)];
+    write(&bed, &mut clients, 3).await;
+    bed.agree(&ids([1, 2, 3])).await;
+    // What was written is flushed 5 s later.
+    sleep(Duration::from_secs(6)).await;
+    let written = |bed: &Bed| {
+        let mut written = Vec::new();
+        for seat in &bed.seats {
+            for folder in ["", "log", "state"] {
+                let files = std::fs::read_dir(seat.options.dir.join(folder)).expect("listed");
+                for file in files {
+                    let file = file.expect("listed");
+                    let metadata = file.metadata().expect("there");
+                    written.push((file.path(), metadata.modified().expect("known")));
+                }
+            }
+        }
+        written.sort();
+        written
+    };
+    let (before, asks, time) = (written(&bed), bed.net.asks(), processor_time());
+    let idle = Duration::from_secs(3);
+    sleep(idle).await;
+    let (asks, time) = (bed.net.asks() - asks, processor_time() - time);
+    println!("{asks} messages and {time:?} of processor time in {idle:?}, three members");
+    assert_eq!(written(&bed), before);
+    // Ten heartbeats a second to each of two.
+    assert!((40..=80).contains(&asks), "{asks} messages");
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_costs_one_round_more_than_alone() {
+    let mut bed = Bed::new(15, LARGE_LOG).await;
+    let mut clients = [Client::new(0)];
+    let mut medians = Vec::new();
+    for members in [1, 3] {
+        if members == 3 {
+            bed.grow([2, 3], LARGE_LOG).await;
+        }
+        let (nth, _) = bed.leader(5).await;
+        let store = bed.seats[nth].store.clone().expect("on");
+        let mut took = Vec::new();
+        for _ in 0..200 {
+            assert!(clients[0].write(&store).await, "it leads");
+            let (.., begun, acked) = clients[0].log.acked.last().expect("written");
+            took.push(*acked - *begun);
+        }
+        took.sort();
+        println!("{members} voters: a write takes p50 {:?}, p99 {:?}", took[100], took[198]);
+        medians.push(took[100]);
+    }
+    assert!(medians[1] < medians[0] + Duration::from_millis(20), "{medians:?}");
+    bed.stop().await;
+}

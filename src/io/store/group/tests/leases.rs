@@ -8,7 +8,7 @@ use model::masters::{GroupAnswerV1, GroupAskV1, MemberId, VoteV1};
 use tokio::time::sleep;
 
 use super::LARGE_LOG;
-use super::bed::{Bed, Client, ids, until};
+use super::bed::{Bed, Client, ids, until, value};
 use super::write;
 
 /// Whether a member would vote for a candidate whose log is as good as its own, and who never stood.
@@ -140,5 +140,54 @@ async fn reads_that_come_together_share_one_question() {
     println!("{reads} reads with {asks} messages in {:?}", begun.elapsed());
     assert!(reads > 100, "{reads} reads");
     assert!(asks * 5 < reads, "{asks} messages for {reads} reads");
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_heard_nobody_for_a_while_goes_on_under_a_new_mandate() {
+    let mut bed = Bed::new(24, LARGE_LOG).await;
+    bed.grow([2], LARGE_LOG).await;
+    let mut clients = [Client::new(0)];
+    write(&bed, &mut clients, 3).await;
+    for _ in 0..2 {
+        let (nth, mandate) = bed.leader(5).await;
+        let before = bed.seats[nth].store.as_ref().expect("on").version();
+        // The other one of two cannot be elected without it, so that it may lead on in its term.
+        bed.net.cut(MemberId(1), MemberId(2));
+        bed.net.cut(MemberId(2), MemberId(1));
+        until("the mandate ends", 3, || mandate.is_over()).await;
+        bed.net.heal();
+        let (next, again) = bed.leader(5).await;
+        assert!(!again.is_over() && mandate.is_over(), "an old mandate never comes back");
+        let after = bed.seats[next].store.as_ref().expect("on").version();
+        assert!(after > before, "it goes on above a new entry: {before} {after}");
+        let old = bed.seats[nth].store.as_ref().expect("on").of(&mandate);
+        let key = crate::io::store::tests::key("/pods", "a", "old");
+        let base = crate::io::store::Base::Absent;
+        let refused = old.propose(vec![crate::io::store::tests::put(key, base, value(1))]).await;
+        assert!(refused.is_err(), "a write under the old mandate");
+        write(&bed, &mut clients, 3).await;
+    }
+    bed.agree(&ids([1, 2])).await;
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_of_one_leads_at_once_after_a_start() {
+    let mut bed = Bed::new(25, LARGE_LOG).await;
+    let mut clients = [Client::new(0)];
+    for _ in 0..3 {
+        write(&bed, &mut clients, 3).await;
+        let before = bed.leader(1).await.1.reign();
+        bed.kill(0).await;
+        let begun = Instant::now();
+        bed.start(0).await;
+        let (_, mandate) = bed.leader(3).await;
+        println!("a group of one led {:?} after its start", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_millis(800), "{:?}", begun.elapsed());
+        assert!(mandate.reign() > before && mandate.may_act());
+    }
+    write(&bed, &mut clients, 1).await;
+    clients[0].check(bed.seats[0].store.as_ref().expect("on"));
     bed.stop().await;
 }

@@ -78,6 +78,11 @@ pub(super) enum Command {
         after_help = "Examples:\n  sudo kumquat doctor              before the first `kumquat up`, and whenever something is odd\n  sudo kumquat doctor -o json      {state, board, findings: [{check, state, what, remedy}]}\n\nIt changes nothing and needs no running board; when one runs, its warnings are shown too."
     )]
     Doctor(OutputArgs),
+    /// Let this board lead although the master that decides is gone for good (two boards).
+    #[command(
+        after_help = "Example:\n  sudo kumquat promote      on the board that is left; `kumquat status` shows it as a learner\n\nEverything that its log holds counts from then on, in a new epoch. The old master may come back: it\nfinds that it was fenced, gives up what only it had, and becomes a learner. It is refused while the\nleader answers; --force does it all the same."
+    )]
+    Promote(PromoteArgs),
     /// Continue with a damaged log by giving up what was written after a version.
     #[command(
         after_help = "Example:\n  sudo kumquat repair --accept-loss-after 29360128\n\nThe error of `kumquat up` names the last good version. Stop the board first; versions are never\ngiven out twice."
@@ -348,6 +353,14 @@ pub(super) struct DemoArgs {
     /// Verify, clean up and exit with the result instead of waiting for Ctrl-C.
     #[arg(long)]
     pub once: bool,
+}
+
+/// `kumquat promote`.
+#[derive(Args, Debug)]
+pub(super) struct PromoteArgs {
+    /// Also when the leader answers: what it takes from here on is lost.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `kumquat repair`.

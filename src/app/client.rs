@@ -12,10 +12,12 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use super::cli::{ImageCommand, KubeconfigArgs, Output, StatusArgs, WaitArgs};
+use super::cli::{ImageCommand, KubeconfigArgs, Output, PromoteArgs, StatusArgs, WaitArgs};
 use super::dirs::Dirs;
 use crate::io::control::{Client, bytes_body, stream_body};
 
+/// How long a board may take to lead by a person's word.
+const PROMOTED_WITHIN: Duration = Duration::from_secs(60);
 const POLL_EVERY: Duration = Duration::from_millis(50);
 /// A board gets at least this long for an answer, however short the user's patience.
 const ANSWER_MIN: Duration = Duration::from_millis(200);
@@ -134,6 +136,14 @@ pub(super) async fn wait(dirs: &Dirs, arguments: &WaitArgs) -> Result<Ending> {
         }
         tokio::time::sleep(POLL_EVERY).await;
     }
+}
+
+/// `kumquat promote`.
+pub(super) async fn promote(dirs: &Dirs, arguments: &PromoteArgs) -> Result<Ending> {
+    let uri = if arguments.force { "/v1/promote?force=1" } else { "/v1/promote" };
+    Client::new(&dirs.socket()).within(PROMOTED_WITHIN).ask(Method::POST, uri).await?;
+    say!("this board leads");
+    Ok(Ending::Done)
 }
 
 /// `kumquat kubeconfig`.

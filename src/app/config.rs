@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use logic::masters::Wanted;
 use model::limits::{GENESIS_EXPECT_MAX, PEERS_MAX};
 use model::network::{Ipv4Block, Protocol};
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,8 @@ struct File {
     #[serde(default)]
     audit: AuditFile,
     #[serde(default)]
+    masters: MastersFile,
+    #[serde(default)]
     watchdog: bool,
 }
 
@@ -57,6 +60,13 @@ struct BusFile {
 struct AuditFile {
     #[serde(default)]
     to: AuditTo,
+}
+
+/// The section `[masters]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct MastersFile {
+    voters: Option<u8>,
 }
 
 /// Somebody else's broker, the same on every board of a cluster.
@@ -119,6 +129,8 @@ pub(super) struct Config {
     pub audit: AuditTo,
     /// Feed the hardware watchdog.
     pub watchdog: bool,
+    /// What is wanted of the group of masters, unless the cluster's own object says otherwise.
+    pub masters: Wanted,
 }
 
 /// A board that the user names: a host name or address, and the port for other boards.
@@ -236,6 +248,7 @@ pub(super) fn load(flags: &UpArgs) -> Result<Config> {
         broker: broker(file.bus)?,
         audit: file.audit.to,
         watchdog: file.watchdog,
+        masters: masters(&file.masters)?,
     };
     let ports = [config.api_port, config.mqtt_port, config.peer_port];
     if ports[0] == ports[1] || ports[0] == ports[2] || ports[1] == ports[2] {
@@ -248,6 +261,16 @@ pub(super) fn load(flags: &UpArgs) -> Result<Config> {
         );
     }
     Ok(config)
+}
+
+fn masters(file: &MastersFile) -> Result<Wanted> {
+    match file.voters {
+        None | Some(1 | 3 | 5) => Ok(Wanted { voters: file.voters, ..Wanted::default() }),
+        Some(other) => bail!(
+            "[masters] voters = {other} cannot be: write 1, 3 or 5, or leave it away to have the \
+             cluster choose by its size"
+        ),
+    }
 }
 
 fn broker(file: BusFile) -> Result<Option<ExternalBroker>> {
@@ -367,6 +390,18 @@ mod tests {
         assert_eq!((config.mqtt_port, config.peer_port), (1883, 7000));
         assert_eq!(config.interface.as_deref(), Some("eth1"));
         assert!(check(&["--mqtt-port", "6443"]).is_err());
+    }
+
+    #[test]
+    fn an_even_group_of_masters_is_refused() {
+        let check = |text: &str| {
+            let file: File = toml::from_str(text).expect("known fields");
+            masters(&file.masters).map(|wanted| wanted.voters).map_err(|error| error.to_string())
+        };
+        assert_eq!(check("name = 'x'"), Ok(None));
+        assert_eq!(check("[masters]\nvoters = 5"), Ok(Some(5)));
+        let refusal = check("[masters]\nvoters = 2").expect_err("even");
+        assert!(refusal.contains("1, 3 or 5"), "{refusal}");
     }
 
     #[test]

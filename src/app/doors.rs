@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use model::limits::LISTEN_BACKLOG;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
 
 use super::config::Config;
 
@@ -80,7 +81,30 @@ impl Door {
     pub(super) fn close(&self) {
         *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
+
+    /// Ends at once whatever knocks, until `stop`: nobody is there whom it could speak to. A port
+    /// that was never bound is left so.
+    pub(super) async fn turn_away(self, mut stop: watch::Receiver<bool>) {
+        let bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let turning = async {
+            let Some(listener) = bound else { return std::future::pending().await };
+            loop {
+                if listener.accept().await.is_err() {
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        };
+        // Cancel safety: nothing is kept of what knocks. An error of `stop` means that nobody can ask
+        // any more.
+        tokio::select! {
+            () = turning => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    }
 }
+
+/// Pause after `accept` failed (descriptors exhausted): the condition passes by itself.
+const ACCEPT_RETRY: std::time::Duration = std::time::Duration::from_millis(100);
 
 fn listen(port: u16) -> std::io::Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;
@@ -93,6 +117,9 @@ fn listen(port: u16) -> std::io::Result<TcpListener> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncReadExt;
     use tokio::net::TcpStream;
 
     use super::*;
@@ -101,6 +128,14 @@ mod tests {
     async fn what_knocks_between_two_seats_is_heard_by_the_next() {
         let door = Door::new("--api-port", 0);
         let port = door.listener().expect("free").local_addr().expect("bound").port();
+        let stop = watch::Sender::new(false);
+        let turning = tokio::spawn(door.clone().turn_away(stop.subscribe()));
+        let mut turned = TcpStream::connect(("127.0.0.1", port)).await.expect("bound");
+        let mut byte = [0];
+        let read = tokio::time::timeout(Duration::from_secs(5), turned.read(&mut byte)).await;
+        assert!(matches!(read, Ok(Ok(0) | Err(_))), "{read:?}");
+        stop.send_replace(true);
+        turning.await.expect("ends");
         let waiting = TcpStream::connect(("127.0.0.1", port)).await.expect("queued");
         let again = door.listener().expect("the same");
         let (_, from) = again.accept().await.expect("it waited");

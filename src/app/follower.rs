@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use model::leader::SignedRecord;
 use tokio::sync::watch;
 
+use super::doors::Doors;
 use super::master::LEADER;
 use super::member::MemberRole;
 use super::port::{Place, Sitting};
@@ -23,7 +24,14 @@ pub(super) struct FollowerRole {
 
 impl FollowerRole {
     /// Names the leader to whoever asks this master.
-    pub(super) fn start(member: MemberRole, standing: &Standing) -> Self {
+    pub(super) fn start(mut member: MemberRole, standing: &Standing, doors: &Doors) -> Self {
+        // Nobody is led from here: who knocks is turned away at once instead of waiting.
+        if let Some(bus) = &doors.bus {
+            let turning = bus.clone().turn_away(member.loops.stop_signal());
+            member.loops.spawn("closed bus", async move { anyhow::Ok(turning.await) });
+        }
+        let turning = doors.api.clone().turn_away(member.loops.stop_signal());
+        member.loops.spawn("closed API", async move { anyhow::Ok(turning.await) });
         let record = member.record();
         let sitting: Sitting = Arc::new(move |_, request| {
             let answer = answer(&request, &record);

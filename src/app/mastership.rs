@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dirs::Dirs;
 use crate::io::durable;
-use crate::io::tls::{BoardKey, Credentials, Pki};
+use crate::io::tls::{BoardKey, Credentials, Pki, TokenKeys};
 
 /// What is remembered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,11 @@ impl Mastership {
         let authority = fs::read_to_string(data.join("pki/ca.crt"))
             .context("cannot read the authority's certificate")?;
         Credentials::save(data, &key, &kit.certificate, &authority)?;
+        let pems = kit.token_keys.iter().map(|pem| String::from_utf8_lossy(&pem.0).into_owned());
+        let pems: Vec<String> = pems.collect();
+        if !pems.is_empty() {
+            TokenKeys::install(data, &pems)?;
+        }
         // Whatever log lies there is of another member.
         set_aside(&dirs.store())?;
         let KitV1 { member, epoch, masters, .. } = kit.clone();
@@ -88,6 +93,14 @@ impl Mastership {
     pub(super) fn leave(dirs: &Dirs) -> Result<()> {
         set_aside(&dirs.store())?;
         Pki::uninstall(&dirs.data)?;
+        Self::forget(dirs)
+    }
+
+    /// Forgets which member this board was.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub(super) fn forget(dirs: &Dirs) -> Result<()> {
         match fs::remove_file(dirs.master()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
@@ -131,12 +144,14 @@ mod tests {
         Credentials::save(&own.data, &key, &plain, pki.ca_certificate()).expect("joined");
         fs::create_dir_all(own.store().join("log")).expect("a store of an earlier member");
         assert_eq!(Mastership::load(&own).expect("readable"), None);
+        let token_keys = TokenKeys::open(&boss).expect("keys");
+        let pems = token_keys.pems().into_iter();
         let kit = KitV1 {
             member: MemberId(4),
             epoch: 2,
             authority_key: SecretBytes(pki.authority_key()),
             secrets_keys: Vec::new(),
-            token_keys: Vec::new(),
+            token_keys: pems.map(|pem| SecretBytes(pem.into_bytes())).collect(),
             certificate: issue(true).expect("a certificate"),
             members: MembersV1::default(),
             masters: Vec::new(),
@@ -147,6 +162,8 @@ mod tests {
         assert!(!own.store().exists(), "the log begins anew");
         let same = Pki::open(&own.data, now).expect("the authority");
         assert_eq!(same.pin(), pki.pin());
+        let same = TokenKeys::open(&own.data).expect("keys");
+        assert_eq!(same.pems(), token_keys.pems(), "tokens are good whoever leads");
         let credentials = Credentials::load(&own.data).expect("readable").expect("there");
         assert!(credentials.peer().is_master);
         let stranger = Pki::open(&root.join("stranger"), now).expect("an authority");

@@ -81,6 +81,7 @@ fn run(cli: &Cli) -> anyhow::Result<Ending> {
         Command::Image(command) => one_thread.block_on(client::image(&dirs, command)),
         Command::Demo(arguments) => one_thread.block_on(demo::run(arguments)),
         Command::Doctor(arguments) => one_thread.block_on(doctor::run(&dirs, arguments)),
+        Command::Promote(arguments) => one_thread.block_on(client::promote(&dirs, arguments)),
         Command::Repair(arguments) => repair::run(&dirs, arguments).map(|()| Ending::Done),
         Command::Hello(arguments) => {
             one_thread.block_on(hello::run(&arguments)).map(|()| Ending::Done)

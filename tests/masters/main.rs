@@ -3,6 +3,7 @@
 mod cell;
 mod failover;
 mod three;
+mod two;
 
 #[path = "../harness/board.rs"]
 mod board;

@@ -13,13 +13,13 @@ const GROWN_WITHIN: &str = "120s";
 const LED_WITHIN: Duration = Duration::from_secs(20);
 
 /// What a board says of the cluster; nothing while it does not answer.
-pub fn status(board: &Board) -> Value {
+pub(crate) fn status(board: &Board) -> Value {
     let said = board.command(&["status", "-o", "json"]);
     serde_json::from_slice(&said.stdout).unwrap_or_default()
 }
 
 /// The index of the board that leads, as far as the others of these know.
-pub fn leader(boards: &[Board], known: impl Fn(usize) -> bool) -> Option<usize> {
+pub(crate) fn leader(boards: &[Board], known: impl Fn(usize) -> bool) -> Option<usize> {
     let asked = boards.iter().enumerate().filter(|(index, _)| known(*index));
     let said = asked.filter_map(|(_, board)| {
         let status = status(board);
@@ -30,7 +30,7 @@ pub fn leader(boards: &[Board], known: impl Fn(usize) -> bool) -> Option<usize> 
 }
 
 /// Waits until `what` holds.
-pub fn wait_until(
+pub(crate) fn wait_until(
     what: &str,
     boards: &[Board],
     within: Duration,
@@ -51,7 +51,7 @@ pub fn wait_until(
 }
 
 /// What a board is, as the leader says it.
-fn standing(status: &Value, board: &str) -> String {
+pub(crate) fn standing(status: &Value, board: &str) -> String {
     let boards = status["boards"].as_array().into_iter().flatten();
     let own = boards.into_iter().find(|it| it["name"] == board);
     own.map_or("", |own| own["standing"].as_str().unwrap_or_default()).to_owned()
@@ -70,12 +70,12 @@ fn wait_voters(cluster: &Cluster, board: usize, voters: &str) {
     }
 }
 
-fn config_map(name: &str) -> Value {
+pub(crate) fn config_map(name: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name },
         "data": { "key": name } })
 }
 
-const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub(crate) const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 #[test]
 fn the_leader_dies_and_another_one_leads() {

@@ -14,11 +14,12 @@ use std::sync::Arc;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::addresses::Addresses;
 use super::identity::Identity;
 use super::member::LeaderView;
+use super::seat::Promotion;
 use super::status::ClusterStatus;
 use super::version;
 use crate::io::control::{Body, Handler, bytes_body, json as answer};
@@ -38,6 +39,8 @@ pub(super) struct Control {
     pub(super) addresses: watch::Receiver<Addresses>,
     /// Port of the API.
     pub(super) api_port: u16,
+    /// Makes it lead by a person's word.
+    pub(super) promote: mpsc::Sender<Promotion>,
     /// Whether it leads, at this moment.
     pub(super) seat: watch::Receiver<ControlSeat>,
 }
@@ -85,6 +88,7 @@ impl Handler for Control {
                 (Method::DELETE, "/v1/images") => images::remove(&self.images, &request).await,
                 (Method::GET, "/v1/images/export") => images::export(&self.images, &request),
                 (_, "/v1/tokens") => self.tokens(request).await,
+                (Method::POST, "/v1/promote") => self.promote(&request).await,
                 (Method::POST, "/v1/boards/approve" | "/v1/boards/evict") => {
                     self.boards(&request).await
                 }
@@ -130,6 +134,18 @@ impl Control {
                 leader.only_there("kumquat board")
             }
             ControlSeat::Nobody => between_seats(),
+        }
+    }
+
+    async fn promote(&self, request: &Request<Incoming>) -> Response<Body> {
+        let force = query(request, "force").is_some();
+        let (answer, answered) = oneshot::channel();
+        let asked = self.promote.send(Promotion { force, answer }).await;
+        let gone = || Err("this board is stopping".to_owned());
+        let said = if asked.is_ok() { answered.await.unwrap_or_else(|_| gone()) } else { gone() };
+        match said {
+            Ok(()) => crate::io::control::json(StatusCode::OK, &json!({})),
+            Err(why) => refusal(StatusCode::CONFLICT, &why),
         }
     }
 

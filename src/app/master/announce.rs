@@ -19,8 +19,9 @@ use tokio::time::{Instant, sleep_until};
 use crate::app::addresses::Addresses;
 use crate::app::config::Config;
 use crate::app::identity::Identity;
+use crate::app::member::locate;
 use crate::io::discovery::{Discovery, Options};
-use crate::io::tls::Pki;
+use crate::io::tls::{Credentials, Pki};
 use crate::master::net::Net;
 
 /// Signs and announces.
@@ -32,6 +33,8 @@ pub(super) struct Announcer {
     record: watch::Sender<SignedRecord>,
     discovery: Discovery,
     net: Net,
+    /// Turns true when a leader of a later epoch is heard.
+    rivals: watch::Sender<bool>,
 }
 
 /// Changes of the network that come this close together are announced at once.
@@ -46,7 +49,7 @@ impl Announcer {
         config: &Config,
         identity: &Identity,
         leader: Reign,
-        pki: Arc<Pki>,
+        (pki, credentials): (Arc<Pki>, &Credentials),
         mut addresses: watch::Receiver<Addresses>,
         net: Net,
     ) -> Result<Self> {
@@ -63,19 +66,31 @@ impl Announcer {
             ca: pin[..16].try_into().expect("the first half of 32 bytes"),
         };
         let first = sign(&template, &addresses.borrow_and_update(), &pki)?;
-        // A master listens to nobody: only its own records count.
+        // A leader listens for one thing: somebody else was promoted.
+        let (rivals, epoch) = (watch::Sender::new(false), leader.epoch);
+        let (heard, genuine) = (rivals.clone(), locate::judge(credentials, &identity.cluster));
         let discovery = Discovery::start(Options {
             interface: config.interface.clone(),
-            judge: Arc::new(|_| false),
+            judge: Arc::new(move |record| {
+                if record.record().epoch > epoch && genuine(record) {
+                    heard.send_replace(true);
+                }
+                false
+            }),
         });
         discovery.announce(first.clone());
         let record = watch::Sender::new(first);
-        Ok(Self { template, pki, addresses, record, discovery, net })
+        Ok(Self { template, pki, addresses, record, discovery, net, rivals })
     }
 
     /// The newest record.
     pub(super) fn record(&self) -> watch::Receiver<SignedRecord> {
         self.record.subscribe()
+    }
+
+    /// Turns true when a leader of a later epoch is heard: this one was fenced.
+    pub(super) fn rivals(&self) -> watch::Receiver<bool> {
+        self.rivals.subscribe()
     }
 
     /// Follows the addresses until `stop`.

@@ -61,6 +61,9 @@ pub(super) enum Lead {
     Elected(Mandate),
 }
 
+/// The newest record, and whether a leader of a later epoch is heard.
+type Announced = (watch::Receiver<SignedRecord>, watch::Receiver<bool>);
+
 /// The running role.
 pub(super) struct MasterRole {
     /// Its loops.
@@ -73,6 +76,8 @@ pub(super) struct MasterRole {
     pub(super) joining: Arc<Joining>,
     /// Throws boards out.
     pub(super) evictor: Evictor,
+    /// Turns true when a leader of a later epoch is heard.
+    pub(super) rivals: watch::Receiver<bool>,
     /// In whose name it acts.
     pub(super) mandate: Mandate,
     store: Store,
@@ -97,6 +102,8 @@ struct Core<'a> {
     images: Images,
     /// The boards that wait for a person's word.
     pending: PendingBoards,
+    /// Sign service accounts' tokens.
+    token_keys: TokenKeys,
     /// Keys of the bus, when it goes over somebody else's broker.
     bus_keys: Option<Sessions>,
 }
@@ -118,7 +125,7 @@ impl MasterRole {
         let (audit, told) = audit(&base.config, &mut loops);
         core.serve_api(audit, &mut loops)?;
         let status = Arc::new(core.run_controllers(&mut loops));
-        let record = core.announce(&mut loops)?;
+        let (record, rivals) = core.announce(&mut loops)?;
         let messages = Messages::default();
         core.serve_bus(record.clone(), messages.clone(), told, &mut loops)?;
         let joining = Arc::new(core.joining(record.clone()));
@@ -133,7 +140,7 @@ impl MasterRole {
         say_began(&core.mandate, &core.store);
         let members = standing.members.clone();
         let Core { store, mandate, images, .. } = core;
-        Ok(Self { loops, status, images, joining, evictor, mandate, store, place, members })
+        Ok(Self { loops, status, images, joining, evictor, rivals, mandate, store, place, members })
     }
 
     /// Ends every loop; requests under way may finish.
@@ -199,8 +206,8 @@ impl<'a> Core<'a> {
         let store = standing.store.of(&mandate);
         let options = RegistryOptions { service_range, token_volumes: true };
         let registry = Registry::new(store.clone(), clock.clone(), options)?;
-        let keys = TokenKeys::open(&base.dirs.data)?;
-        let accounts = Accounts::new(keys, views.clone(), registry.clone());
+        let token_keys = TokenKeys::open(&base.dirs.data)?;
+        let accounts = Accounts::new(token_keys.clone(), views.clone(), registry.clone());
         let reign = mandate.reign();
         let streams = Streams::new(reign.epoch, reign.term).gated(gate(&mandate));
         streams.register(&identity.name, link.streams.clone());
@@ -221,6 +228,7 @@ impl<'a> Core<'a> {
             streams,
             images,
             pending: PendingBoards::new(standing.pki.pin()),
+            token_keys,
             bus_keys,
         })
     }
@@ -281,18 +289,18 @@ impl<'a> Core<'a> {
         status
     }
 
-    fn announce(&self, loops: &mut Loops) -> Result<watch::Receiver<SignedRecord>> {
+    fn announce(&self, loops: &mut Loops) -> Result<Announced> {
         let announcer = Announcer::start(
             &self.base.config,
             &self.base.identity,
             self.mandate.reign(),
-            Arc::clone(&self.pki),
+            (Arc::clone(&self.pki), &self.credentials),
             self.base.addresses.clone(),
             self.views.net().clone(),
         )?;
-        let record = announcer.record();
+        let announced = (announcer.record(), announcer.rivals());
         loops.spawn("leader record", announcer.run(loops.stop_signal()));
-        Ok(record)
+        Ok(announced)
     }
 
     /// The boards that have joined come here to be led.
@@ -408,6 +416,8 @@ impl<'a> Core<'a> {
             mandate: self.mandate.clone(),
             pki: Arc::clone(&self.pki),
             at: mapped(addresses.clone(), place),
+            token_keys: self.token_keys.clone(),
+            wanted: config.masters,
         }));
     }
 

@@ -37,7 +37,7 @@ pub(in crate::app) async fn resolve(peers: &[Peer]) -> Vec<SocketAddr> {
 }
 
 /// Asks the board at `address` who leads.
-pub(super) async fn leader(
+pub(in crate::app) async fn leader(
     address: SocketAddr,
     credentials: &Credentials,
 ) -> Result<SignedRecord, String> {

@@ -205,7 +205,11 @@ impl Round {
 }
 
 /// Whether the authority of this cluster signed the record.
-pub(super) fn is_ours(record: &SignedRecord, credentials: &Credentials, cluster: &str) -> bool {
+pub(in crate::app) fn is_ours(
+    record: &SignedRecord,
+    credentials: &Credentials,
+    cluster: &str,
+) -> bool {
     let said = record.record();
     said.cluster == cluster
         && credentials.pin().starts_with(&said.ca)
@@ -213,7 +217,7 @@ pub(super) fn is_ours(record: &SignedRecord, credentials: &Credentials, cluster:
 }
 
 /// Lets records of this cluster pass; one that pretends to be of it is told of now and then.
-pub(super) fn judge(credentials: &Credentials, cluster: &str) -> Judge {
+pub(in crate::app) fn judge(credentials: &Credentials, cluster: &str) -> Judge {
     let (credentials, cluster) = (credentials.clone(), cluster.to_owned());
     let told: Mutex<Option<Instant>> = Mutex::new(None);
     Arc::new(move |record| {

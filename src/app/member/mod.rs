@@ -5,7 +5,7 @@
 
 pub(super) mod dial;
 mod kit;
-mod locate;
+pub(super) mod locate;
 mod view;
 
 use std::sync::Arc;
@@ -146,6 +146,11 @@ impl MemberRole {
     /// The leader's record with its signature, as far as it is known.
     pub(super) fn record(&self) -> watch::Receiver<Option<SignedRecord>> {
         self.record.clone()
+    }
+
+    /// Whether a leader answers.
+    pub(super) fn is_led(&self) -> bool {
+        self.tunnel.connected_to().is_some()
     }
 
     /// Whether the leader wants this board to hold the log, or to do so no more.

@@ -1,19 +1,24 @@
 //! Makes what sits.
 
-use std::time::Instant;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use model::leader::SignedRecord;
 use model::masters::MemberId;
+use tokio::time::timeout;
 
 use super::{Base, Reopen, Seat};
 use crate::app::follower::FollowerRole;
 use crate::app::identity::Role;
 use crate::app::master::{Lead, MasterRole};
 use crate::app::mastership::Mastership;
+use crate::app::member::dial;
+use crate::app::member::locate::is_ours;
 use crate::app::member::{MemberOptions, MemberRole};
 use crate::app::standing::Standing;
 use crate::io::link::Socket;
-use crate::io::store::Mandate;
+use crate::io::store::{self, Mandate, Store};
 use crate::io::tls::Credentials;
 
 /// The board's certificate, from its join.
@@ -51,6 +56,35 @@ pub(super) async fn lead(
     }
 }
 
+/// Who was promoted while this board was off: asked only by the one voter of a group, which would
+/// lead without asking anybody.
+pub(super) async fn fenced_by(base: &Base, standing: &Standing) -> Option<SignedRecord> {
+    let members = standing.store.members()?;
+    let store::Standing::Member { own, epoch } = standing.store.standing() else { return None };
+    if members.voters() != BTreeSet::from([own]) {
+        return None;
+    }
+    let others = standing.members.grouping().book();
+    let others = others.borrow().clone();
+    for at in others.iter().filter(|at| at.member != own) {
+        for address in &at.addresses {
+            let address = (*address, at.peer_port).into();
+            let asking = dial::leader(address, &standing.credentials);
+            let Ok(Ok(record)) = timeout(FENCE_WITHIN, asking).await else { continue };
+            let ours = is_ours(&record, &standing.credentials, &base.identity.cluster);
+            if ours && record.record().epoch > epoch {
+                let leader = record.record().name.as_str();
+                tracing::warn!(leader, "another board was promoted meanwhile: this one follows it");
+                return Some(record);
+            }
+        }
+    }
+    None
+}
+
+/// How long another member may take to say who leads.
+const FENCE_WITHIN: Duration = Duration::from_secs(2);
+
 /// Opens the log of a board that is a member, and follows.
 pub(super) async fn hold(
     base: &Base,
@@ -82,7 +116,7 @@ pub(super) fn follower(base: &Base, socket: &Socket, standing: &Standing) -> Res
     let own = standing.members.grouping().engine().borrow().as_ref().map(|engine| engine.own);
     let credentials = standing.credentials.clone();
     let member = member(base, socket, credentials, own)?;
-    Ok(FollowerRole::start(member, standing))
+    Ok(FollowerRole::start(member, standing, &base.doors))
 }
 
 /// The role of a board that holds no log, `own` apart.
@@ -130,4 +164,29 @@ pub(super) async fn reopen_log(
             Ok((None, Seat::Working(member)))
         }
     }
+}
+
+/// Makes this board the only master of a new epoch, with all that its log holds.
+///
+/// What it is is written first: a power cut on the way leaves a member that leads nobody.
+pub(super) async fn promote(
+    base: &mut Base,
+    socket: &Socket,
+    began: Instant,
+) -> Result<(Standing, Seat)> {
+    base.identity.role = Role::Founder;
+    let (identity, dirs) = (base.identity.clone(), base.dirs.clone());
+    let version = tokio::task::spawn_blocking(move || {
+        identity.save(&dirs)?;
+        let promoted = Store::promote(&dirs.store());
+        let version = promoted.context("the log cannot go on by itself")?;
+        Mastership::forget(&dirs)?;
+        anyhow::Ok(version)
+    })
+    .await??;
+    let standing = Standing::open(base, None).await?;
+    let master = MasterRole::start(base, &standing, Lead::Alone, socket.plug()).await?;
+    tracing::warn!(version = version.0, "this board was promoted: it leads in a new epoch");
+    say_ready(base, began);
+    Ok((standing, Seat::Leading(Box::new(master))))
 }

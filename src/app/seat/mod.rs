@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
 use model::masters::KitV1;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::addresses::Addresses;
 use super::config::Config;
@@ -35,15 +35,18 @@ use super::loops::Loops;
 use super::master::{Lead, MasterRole};
 use super::mastership::Mastership;
 use super::member::{MemberRole, Said};
+use super::membership::Membership;
 use super::standing::Standing;
 use crate::io::clock::Clock;
 use crate::io::image::ImageStore;
 use crate::io::link::Socket;
-use crate::io::store::{self, Mandate};
+use crate::io::store::Mandate;
 use crate::master::tokens::Tokens;
 pub(super) use images::SeatImages;
-use make::{follower, hold, lead, leave, member, own_credentials, reopen_log, say_ready};
-use wait::{due, engine_failed, reign_changes, told};
+use make::{
+    fenced_by, follower, hold, lead, leave, member, own_credentials, promote, reopen_log, say_ready,
+};
+use wait::{deposed, due, engine_failed, reign_changes, told};
 
 /// A loop that fails this long before its reign is known to be over failed because of that.
 const OVER_WITHIN: Duration = Duration::from_secs(2);
@@ -79,6 +82,8 @@ pub(super) struct Shown {
     pub(super) is_master: watch::Receiver<bool>,
     /// Where its images come from.
     pub(super) images: SeatImages,
+    /// Takes a person's wish that it leads.
+    pub(super) promote: mpsc::Sender<Promotion>,
 }
 
 /// The seat of this board.
@@ -91,6 +96,15 @@ pub(super) struct Seats {
     is_master: watch::Sender<bool>,
     images: SeatImages,
     reopen: Reopen,
+    promotions: mpsc::Receiver<Promotion>,
+}
+
+/// A person's wish that this board leads.
+pub(super) struct Promotion {
+    /// Also when the leader answers.
+    pub(super) force: bool,
+    /// Told when it leads, or why it does not.
+    pub(super) answer: oneshot::Sender<Result<(), String>>,
 }
 
 /// When a log whose disk failed is opened anew.
@@ -126,6 +140,12 @@ enum Event {
     Fail(String),
     /// It is time to open the log anew.
     Reopen,
+    /// A person wants this board to lead although the others do not answer.
+    Promote(oneshot::Sender<Result<(), String>>),
+    /// What was asked is refused.
+    Nothing,
+    /// Somebody was promoted while this board was away or cut off.
+    Deposed,
 }
 
 impl Seats {
@@ -135,11 +155,22 @@ impl Seats {
     /// What a role cannot be started without.
     pub(super) async fn take(base: Base, socket: Socket, began: Instant) -> Result<(Self, Shown)> {
         let mastership = Mastership::load(&base.dirs)?;
+        let mut base = base;
         let holds = mastership.is_some() || base.identity.role == Role::Founder;
-        let standing = match holds {
+        let mut standing = match holds {
             true => Some(Standing::open(&base, mastership.as_ref()).await?),
             false => None,
         };
+        if let Some(held) = standing.take() {
+            match fenced_by(&base, &held).await {
+                None => standing = Some(held),
+                Some(record) => {
+                    held.close().await;
+                    Membership { leader: Some(record) }.save(&base.dirs)?;
+                    leave(&mut base).await?;
+                }
+            }
+        }
         let seat = match &standing {
             None => Seat::Working(member(&base, &socket, own_credentials(&base)?, None)?),
             Some(standing) if standing.enter(mastership.as_ref()).await? => {
@@ -156,12 +187,15 @@ impl Seats {
         let control = watch::Sender::new(seat.control(standing.as_ref()));
         let is_master = watch::Sender::new(standing.is_some());
         let reopen = Reopen::default();
-        let seats = Self { base, socket, standing, seat, control, is_master, images, reopen };
+        let (promote, promotions) = mpsc::channel(1);
+        let seats =
+            Self { base, socket, standing, seat, control, is_master, images, reopen, promotions };
         seats.show();
         let shown = Shown {
             control: seats.control.subscribe(),
             is_master: seats.is_master.subscribe(),
             images: seats.images.clone(),
+            promote,
         };
         Ok((seats, shown))
     }
@@ -174,6 +208,7 @@ impl Seats {
         let ended = loop {
             match self.next(&mut stop).await {
                 Ok(Event::Stop) => break Ok(()),
+                Ok(Event::Nothing) => {}
                 Ok(event) => match self.exchange(event).await {
                     Ok(next) => self = next,
                     // Everything of it is dropped; the process ends.
@@ -200,6 +235,7 @@ impl Seats {
         let reigns = self.standing.as_ref().map(|standing| standing.store.reign());
         let engine = self.standing.as_ref().map(|standing| standing.members.grouping().engine());
         let (own, said) = (self.seat.mandate().cloned(), self.seat.said());
+        let rivals = self.seat.rivals();
         // Cancel safety: all of them lose nothing when dropped.
         let failed = tokio::select! {
             // An error means that nobody can ask any more.
@@ -208,10 +244,12 @@ impl Seats {
             why = engine_failed(engine) => return Ok(Event::Fail(why)),
             event = told(said, self.standing.is_some()) => return Ok(event),
             () = due(self.reopen.at) => return Ok(Event::Reopen),
+            Some(promotion) = self.promotions.recv() => return Ok(self.judge(promotion)),
+            () = deposed(rivals) => return Ok(Event::Deposed),
             error = self.seat.loops().failed() => error,
             error = standing_failed(&mut self.standing) => return Err(error),
         };
-        let alone = |standing: &Standing| standing.store.standing() == store::Standing::Sole;
+        let alone = |standing: &Standing| standing.members.grouping().engine().borrow().is_none();
         let alone = self.standing.as_ref().is_none_or(alone);
         if own.is_none() || alone {
             return Err(failed);
@@ -225,8 +263,9 @@ impl Seats {
     }
 
     async fn exchange(self, event: Event) -> Result<Self> {
-        let Self { mut base, socket, standing, seat, control, is_master, images, mut reopen } =
-            self;
+        let Self { mut base, socket, standing, seat, mut reopen, .. } = self;
+        let (control, is_master, images) = (self.control, self.is_master, self.images);
+        let promotions = self.promotions;
         let began = Instant::now();
         seat.cut().await;
         let (standing, seat) = match (event, standing) {
@@ -241,7 +280,16 @@ impl Seats {
                 let (standing, seat) = hold(&base, &socket, Some(&taking?)).await?;
                 (Some(standing), seat)
             }
-            (Event::Leave, Some(standing)) => {
+            (Event::Promote(answer), Some(standing)) => {
+                standing.close().await;
+                let promoted = promote(&mut base, &socket, began).await;
+                let said = promoted.as_ref().map(drop).map_err(|error| format!("{error:#}"));
+                // An error means that whoever asked has gone.
+                let _gone = answer.send(said);
+                let (standing, seat) = promoted?;
+                (Some(standing), seat)
+            }
+            (Event::Leave | Event::Deposed, Some(standing)) => {
                 standing.close().await;
                 leave(&mut base).await?;
                 (None, Seat::Working(member(&base, &socket, own_credentials(&base)?, None)?))
@@ -262,9 +310,28 @@ impl Seats {
                 (None, Seat::Working(member(&base, &socket, own_credentials(&base)?, None)?))
             }
         };
-        let seats = Self { base, socket, standing, seat, control, is_master, images, reopen };
+        let seats =
+            Self { base, socket, standing, seat, control, is_master, images, reopen, promotions };
         seats.show();
         Ok(seats)
+    }
+
+    /// What comes of a person's wish that this board leads.
+    fn judge(&self, promotion: Promotion) -> Event {
+        let why = match &self.seat {
+            Seat::Leading(_) => "this board leads already",
+            Seat::Working(_) => {
+                "this board does not hold the log: promote one that does (`kumquat status`)"
+            }
+            Seat::Following(follower) if follower.member.is_led() && !promotion.force => {
+                "the leader answers, and a second one would be cut off from it: switch that board \
+                 off first, or say --force"
+            }
+            Seat::Following(_) => return Event::Promote(promotion.answer),
+        };
+        // An error means that whoever asked has gone.
+        let _gone = promotion.answer.send(Err(why.to_owned()));
+        Event::Nothing
     }
 
     /// Tells the rest of the board what it is.
@@ -294,6 +361,14 @@ impl Seat {
             Self::Leading(master) => &mut master.loops,
             Self::Following(follower) => &mut follower.member.loops,
             Self::Working(member) => &mut member.loops,
+        }
+    }
+
+    /// Turns true when a leader of a later epoch is heard.
+    fn rivals(&self) -> Option<watch::Receiver<bool>> {
+        match self {
+            Self::Leading(master) => Some(master.rivals.clone()),
+            Self::Following(_) | Self::Working(_) => None,
         }
     }
 

@@ -63,3 +63,13 @@ pub(super) async fn engine_failed(engine: Option<watch::Receiver<Option<Engine>>
         Err(_) => std::future::pending().await,
     }
 }
+
+/// Waits until a leader of a later epoch is heard of.
+pub(super) async fn deposed(rivals: Option<watch::Receiver<bool>>) {
+    let Some(mut rivals) = rivals else { return std::future::pending().await };
+    let heard = rivals.wait_for(|heard| *heard).await.is_ok();
+    if !heard {
+        // Nobody listens any more: that shows elsewhere.
+        std::future::pending().await
+    }
+}

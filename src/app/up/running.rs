@@ -91,6 +91,7 @@ impl Running {
             images: images.clone(),
             addresses: addresses.clone(),
             api_port: config.api_port,
+            promote: shown.promote,
             seat: shown.control,
         };
         serve_control(dirs, control, &mut loops)?;

@@ -423,6 +423,16 @@ impl Store {
         self.queue.close();
     }
 
+    /// Makes a member of a group whose others are gone for good a store of its own: all that its log
+    /// holds counts, committed or not, and versions go on in a new epoch, so that the others are fenced
+    /// when they come back after all. Gives the version up to which everything is kept.
+    ///
+    /// # Errors
+    /// The store is open elsewhere or damaged, or the disk refuses.
+    pub fn promote(dir: &Path) -> Result<Version, OpenError> {
+        repair::promote(dir)
+    }
+
     /// Gives up what the damaged log in `dir` held after `version`, so that the store opens again.
     ///
     /// What the state holds beyond `version` is kept. Versions go on in a new epoch, so none is used

@@ -52,6 +52,30 @@ pub(super) fn repair(dir: &Path, version: Version) -> Result<Version, OpenError>
     repaired
 }
 
+/// See [`super::Store::promote`].
+pub(super) fn promote(dir: &Path) -> Result<Version, OpenError> {
+    let paths = Paths::of(dir);
+    let _lock = paths.lock(dir)?;
+    let faults = Faults::default();
+    let mut log = Log::open(&paths.log, &faults)?;
+    let (state, applied) = open::usable_state(dir, &paths, &log)?;
+    let end = log.position();
+    let kept = if applied.index > end.index {
+        snapshot::write(&paths.snapshots, &state, &faults)
+            .map_err(io_error("write a snapshot in", &paths.snapshots))
+            .and_then(|_| log.restart_after(raised(applied)))
+            .map(|()| last_version(applied))
+    } else {
+        seal_in_new_epoch(&mut log, raised(end)).map(|()| last_version(end))
+    };
+    state.close();
+    let kept = kept?;
+    // Last: until then it is a member that leads nobody.
+    let removed = file::remove(&paths.vote, &faults).and_then(|()| file::sync_dir(dir, &faults));
+    removed.map_err(io_error("remove", &paths.vote))?;
+    Ok(kept)
+}
+
 /// The entries up to `version` that are whole; changes nothing on disk.
 fn good_part(dir: &Path, version: Version) -> Result<Log, OpenError> {
     let faults = Faults::default();

@@ -118,12 +118,13 @@ impl Work {
         let pki = &self.leading.pki;
         let mut members = group.health().borrow().members.clone();
         members.members.push(member.clone());
+        let pems = self.leading.token_keys.pems();
         Ok(KitV1 {
             member: member.id,
             epoch,
             authority_key: SecretBytes(pki.authority_key()),
             secrets_keys: Vec::new(),
-            token_keys: Vec::new(),
+            token_keys: pems.into_iter().map(|pem| SecretBytes(pem.into_bytes())).collect(),
             certificate: pki.issue_board(&member.board, &candidate.public_key, true)?,
             members,
             masters: Rows::read(self.leading.registry.store())?.0.members.into_values().collect(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use logic::contact::Contact;
-use logic::masters::{Action, Input, Policy, Seen, Warning};
+use logic::masters::{Action, Input, Policy, Seen, Wanted, Warning};
 use model::masters::{MasterAtV1, MemberId, MembersV1, Part, ROLE};
 use model::token::TokenRole;
 use serde_json::Value;
@@ -20,13 +20,15 @@ use super::act::{self, Trouble};
 use super::grouping::Engine;
 use super::{Desk, Grouping, Rows};
 use crate::io::store::{GroupHealth, Mandate};
-use crate::io::tls::Pki;
+use crate::io::tls::{Pki, TokenKeys};
 use crate::master::controllers::Views;
 use crate::master::keys::{Keys, node_key};
 use crate::master::registry::Registry;
 
 /// How long a member may take to leave the group.
 const TAKE_OUT_WITHIN: Duration = Duration::from_secs(20);
+/// A leader that has led for so long knows its group.
+const SURE_AFTER: Duration = Duration::from_secs(10);
 /// Label of the place that shares a failure.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -41,8 +43,12 @@ pub struct Leading {
     pub mandate: Mandate,
     /// Signs certificates of masters, and its key is what they get.
     pub pki: Arc<Pki>,
+    /// Sign service accounts' tokens; every master has the same.
+    pub token_keys: TokenKeys,
     /// Where this board is.
     pub at: watch::Receiver<MasterAtV1>,
+    /// What its configuration wants of the group, where the object says nothing.
+    pub wanted: Wanted,
 }
 
 /// The masters as this board sees and changes them; clones share it.
@@ -149,6 +155,7 @@ struct Driver {
     /// The group as the policy knows it.
     known: MembersV1,
     leads: bool,
+    led_since: Option<Instant>,
     /// The newest vote that the policy knows of, and whether it was won.
     vote: (u64, bool),
     /// Boards that are ready, and since when.
@@ -166,8 +173,8 @@ impl Driver {
         let known = MembersV1::sole(own, founder.board, founder.key);
         let policy = Policy::new(own, known.clone());
         let (stable, began) = (BTreeMap::new(), Instant::now());
-        let (leads, vote, acting) = (false, (0, false), None);
-        Self { members, own, policy, known, leads, vote, stable, began, acting }
+        let (leads, led_since, vote, acting) = (false, None, (0, false), None);
+        Self { members, own, policy, known, leads, led_since, vote, stable, began, acting }
     }
 
     fn now(&self) -> u64 {
@@ -217,6 +224,7 @@ impl Driver {
         let leads = leading.as_ref().is_some_and(|leading| leading.mandate.may_act());
         if leads != self.leads {
             self.leads = leads;
+            self.led_since = leads.then(Instant::now);
             self.stable.clear();
             let now = self.now();
             actions.extend(self.policy.take(Input::Leads(leads), now));
@@ -225,9 +233,11 @@ impl Driver {
             self.acting = None;
             return;
         };
-        let wanted = Rows::read(leading.registry.store()).map(|(rows, _)| rows.wanted);
+        let said = Rows::read(leading.registry.store()).map(|(rows, _)| rows.wanted);
+        let said = said.unwrap_or_default();
+        let wanted = Wanted { voters: said.voters.or(leading.wanted.voters), ..said };
         let now = self.now();
-        actions.extend(self.policy.take(Input::Wanted(wanted.unwrap_or_default()), now));
+        actions.extend(self.policy.take(Input::Wanted(wanted), now));
         let heard = engine.as_ref().map(|engine| engine.group.heard()).unwrap_or_default();
         let boards = self.seen(&leading, health.as_ref(), &heard);
         actions.extend(self.policy.take(Input::Boards(boards), now));
@@ -238,10 +248,34 @@ impl Driver {
             is_new
         });
         self.begin(actions, &leading, engine.as_ref());
+        if self.acting.is_none() {
+            self.dismiss_strangers(health.as_ref());
+        }
         if self.acting.is_none() && engine.is_some() {
             let work = self.work(&leading, engine.as_ref());
             if work.rows_are_old() {
                 self.acting = Some(Box::pin(work.keep_rows()));
+            }
+        }
+    }
+
+    /// Boards that take themselves for members and are none any more are told so; not in the first
+    /// moments of a reign, and not while somebody is being added.
+    fn dismiss_strangers(&self, health: Option<&GroupHealth>) {
+        let known = match health {
+            Some(health) if health.members.configs.is_empty() => return,
+            Some(health) => &health.members,
+            None => &self.known,
+        };
+        if self.led_since.is_none_or(|since| since.elapsed() < SURE_AFTER) {
+            return;
+        }
+        for (board, candidate) in self.members.desk().candidates() {
+            if let Some(id) = candidate.ask.member
+                && known.get(id).is_none()
+            {
+                tracing::info!(board, member = %id, "a board is a member no more");
+                self.members.desk().dismiss(&board, id);
             }
         }
     }

@@ -65,6 +65,11 @@ impl Grouping {
         self.0.engine.subscribe()
     }
 
+    /// Where the masters are.
+    pub fn book(&self) -> watch::Receiver<Book> {
+        self.0.options.book.clone()
+    }
+
     /// This board, as a member of that id.
     pub fn member(&self, id: MemberId, part: Part) -> MemberV1 {
         let peer = self.0.options.credentials.peer();

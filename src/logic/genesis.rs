@@ -1,10 +1,11 @@
 //! Which of several identical fresh boards founds the cluster: at most one, without any cluster.
 //!
-//! Each board has a random id and one bootstrap token, and expects N boards. It promises the smallest
-//! id that it hears both ways, durably; who has the promises of a majority founds.
+//! Each board has a random id and one bootstrap token, and expects N boards. The smallest id that is
+//! heard both ways stands for founder, the others promise it, durably; who has the promises of a
+//! majority founds.
 //!
 //! ```text
-//!              majority heard, smallest is another        it says that it gave up
+//!          majority heard, a smaller one stands         it says that it gave up
 //!  Listening ------------------------------> Promised ---------------------------.
 //!      |  majority heard, own id is smallest     ^                               |
 //!      |-----------------> Gathering ------------' a smaller one is heard        v
@@ -119,6 +120,8 @@ pub struct Genesis {
     joining: bool,
     asked_at: Option<u64>,
     promised_at: u64,
+    /// Since when a smaller board has not made up its mind.
+    waits_since: Option<u64>,
     warned: BTreeSet<Warning>,
 }
 
@@ -142,6 +145,7 @@ impl Genesis {
             joining: false,
             asked_at: None,
             promised_at: now,
+            waits_since: None,
             warned: BTreeSet::new(),
         }
     }
@@ -250,8 +254,7 @@ impl Genesis {
         if !is_over || !self.is_majority(there.len() + 1, now) {
             return self.warn_of_waiting(now, &there, actions);
         }
-        let smallest = there.iter().copied().filter(|id| self.stands(*id)).min();
-        let best = smallest.unwrap_or(own).min(own);
+        let Some(best) = self.best(&there, now) else { return };
         match self.record.promise {
             Some(promise) if promise.to != own => self.warn_of_waiting(now, &there, actions),
             Some(_) if best == own => self.gather(now, actions),
@@ -273,10 +276,21 @@ impl Genesis {
         self.peers.iter().filter(|(_, peer)| heard(peer)).map(|(id, _)| *id).collect()
     }
 
-    /// Whether a board could be promised: it stands itself, or has promised nobody.
-    fn stands(&self, id: GenesisId) -> bool {
-        let promise = self.peers.get(&id).map(|peer| peer.word.promise);
-        promise.is_some_and(|promise| promise.is_none_or(|promise| promise.to == id))
+    /// Whom to promise: the smallest that stands. A smaller one that has not made up its mind is
+    /// waited for, but not for ever; nobody else is promised before it stands, so whoever does not
+    /// may be wiped without harm.
+    fn best(&mut self, there: &[GenesisId], now: u64) -> Option<GenesisId> {
+        let own = self.record.id;
+        let promise = |id: &GenesisId| self.peers.get(id).and_then(|peer| peer.word.promise);
+        let free = there.iter().filter(|id| promise(id).is_none()).min();
+        let standing = there.iter().filter(|id| promise(id).is_some_and(|p| p.to == **id)).min();
+        let best = standing.copied().unwrap_or(own).min(own);
+        if free.is_none_or(|free| *free > best) || self.record.promise.is_some() {
+            self.waits_since = None;
+            return Some(best);
+        }
+        let since = *self.waits_since.get_or_insert(now);
+        (now >= since + GENESIS_LISTEN_MS).then_some(best)
     }
 
     /// Whether so many are a majority, of the boards that are expected or of those that are known.

@@ -42,19 +42,32 @@ fn one_expected_board_founds_at_once() {
 }
 
 #[test]
-fn the_smallest_of_a_majority_is_promised() {
+fn the_smallest_that_stands_is_promised() {
     let mut genesis = board(5, 3);
     assert_eq!(genesis.take(Input::Tick, 0), [Action::AskAll]);
-    hears(&mut genesis, word(3, 7, None), 100);
+    hears(&mut genesis, word(3, 7, Some((3, 7))), 100);
     assert_eq!(promised(&genesis), None, "it listens for a cluster first");
     let actions = genesis.take(Input::Tick, GENESIS_LISTEN_MS);
     assert!(matches!(actions[..], [Action::Save(_), Action::AskAll]), "saved before it is said");
     assert_eq!(promised(&genesis), Some((3, 7)));
     // With all of them there is nothing to listen for.
     let mut all = board(5, 3);
-    hears(&mut all, word(3, 7, None), 100);
+    hears(&mut all, word(3, 7, Some((3, 7))), 100);
     hears(&mut all, word(4, 0, None), 101);
     assert_eq!(promised(&all), Some((3, 7)));
+}
+
+#[test]
+fn a_smaller_board_without_a_mind_is_waited_for_but_not_for_ever() {
+    let mut genesis = board(5, 3);
+    hears(&mut genesis, word(3, 0, None), 100);
+    hears(&mut genesis, word(4, 0, None), 100);
+    assert_eq!(promised(&genesis), None);
+    hears(&mut genesis, word(3, 0, Some((9, 0))), 200);
+    hears(&mut genesis, word(4, 0, None), GENESIS_LISTEN_MS + 99);
+    assert_eq!(promised(&genesis), None);
+    genesis.take(Input::Tick, GENESIS_LISTEN_MS + 100);
+    assert_eq!(promised(&genesis), Some((5, 0)));
 }
 
 #[test]
@@ -94,6 +107,8 @@ fn a_smaller_board_makes_it_give_up_and_release() {
     genesis.take(Input::Tick, GENESIS_LISTEN_MS);
     assert_eq!(promised(&genesis), Some((2, 0)));
     hears(&mut genesis, word(1, 4, None), 3_500);
+    assert_eq!(promised(&genesis), Some((2, 0)), "it does not stand");
+    hears(&mut genesis, word(1, 4, Some((1, 4))), 3_500);
     assert_eq!((promised(&genesis), genesis.word().round), (Some((1, 4)), 1));
     // A promise that was on its way counts no more, and is handed back.
     let actions = genesis.take(Input::Asked(word(3, 0, Some((2, 0)))), 3_600);
@@ -106,15 +121,15 @@ fn a_smaller_board_makes_it_give_up_and_release() {
 #[test]
 fn only_the_candidate_releases() {
     let mut genesis = board(5, 3);
-    hears(&mut genesis, word(3, 2, None), 0);
+    hears(&mut genesis, word(3, 2, Some((3, 2))), 0);
     genesis.take(Input::Tick, GENESIS_LISTEN_MS);
     assert_eq!(promised(&genesis), Some((3, 2)));
     // A smaller board is no reason, nor is silence; it is told once.
-    hears(&mut genesis, word(1, 0, None), 4_000);
+    hears(&mut genesis, word(1, 0, Some((1, 0))), 4_000);
     assert_eq!(promised(&genesis), Some((3, 2)));
     let later = genesis.take(Input::Tick, GENESIS_LISTEN_MS + GENESIS_SILENCE_MS + 4_000);
     assert!(later.contains(&Action::Warn(Warning::Waits { name: "b3".into() })), "{later:?}");
-    hears(&mut genesis, word(1, 0, None), 20_000);
+    hears(&mut genesis, word(1, 0, Some((1, 0))), 20_000);
     hears(&mut genesis, word(3, 3, Some((1, 0))), 20_000);
     assert_eq!(promised(&genesis), Some((1, 0)));
 }

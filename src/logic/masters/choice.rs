@@ -149,8 +149,10 @@ impl View {
             left.retain(|board| board.name != best.name);
             chosen.push(best);
         }
-        let mut lame: Vec<&Board> =
-            self.boards.iter().filter(|board| board.votes && board.stays && board.lame).collect();
+        // Nor does a board vote twice, as the member that it was and the one that it is.
+        let is_in = |board: &Board| chosen.iter().any(|other| other.name == board.name);
+        let lame = self.boards.iter().filter(|board| board.votes && board.stays && board.lame);
+        let mut lame: Vec<&Board> = lame.filter(|board| !is_in(board)).collect();
         lame.sort_by_key(|board| (!board.heard, board.member));
         chosen.extend(lame.into_iter().take(size.saturating_sub(chosen.len())));
         self.spread(&mut chosen, &left);
@@ -231,14 +233,15 @@ impl View {
     /// With one voter another board holds the whole log: the one that does already, unless it is
     /// lame and another one is there.
     fn keep_standby(&self, size: usize, candidates: &[&Board], plan: &mut Plan) {
+        let others = plan.keep.len() + plan.add.len() > 1;
         for board in self.boards.iter().filter(|board| board.penalised) {
             plan.keep.extend(board.member);
         }
-        if size > 1 || plan.keep.len() + plan.add.len() > 1 {
+        if size > 1 || others {
             return;
         }
         let mut held: Vec<&Board> = self.boards.iter().filter(|board| board.is_standby()).collect();
-        held.sort_by_key(|board| (board.lame, !board.close, board.member));
+        held.sort_by_key(|board| (board.penalised, board.lame, !board.close, board.member));
         // Add before remove: others go only when this one has the log.
         let is_close = held.first().is_some_and(|board| board.close);
         let kept = if is_close { 1 } else { held.len() };
@@ -249,6 +252,15 @@ impl View {
             let best = self.best(&new, &BTreeMap::new());
             plan.add.extend(best.map(|board| board.name.clone()));
         }
+    }
+
+    /// Who should lead when a change is half done and the leader is not in its end.
+    pub(super) fn heir(&self) -> Option<MemberId> {
+        let able = |board: &&Board| {
+            board.heard && board.member.is_some_and(|id| self.voters.contains(&id))
+        };
+        let heirs = self.boards.iter().filter(able);
+        heirs.max_by_key(|board| board.close).and_then(|board| board.member)
     }
 
     /// Who should lead when the leader is to lose its vote: a voter that keeps its own.

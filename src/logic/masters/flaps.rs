@@ -20,6 +20,7 @@ impl Flaps {
         let terms = self.terms.entry(by).or_default();
         if won {
             terms.clear();
+            self.penalty_until.remove(&by);
             return;
         }
         terms.push_back(now);

@@ -22,6 +22,8 @@
 mod choice;
 mod flaps;
 mod policy;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use policy::Policy;

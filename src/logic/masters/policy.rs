@@ -26,6 +26,10 @@ const HAND_OVER_MS: u64 = 5_000;
 const AGAIN_MS: u64 = 1_000;
 /// Pause between two looks at a settled group.
 const SETTLED_MS: u64 = 10_000;
+/// A new leader hears of its learners' boards only by and by: for so long it adds none besides them,
+const ADD_MS: u64 = 15_000;
+/// and for so long it removes none that looks needless.
+const TRIM_MS: u64 = 30_000;
 /// A board that was given up comes last for so long.
 const REFUSED_MS: u64 = 600_000;
 
@@ -35,6 +39,9 @@ pub struct Policy {
     own: MemberId,
     members: MembersV1,
     leads: bool,
+    led_since: u64,
+    /// Learners of before this reign.
+    inherited: BTreeSet<MemberId>,
     wanted: Wanted,
     boards: Vec<Seen>,
     boards_at: u64,
@@ -73,6 +80,8 @@ impl Policy {
             own,
             members,
             leads: false,
+            led_since: 0,
+            inherited: BTreeSet::new(),
             wanted: Wanted::default(),
             boards: Vec::new(),
             boards_at: 0,
@@ -95,7 +104,7 @@ impl Policy {
     pub fn take(&mut self, input: Input, now: u64) -> Vec<Action> {
         self.woken = now;
         match input {
-            Input::Leads(leads) => self.leads(leads),
+            Input::Leads(leads) => self.leads(leads, now),
             Input::Tick => (),
             Input::Boards(boards) => {
                 self.boards = boards;
@@ -110,6 +119,10 @@ impl Policy {
             }
             Input::Wanted(wanted) => self.wanted = wanted,
             Input::Failed => self.failed(now),
+            Input::NotBegun => {
+                self.pending = None;
+                self.not_before = now + AGAIN_MS;
+            }
         }
         self.flaps.keep(&self.members, now);
         if self.pending.as_ref().is_some_and(|pending| pending.until <= now) {
@@ -143,10 +156,19 @@ impl Policy {
         &self.members
     }
 
-    fn leads(&mut self, leads: bool) {
+    fn leads(&mut self, leads: bool, now: u64) {
         let (own, members) = (self.own, std::mem::take(&mut self.members));
         let (flaps, wanted) = (std::mem::take(&mut self.flaps), self.wanted);
-        *self = Self { leads, flaps, wanted, woken: self.woken, ..Self::new(own, members) };
+        let inherited = members.learners();
+        *self = Self {
+            leads,
+            led_since: now,
+            inherited,
+            flaps,
+            wanted,
+            woken: now,
+            ..Self::new(own, members)
+        };
     }
 
     fn changed(&mut self, members: MembersV1) {
@@ -324,6 +346,9 @@ impl Policy {
     fn step(&self, view: &View, plan: &Plan, now: u64) -> Option<Action> {
         if self.members.is_joint() {
             let voters = self.members.voters();
+            if let Some(heir) = view.heir().filter(|_| !voters.contains(&self.own)) {
+                return Some(Action::HandOver(heir));
+            }
             return Some(Action::Change { voters, learners: BTreeSet::new() });
         }
         let learners = self.members.learners();
@@ -340,10 +365,14 @@ impl Policy {
             return Some(Action::Change { voters: voters.clone(), learners });
         }
         let has_room = self.members.members.len() < MASTERS_MAX;
-        if let Some(board) = plan.add.first().filter(|_| has_room) {
+        let may_add = learners.is_disjoint(&self.inherited) || now >= self.led_since + ADD_MS;
+        if let Some(board) = plan.add.first().filter(|_| has_room && may_add) {
             return Some(Action::AddLearner { board: board.clone() });
         }
-        learners.difference(&plan.keep).next().copied().map(Action::Forget)
+        let mut needless = learners.difference(&plan.keep).copied();
+        let lost = learners.iter().find(|id| self.lost.contains(id)).copied();
+        let trims = now >= self.led_since + TRIM_MS;
+        lost.or_else(|| needless.next().filter(|_| trims)).map(Action::Forget)
     }
 
     /// Whether a voter that loses its vote stays a learner: as a standby, or because it flaps.

@@ -60,6 +60,8 @@ pub enum Input {
     Wanted(Wanted),
     /// The last action did not take place.
     Failed,
+    /// The last action was not begun: the mandate was not fresh, or another one is under way.
+    NotBegun,
 }
 
 /// What the user wants of the group.

@@ -1,0 +1,3 @@
+//! Tests of the membership policy: the simulation of whole clusters.
+
+mod sim;

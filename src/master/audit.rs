@@ -205,13 +205,14 @@ impl AuditLines {
         }
     }
 
-    /// Writes the lines to standard output until `stop` turns true.
+    /// Writes the lines to standard output until `stop` turns true, then those that wait.
     pub async fn to_stdout(mut self, mut stop: watch::Receiver<bool>) {
         let mut out = tokio::io::stdout();
         let mut deaf = false;
         loop {
             // Cancel safety: neither loses anything.
             let line = tokio::select! {
+                biased;
                 line = self.next() => line,
                 _ = stop.wait_for(|stop| *stop) => return,
             };

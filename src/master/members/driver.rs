@@ -312,6 +312,9 @@ impl Driver {
             }
             if self.acting.is_some() {
                 tracing::debug!(?action, "another change of the masters is under way");
+                // Decided anew in a second; unsaid, the policy would wait for it much longer.
+                let now = self.now();
+                self.policy.take(Input::NotBegun, now);
                 continue;
             }
             tracing::info!(?action, "the masters change");

@@ -57,6 +57,12 @@ pub(super) enum Command {
         after_help = "Examples:\n  sudo kumquat token create                          for one board, good for a day\n  sudo kumquat up --token $(cat token)               on that board\n  sudo kumquat token create --uses 9 --ttl 1h        for nine boards within the hour\n  sudo kumquat token list                            which boards came with which token\n  sudo kumquat token revoke abcdefgh                 by its id; boards that have joined stay\n\nA token is a secret: who has it can bring a board into the cluster. It also says which cluster to\nbelieve, so a board that joins with it cannot be caught by another."
     )]
     Token(TokenCommand),
+    /// Secrets at rest (on the board that leads).
+    #[command(
+        subcommand,
+        after_help = "Example:\n  sudo kumquat secrets rotate     another key seals from now on; what there is is sealed anew\n\nSecrets are sealed in log, state and snapshots: that protects copies and backups of them, not a stolen\ncard, which carries the key (pki/secrets.key) too."
+    )]
+    Secrets(SecretsCommand),
     /// Print the admin kubeconfig (needs root on a master board).
     #[command(
         after_help = "Examples:\n  sudo kumquat kubeconfig > ~/.kube/config\n  sudo kumquat kubeconfig --server https://pi-1.local:6443     by another name of this board"
@@ -181,6 +187,14 @@ impl From<Role> for model::token::TokenRole {
             Role::Worker => Self::Worker,
         }
     }
+}
+
+/// `kumquat secrets`.
+#[derive(Debug, Subcommand)]
+pub(super) enum SecretsCommand {
+    /// Make another key, and seal all Secrets with it in the background.
+    #[command(after_help = "Example:\n  sudo kumquat secrets rotate")]
+    Rotate,
 }
 
 /// `kumquat token`.

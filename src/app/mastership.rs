@@ -9,11 +9,12 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use model::masters::{KitV1, MasterAtV1, MemberId};
+use model::masters::{KitV1, MasterAtV1, MemberId, SecretBytes};
 use serde::{Deserialize, Serialize};
 
 use super::dirs::Dirs;
 use crate::io::durable;
+use crate::io::store::SecretsKeys;
 use crate::io::tls::{BoardKey, Credentials, Pki, TokenKeys};
 
 /// What is remembered.
@@ -69,15 +70,11 @@ impl Mastership {
     pub(super) fn take(dirs: &Dirs, kit: &KitV1) -> Result<Self> {
         let data = &dirs.data;
         Pki::install(data, &kit.authority_key.0)?;
+        install_keys(data, kit)?;
         let key = BoardKey::open(data)?;
         let authority = fs::read_to_string(data.join("pki/ca.crt"))
             .context("cannot read the authority's certificate")?;
         Credentials::save(data, &key, &kit.certificate, &authority)?;
-        let pems = kit.token_keys.iter().map(|pem| String::from_utf8_lossy(&pem.0).into_owned());
-        let pems: Vec<String> = pems.collect();
-        if !pems.is_empty() {
-            TokenKeys::install(data, &pems)?;
-        }
         // Whatever log lies there is of another member.
         set_aside(&dirs.store())?;
         let KitV1 { member, epoch, masters, .. } = kit.clone();
@@ -108,6 +105,20 @@ impl Mastership {
     }
 }
 
+/// Takes over what tokens are signed and Secrets are sealed with: a leader of an earlier version hands out
+/// none, and has none.
+fn install_keys(data: &Path, kit: &KitV1) -> Result<()> {
+    let text = |pem: &SecretBytes| String::from_utf8_lossy(&pem.0).into_owned();
+    let pems: Vec<String> = kit.token_keys.iter().map(text).collect();
+    if !pems.is_empty() {
+        TokenKeys::install(data, &pems)?;
+    }
+    if !kit.secrets_keys.is_empty() {
+        SecretsKeys::install(data, &kit.secrets_keys).context("cannot keep the keys of Secrets")?;
+    }
+    Ok(())
+}
+
 /// Moves a store out of the way; one such is kept, for whoever wants to look at it.
 fn set_aside(store: &Path) -> Result<()> {
     if !store.exists() {
@@ -126,7 +137,7 @@ fn set_aside(store: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use model::masters::{MembersV1, SecretBytes};
+    use model::masters::MembersV1;
     use model::timestamp::Timestamp;
 
     use super::*;
@@ -150,7 +161,7 @@ mod tests {
             member: MemberId(4),
             epoch: 2,
             authority_key: SecretBytes(pki.authority_key()),
-            secrets_keys: Vec::new(),
+            secrets_keys: SecretsKeys::open(&boss).expect("keys").export(),
             token_keys: pems.map(|pem| SecretBytes(pem.into_bytes())).collect(),
             certificate: issue(true).expect("a certificate"),
             members: MembersV1::default(),
@@ -169,6 +180,8 @@ mod tests {
         let stranger = Pki::open(&root.join("stranger"), now).expect("an authority");
         let other = KitV1 { authority_key: SecretBytes(stranger.authority_key()), ..kit };
         Mastership::take(&own, &other).expect_err("another cluster's key");
+        let [ours, theirs] = [&own.data, &boss].map(|it| SecretsKeys::open(it).expect("keys"));
+        assert_eq!(ours.export(), theirs.export());
         Mastership::leave(&own).expect("left");
         assert_eq!(Mastership::load(&own).expect("readable"), None);
         assert!(!own.data.join("pki/ca.key").exists());

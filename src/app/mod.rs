@@ -33,6 +33,7 @@ mod qr;
 mod remedy;
 mod repair;
 mod seat;
+mod secrets;
 mod standing;
 mod status;
 mod token;
@@ -76,6 +77,7 @@ fn run(cli: &Cli) -> anyhow::Result<Ending> {
         Command::Wait(arguments) => one_thread.block_on(client::wait(&dirs, arguments)),
         Command::Status(arguments) => one_thread.block_on(client::status(&dirs, arguments)),
         Command::Board(command) => one_thread.block_on(boards::run(&dirs, command)),
+        Command::Secrets(command) => one_thread.block_on(secrets::run(&dirs, command)),
         Command::Token(command) => one_thread.block_on(token::run(&dirs, command)),
         Command::Kubeconfig(arguments) => one_thread.block_on(client::kubeconfig(&dirs, arguments)),
         Command::Image(command) => one_thread.block_on(client::image(&dirs, command)),

@@ -21,8 +21,8 @@ use super::port::Port;
 use super::seat::Base;
 use crate::io::clock::Clock;
 use crate::io::peer;
-use crate::io::store::{self, Store};
-use crate::io::tls::{ApiTls, Clients, Credentials, Pki};
+use crate::io::store::{self, SecretsKeys, Store};
+use crate::io::tls::{ApiTls, Clients, Credentials, Pki, TokenKeys};
 use crate::master::elector::{Book, GroupClock};
 use crate::master::keys::Keys;
 use crate::master::members::{self, FOUNDER, Grouping, GroupingOptions, Members};
@@ -41,6 +41,10 @@ pub(super) struct Standing {
     pub(super) credentials: Credentials,
     /// The API's certificate.
     pub(super) tls: Arc<ApiTls>,
+    /// What service accounts' tokens are signed with.
+    pub(super) token_keys: TokenKeys,
+    /// What Secrets are sealed with.
+    pub(super) secrets_keys: SecretsKeys,
     /// The port for boards.
     pub(super) port: Arc<Port>,
     /// The group of masters, as far as there is one.
@@ -61,8 +65,12 @@ impl Standing {
         let credentials = Credentials::founder(&pki, &dirs.data, &identity.name)?;
         let names = server_names(&identity.name, api_address(identity)?, &base.addresses.borrow());
         let tls = Arc::new(ApiTls::new(&pki, &names, clock.clone())?);
+        let token_keys = TokenKeys::open(&dirs.data)?;
+        let secrets_keys =
+            SecretsKeys::open(&dirs.data).context("cannot have the keys of Secrets")?;
         let mut options = store::Options::new(dirs.store());
         options.clock = clock.clone();
+        options.secrets = Some(secrets_keys.clone());
         let opened = tokio::task::spawn_blocking(move || Store::open(options));
         let store = opened.await?.context("cannot open the store")?;
         let known = mastership.map(|mastership| mastership.masters.clone()).unwrap_or_default();
@@ -76,7 +84,8 @@ impl Standing {
         });
         let port = Port::new(Keys::of(store.clone()), grouping.engine());
         let (members, loops) = (Members::new(grouping), Loops::new());
-        let mut standing = Self { store, pki, credentials, tls, port, members, loops };
+        let mut standing =
+            Self { store, pki, credentials, tls, token_keys, secrets_keys, port, members, loops };
         standing.serve_boards(base)?;
         standing.keep_certified(base)?;
         standing.keep_time(base);

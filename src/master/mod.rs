@@ -17,5 +17,6 @@ pub mod members;
 pub mod net;
 pub mod pending;
 pub mod registry;
+pub mod secrets;
 pub mod tokens;
 pub mod tunnel;

@@ -461,3 +461,7 @@ pub const TOKEN_AUDIENCES_MAX: usize = 16;
 pub const TOKEN_LEEWAY_SECONDS: i64 = 60;
 /// Keys that tokens may have been signed with.
 pub const TOKEN_KEYS_MAX: usize = 8;
+/// Keys that Secrets may have been sealed with; a rotation beyond forgets the oldest.
+pub const SECRETS_KEYS_MAX: usize = 8;
+/// Secrets that are sealed anew in a second after a rotation.
+pub const SECRETS_RESEALED_PER_SECOND: usize = 64;

@@ -5,6 +5,7 @@
 
 mod boards;
 mod images;
+mod secrets;
 mod tokens;
 
 use std::future::Future;
@@ -24,6 +25,7 @@ use super::status::ClusterStatus;
 use super::version;
 use crate::io::control::{Body, Handler, bytes_body, json as answer};
 use crate::io::image::ImageStore;
+use crate::io::store::SecretsKeys;
 use crate::io::tls::Pki;
 use crate::master::evict::Evictor;
 use crate::master::join::Joining;
@@ -71,6 +73,8 @@ pub(super) struct MasterSeat {
     pub(super) joining: Arc<Joining>,
     /// Throws boards out.
     pub(super) evictor: Evictor,
+    /// Seal Secrets.
+    pub(super) secrets_keys: SecretsKeys,
 }
 
 impl Handler for Control {
@@ -87,6 +91,7 @@ impl Handler for Control {
                 (Method::POST, "/v1/images") => images::import(&self.images, request).await,
                 (Method::DELETE, "/v1/images") => images::remove(&self.images, &request).await,
                 (Method::GET, "/v1/images/export") => images::export(&self.images, &request),
+                (Method::POST, "/v1/secrets/rotate") => self.rotate(),
                 (_, "/v1/tokens") => self.tokens(request).await,
                 (Method::POST, "/v1/promote") => self.promote(&request).await,
                 (Method::POST, "/v1/boards/approve" | "/v1/boards/evict") => {
@@ -122,6 +127,16 @@ impl Control {
             ControlSeat::Master(master) => tokens::handle(&master.tokens, request).await,
             ControlSeat::Member(leader) | ControlSeat::Follower(leader, _) => {
                 leader.only_there("kumquat token")
+            }
+            ControlSeat::Nobody => between_seats(),
+        }
+    }
+
+    fn rotate(&self) -> Response<Body> {
+        match self.seat() {
+            ControlSeat::Master(master) => secrets::rotate(&master),
+            ControlSeat::Member(leader) | ControlSeat::Follower(leader, _) => {
+                leader.only_there("kumquat secrets")
             }
             ControlSeat::Nobody => between_seats(),
         }

@@ -29,7 +29,7 @@ use super::version;
 use crate::io::bus::external::{ExternalOptions, Sessions};
 use crate::io::link::{Gate, MasterEnd};
 use crate::io::store::{Mandate, Store};
-use crate::io::tls::{ApiTls, Credentials, Pki, TokenKeys};
+use crate::io::tls::{ApiTls, Credentials, Pki};
 use crate::master::accounts::Accounts;
 use crate::master::api::{self, ApiOptions, Health};
 use crate::master::audit::{Audit, AuditLines, AuditTo};
@@ -44,6 +44,7 @@ use crate::master::members::{Leading, Members};
 use crate::master::net;
 use crate::master::pending::PendingBoards;
 use crate::master::registry::{Registry, RegistryOptions, ServiceRange};
+use crate::master::secrets;
 use crate::master::tokens::Tokens;
 use crate::master::tunnel::{Images, Routes, Streams};
 use announce::Announcer;
@@ -102,8 +103,6 @@ struct Core<'a> {
     images: Images,
     /// The boards that wait for a person's word.
     pending: PendingBoards,
-    /// Sign service accounts' tokens.
-    token_keys: TokenKeys,
     /// Keys of the bus, when it goes over somebody else's broker.
     bus_keys: Option<Sessions>,
 }
@@ -206,8 +205,8 @@ impl<'a> Core<'a> {
         let store = standing.store.of(&mandate);
         let options = RegistryOptions { service_range, token_volumes: true };
         let registry = Registry::new(store.clone(), clock.clone(), options)?;
-        let token_keys = TokenKeys::open(&base.dirs.data)?;
-        let accounts = Accounts::new(token_keys.clone(), views.clone(), registry.clone());
+        let token_keys = standing.token_keys.clone();
+        let accounts = Accounts::new(token_keys, views.clone(), registry.clone());
         let reign = mandate.reign();
         let streams = Streams::new(reign.epoch, reign.term).gated(gate(&mandate));
         streams.register(&identity.name, link.streams.clone());
@@ -228,7 +227,6 @@ impl<'a> Core<'a> {
             streams,
             images,
             pending: PendingBoards::new(standing.pki.pin()),
-            token_keys,
             bus_keys,
         })
     }
@@ -279,6 +277,12 @@ impl<'a> Core<'a> {
         let telling = net::run(views.clone(), loops.stop_signal());
         loops.spawn("network of the boards", async move {
             telling.await;
+            anyhow::Ok(())
+        });
+        let (store, keys) = (self.store.clone(), self.standing.secrets_keys.clone());
+        let sealing = secrets::run(store, keys, loops.stop_signal());
+        loops.spawn("Secrets at rest", async move {
+            sealing.await;
             anyhow::Ok(())
         });
         let judging = contacts::run(contacts, loops.stop_signal());
@@ -415,8 +419,9 @@ impl<'a> Core<'a> {
             views: self.views.clone(),
             mandate: self.mandate.clone(),
             pki: Arc::clone(&self.pki),
+            secrets_keys: self.standing.secrets_keys.clone(),
             at: mapped(addresses.clone(), place),
-            token_keys: self.token_keys.clone(),
+            token_keys: self.standing.token_keys.clone(),
             wanted: config.masters,
         }));
     }

@@ -389,6 +389,7 @@ impl Seat {
                 tokens: Tokens::new(master.status.registry.clone(), standing.pki.pin()),
                 joining: Arc::clone(&master.joining),
                 evictor: master.evictor.clone(),
+                secrets_keys: standing.secrets_keys.clone(),
             }),
             (Self::Following(follower), Some(standing)) => {
                 ControlSeat::Follower(follower.member.view(), Arc::clone(&standing.pki))

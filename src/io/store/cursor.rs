@@ -12,6 +12,7 @@ use super::{
     entry::{EntryV1, FRAME_BYTES, Frame},
     live::{Live, Shared},
     log::Segment,
+    secrets::{self, SecretsKeys},
     segment::HEADER_BYTES,
     types::{Change, Expired, WatchError},
 };
@@ -31,6 +32,8 @@ pub struct Cursor {
     /// Of the history when this began.
     generation: (u64, u64),
     disk: Option<DiskReader>,
+    /// What Secrets are opened with.
+    secrets: Option<SecretsKeys>,
 }
 
 enum Step {
@@ -57,7 +60,18 @@ impl Cursor {
         drop(live);
         let shared = shared.clone();
         let disk = None;
-        Ok(Self { shared, kind: id, kind_key: kind, namespace, position, wake, generation, disk })
+        let (kind_key, secrets) = (kind, None);
+        Ok(Self {
+            shared,
+            kind: id,
+            kind_key,
+            namespace,
+            position,
+            wake,
+            generation,
+            disk,
+            secrets,
+        })
     }
 
     /// The next change above the position.
@@ -71,7 +85,7 @@ impl Cursor {
         loop {
             self.wake.mark_unchanged();
             match self.step()? {
-                Step::Found(change) => return Ok(change),
+                Step::Found(change) => return self.opened(change),
                 Step::Again => tokio::task::yield_now().await,
                 Step::Wait => self.wake.changed().await.map_err(|_| WatchError::Closed)?,
             }
@@ -81,6 +95,19 @@ impl Cursor {
     /// Every change that this cursor follows up to this version was returned: what a bookmark says.
     pub fn position(&self) -> Version {
         self.position
+    }
+
+    /// The same cursor, which shows Secrets in the open.
+    pub(super) fn opening(self, secrets: Option<SecretsKeys>) -> Self {
+        Self { secrets, ..self }
+    }
+
+    fn opened(&self, change: Arc<Change>) -> Result<Arc<Change>, WatchError> {
+        match self.secrets.as_ref().filter(|_| secrets::is_secret(&change.key.kind)) {
+            // Nobody can follow what cannot be opened.
+            Some(keys) => keys.change(&change).map(Arc::new).ok_or(WatchError::Expired),
+            None => Ok(change),
+        }
     }
 
     fn step(&mut self) -> Result<Step, WatchError> {

@@ -29,6 +29,7 @@ mod record;
 mod repair;
 mod replica;
 mod requests;
+mod secrets;
 mod segment;
 mod snapshot;
 mod stage;
@@ -62,6 +63,7 @@ pub use group::{
 };
 pub use record::with_version;
 pub use requests::Unattached;
+pub use secrets::SecretsKeys;
 pub use standing::{Mandate, NotLeading};
 pub use types::{
     Applied, Base, Change, Committed, Expired, ListRange, Op, OpenError, Options, Page,
@@ -86,6 +88,8 @@ pub struct Store {
     bound: Option<Reign>,
     standing: Standing,
     syncing: Syncing,
+    /// What Secrets are sealed with; `None` leaves them in the open.
+    secrets: Option<SecretsKeys>,
 }
 
 /// In whose name this store writes.
@@ -131,7 +135,7 @@ impl Store {
             let vote::Ballot { own, epoch, .. } = vote.ballot();
             Standing::Member { own, epoch }
         });
-        let dir = options.dir.clone();
+        let (dir, secrets) = (options.dir.clone(), options.secrets.clone());
         let writer = Writer {
             log: opened.log,
             shared: shared.clone(),
@@ -162,8 +166,8 @@ impl Store {
             .spawn(move || writer.run())
             .map_err(log::io_error("start the thread of", &dir))?;
         let queue = Arc::new(Semaphore::new(STORE_QUEUE_BYTES_MAX / QUEUE_UNIT_BYTES));
-        let bound = None;
-        Ok(Self { shared, requests: sender, queue, reign: reigns, bound, standing, syncing })
+        let (bound, reign) = (None, reigns);
+        Ok(Self { shared, requests: sender, queue, reign, bound, standing, syncing, secrets })
     }
 
     /// Ends the thread and waits until its files are free.
@@ -186,6 +190,7 @@ impl Store {
         let (answer, answered) = mpsc::sync_channel(1);
         // The thread lives until the store is closed, and the channel holds its one answer.
         let reply = Box::new(move |led| drop(answer.send(led)));
+        let hook = store.opening(hook);
         let asked = store.requests.send(Request::LeadAlone { hook, reply });
         let led = asked.ok().and_then(|()| answered.recv().ok());
         let Err(error) = led.unwrap_or(Err(OpenError::Busy(dir))) else { return Ok(store) };
@@ -202,6 +207,7 @@ impl Store {
         let (answer, answered) = oneshot::channel();
         // Whoever asked may have gone: the store leads all the same.
         let reply = Box::new(move |led| drop(answer.send(led)));
+        let hook = self.opening(hook);
         let asked = self.requests.send(Request::LeadAlone { hook, reply });
         let led = if asked.is_ok() { answered.await.ok() } else { None };
         led.unwrap_or_else(|| Err(OpenError::Busy("closed".into())))
@@ -236,6 +242,7 @@ impl Store {
     /// [`Unattached`] when the reign of `mandate` is over, or the state cannot be read.
     pub async fn lead(&self, mandate: &Mandate, hook: Box<dyn Applied>) -> Result<(), Unattached> {
         let (answer, answered) = oneshot::channel();
+        let hook = self.opening(hook);
         let attach = Request::Attach { reign: mandate.reign(), hook, answer };
         let gone = Unattached::NotLeading(NotLeading { hint: None });
         match self.requests.send(attach) {
@@ -302,7 +309,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the state cannot be read.
     pub fn get(&self, key: &ObjectKey) -> Result<Option<Record>, StoreError> {
-        self.shared.get(key)
+        let found = self.shared.get(key)?;
+        found.map(|record| Ok(self.opened(record)?.0)).transpose()
     }
 
     /// Objects of one kind in the order of namespace and name, all as of one version.
@@ -310,7 +318,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the state cannot be read.
     pub fn list(&self, range: &ListRange) -> Result<Page, StoreError> {
-        self.shared.list(range, STORE_LIST_BYTES_MAX)
+        self.list_within(range, STORE_LIST_BYTES_MAX)
     }
 
     /// As [`Store::list`], but no more than one object beyond `bytes_max`.
@@ -318,7 +326,12 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the state cannot be read.
     pub fn list_within(&self, range: &ListRange, bytes_max: usize) -> Result<Page, StoreError> {
-        self.shared.list(range, bytes_max.min(STORE_LIST_BYTES_MAX))
+        let page = self.shared.list(range, bytes_max.min(STORE_LIST_BYTES_MAX))?;
+        if self.secrets.is_none() || !secrets::is_secret(&range.kind) {
+            return Ok(page);
+        }
+        let records = page.records.into_iter().map(|record| Ok(self.opened(record)?.0));
+        Ok(Page { records: records.collect::<Result<_, StoreError>>()?, ..page })
     }
 
     /// How many objects of a kind there are, in one namespace or all.
@@ -345,7 +358,13 @@ impl Store {
         self.write(ops, false).await
     }
 
-    async fn write(&self, ops: Vec<Op>, logged: bool) -> Result<Committed, ProposeError> {
+    async fn write(&self, mut ops: Vec<Op>, logged: bool) -> Result<Committed, ProposeError> {
+        if let Some(keys) = self.secrets.as_ref().filter(|_| logged) {
+            keys.seal_all(&mut ops).map_err(|error| {
+                tracing::error!(%error, "a Secret is not written");
+                ProposeError::Failed
+            })?;
+        }
         let bytes: usize =
             ops.iter().filter_map(|op| op.body.as_ref()).map(bytes::Bytes::len).sum();
         if bytes > STORE_QUEUE_BYTES_MAX {
@@ -390,7 +409,7 @@ impl Store {
     /// [`Expired`] when the history starts later; always so for versions of an earlier run, whose
     /// memory-only objects are gone.
     pub fn watch_from(&self, from: Version) -> Result<Cursor, Expired> {
-        Cursor::new(&self.shared, None, None, from)
+        Ok(Cursor::new(&self.shared, None, None, from)?.opening(self.secrets.clone()))
     }
 
     /// Follows one kind, in one namespace or all, after `from`; other kinds do not wake it.
@@ -403,7 +422,9 @@ impl Store {
         namespace: Option<&str>,
         from: Version,
     ) -> Result<Cursor, Expired> {
-        Cursor::new(&self.shared, Some(kind.clone()), namespace.map(str::to_owned), from)
+        let namespace = namespace.map(str::to_owned);
+        let cursor = Cursor::new(&self.shared, Some(kind.clone()), namespace, from)?;
+        Ok(cursor.opening(self.secrets.clone()))
     }
 
     /// The oldest version from which `kind` can be watched.

@@ -24,6 +24,8 @@ pub struct Options {
     pub memory_kinds: Vec<KindKey>,
     /// Cluster time: written with every entry, and set at open to no less than the newest of them.
     pub clock: Clock,
+    /// What Secrets are sealed with; `None` stores them in the open.
+    pub secrets: Option<super::SecretsKeys>,
     /// Failures to inject below the log, in tests.
     pub(super) faults: super::file::Faults,
 }
@@ -44,6 +46,7 @@ impl Default for Options {
             log_bytes: limits::STORE_LOG_BYTES_MAX,
             memory_kinds: memory_kinds.map(KindKey::from).to_vec(),
             clock: Clock::starting_at(Default::default()),
+            secrets: None,
             faults: super::file::Faults::default(),
         }
     }
@@ -264,6 +267,11 @@ pub enum StoreError {
     /// The state is being replaced by the leader's.
     #[error("state is being replaced by the leader's: try again")]
     Installing,
+    /// No key opens a Secret.
+    #[error(
+        "{0} cannot be opened: its key is missing in pki/secrets.key, restore it from a backup"
+    )]
+    Sealed(String),
     /// The store is closed.
     #[error("store is closed")]
     Closed,

@@ -134,7 +134,7 @@ impl Pki {
     /// # Errors
     /// The disk's.
     pub fn uninstall(data_dir: &Path) -> Result<(), TlsError> {
-        for name in ["ca.key", "api.pem", "admin.pem"] {
+        for name in ["ca.key", "api.pem", "admin.pem", "tokens.key", "secrets.key"] {
             file::remove(&data_dir.join("pki").join(name))?;
         }
         Ok(())

@@ -52,15 +52,14 @@ pub trait BearerTokens: Send + Sync {
     ///
     /// # Errors
     /// As the API words them; 405 where no tokens are issued.
-    fn issue(
-        &self,
-        account: &Target,
-        request: Value,
-        options: &WriteOptions,
-    ) -> Result<Written, ApiError>;
+    fn issue(&self, _: &Target, _: Value, _: &WriteOptions) -> Result<Written, ApiError> {
+        Err(super::route::method_not_allowed())
+    }
 
     /// The public keys by which anybody may check tokens, as a JSON Web Key Set.
-    fn key_set(&self) -> Option<Value>;
+    fn key_set(&self) -> Option<Value> {
+        None
+    }
 }
 
 /// Whom a token stands for.
@@ -84,14 +83,6 @@ pub struct NoTokens;
 impl BearerTokens for NoTokens {
     fn review(&self, _: &str, _: &[String]) -> Result<BearerUser, TokenTrouble> {
         Err(TokenTrouble("invalid bearer token".into()))
-    }
-
-    fn issue(&self, _: &Target, _: Value, _: &WriteOptions) -> Result<Written, ApiError> {
-        Err(super::route::method_not_allowed())
-    }
-
-    fn key_set(&self) -> Option<Value> {
-        None
     }
 }
 

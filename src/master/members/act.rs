@@ -123,7 +123,7 @@ impl Work {
             member: member.id,
             epoch,
             authority_key: SecretBytes(pki.authority_key()),
-            secrets_keys: Vec::new(),
+            secrets_keys: self.leading.secrets_keys.export(),
             token_keys: pems.into_iter().map(|pem| SecretBytes(pem.into_bytes())).collect(),
             certificate: pki.issue_board(&member.board, &candidate.public_key, true)?,
             members,

@@ -19,7 +19,7 @@ use tokio::time::sleep;
 use super::act::{self, Trouble};
 use super::grouping::Engine;
 use super::{Desk, Grouping, Rows};
-use crate::io::store::{GroupHealth, Mandate};
+use crate::io::store::{GroupHealth, Mandate, SecretsKeys};
 use crate::io::tls::{Pki, TokenKeys};
 use crate::master::controllers::Views;
 use crate::master::keys::{Keys, node_key};
@@ -45,6 +45,8 @@ pub struct Leading {
     pub pki: Arc<Pki>,
     /// Sign service accounts' tokens; every master has the same.
     pub token_keys: TokenKeys,
+    /// Seal Secrets.
+    pub secrets_keys: SecretsKeys,
     /// Where this board is.
     pub at: watch::Receiver<MasterAtV1>,
     /// What its configuration wants of the group, where the object says nothing.

@@ -4,6 +4,7 @@ mod damage;
 mod faults;
 mod group;
 mod oracle;
+mod secrets;
 pub(super) mod unsynced;
 mod watch;
 

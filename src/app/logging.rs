@@ -2,7 +2,8 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
 
 /// Starts logging. `KUMQUAT_LOG` sets the level: error, warn, info (default), debug, trace.
 pub(super) fn start() {
@@ -11,10 +12,15 @@ pub(super) fn start() {
         .and_then(|text| text.parse::<LevelFilter>().ok())
         .unwrap_or(LevelFilter::INFO);
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_max_level(level)
         .with_ansi(colours)
         .with_target(false)
-        .init();
+        .finish();
+    // Others write thousands of lines a second at debug, which takes more time than their work.
+    let (others, engine) = (level.min(LevelFilter::INFO), level.min(LevelFilter::WARN));
+    let targets = Targets::new().with_default(others).with_target("openraft", engine);
+    let lines = lines.with(targets.with_target("kumquat", level));
+    tracing::subscriber::set_global_default(lines).expect("logging is started once");
 }

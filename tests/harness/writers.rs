@@ -26,6 +26,9 @@ pub const TOLD: &str = "told";
 /// Between two of its writes.
 const TOLD_PAUSE: Duration = Duration::from_millis(200);
 
+/// A watch is asked for so often while doors are closed.
+const WATCH_TRIES: usize = 100;
+
 /// What writers do.
 #[derive(Clone)]
 pub struct Plan {
@@ -212,9 +215,15 @@ pub async fn watched(
 ) -> Result<Vec<Shown>, String> {
     let path = format!("{collection}?watch=true&resourceVersion={from}&timeoutSeconds={seconds}");
     client.patience = Duration::from_secs(seconds + 30);
-    let body = match client.ask(&Method::GET, &path, None).await {
-        Sent::Answered { code: 200, body } => body,
-        other => return Err(format!("{other:?}")),
+    let mut tries = WATCH_TRIES;
+    let body = loop {
+        match client.ask(&Method::GET, &path, None).await {
+            Sent::Answered { code: 200, body } => break body,
+            // Another door may be open.
+            Sent::Not(_) | Sent::Answered { code: 503, .. } if tries > 0 => tries -= 1,
+            other => return Err(format!("{other:?}")),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     };
     let mut shown = Vec::new();
     for line in body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {

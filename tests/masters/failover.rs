@@ -251,7 +251,7 @@ impl Bed {
         found.unwrap_or_else(|| panic!("nobody leads: {name}"))
     }
 
-    /// Waits until every board shows all voters, all boards are ready and every door serves.
+    /// Waits until every board shows all voters, all boards are ready and the leader's door serves.
     fn wait_well(&self) -> Duration {
         let began = Instant::now();
         let mut why = String::new();
@@ -281,6 +281,9 @@ impl Bed {
         let ready = boards.iter().filter(|board| board["ready"] == true).count();
         if ready != self.cluster.boards.len() {
             return Some(format!("{node} knows {ready} ready boards"));
+        }
+        if status["leader"] != node {
+            return None;
         }
         let asked = self.client(index, |mut client| async move {
             client.ask(&Method::GET, "/api/v1/namespaces/default", None).await

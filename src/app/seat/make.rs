@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use model::leader::SignedRecord;
-use model::masters::MemberId;
+use model::masters::{KitV1, MemberId};
 use tokio::time::timeout;
 
 use super::{Base, Reopen, Seat};
@@ -144,6 +144,34 @@ pub(super) fn say_ready(base: &Base, began: Instant) {
     let own = base.addresses.borrow().own;
     let api = format!("https://{own}:{}", base.config.api_port);
     tracing::info!(%api, millis = began.elapsed().as_millis(), "API ready");
+}
+
+/// Becomes the member that the kit names; what does not succeed leaves a worker, which tries again when
+/// it is that member already.
+pub(super) async fn take_kit(
+    base: &Base,
+    socket: &Socket,
+    kit: Box<KitV1>,
+    reopen: &mut Reopen,
+) -> Result<(Option<Standing>, Seat)> {
+    let dirs = base.dirs.clone();
+    let taking = tokio::task::spawn_blocking(move || Mastership::take(&dirs, &kit)).await?;
+    let held = match &taking {
+        Ok(mastership) => hold(base, socket, Some(mastership)).await,
+        Err(error) => Err(anyhow!("{error:#}")),
+    };
+    match held {
+        Ok((standing, seat)) => Ok((Some(standing), seat)),
+        Err(error) => {
+            let error = format!("{error:#}");
+            tracing::error!(error, "this board cannot become a master: check its disk");
+            if taking.is_ok() {
+                reopen.next();
+            }
+            let member = member(base, socket, own_credentials(base)?, None)?;
+            Ok((None, Seat::Working(member)))
+        }
+    }
 }
 
 /// Tries again to hold the log; a worker meanwhile.

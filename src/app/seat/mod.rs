@@ -44,7 +44,8 @@ use crate::io::store::Mandate;
 use crate::master::tokens::Tokens;
 pub(super) use images::SeatImages;
 use make::{
-    fenced_by, follower, hold, lead, leave, member, own_credentials, promote, reopen_log, say_ready,
+    fenced_by, follower, lead, leave, member, own_credentials, promote, reopen_log, say_ready,
+    take_kit,
 };
 use wait::{deposed, due, engine_failed, reign_changes, told};
 
@@ -273,13 +274,7 @@ impl Seats {
                 let seat = lead(&base, &socket, &standing, mandate, began).await?;
                 (Some(standing), seat)
             }
-            (Event::Join(kit), None) => {
-                let dirs = base.dirs.clone();
-                let taking =
-                    tokio::task::spawn_blocking(move || Mastership::take(&dirs, &kit)).await?;
-                let (standing, seat) = hold(&base, &socket, Some(&taking?)).await?;
-                (Some(standing), seat)
-            }
+            (Event::Join(kit), None) => take_kit(&base, &socket, kit, &mut reopen).await?,
             (Event::Promote(answer), Some(standing)) => {
                 standing.close().await;
                 let promoted = promote(&mut base, &socket, began).await;

@@ -69,3 +69,58 @@ async fn an_evicted_key_does_not_even_wait() {
     assert!(refused.to_string().contains("evicted"), "{refused}");
     assert!(master.pending.list().is_empty());
 }
+
+#[tokio::test]
+async fn a_bootstrap_token_names_its_cluster_to_those_who_have_its_secret() {
+    use kumquat::io::peer::GENESIS;
+    use kumquat::io::tls::{is_proof, unpinned_client_config};
+    use model::masters::genesis::{ANSWER_LABEL, ASK_LABEL};
+    use model::masters::{GenesisAnswerV1, GenesisAskV1, GenesisId, GenesisWordV1};
+    use model::token::{BootstrapToken, TokenId};
+
+    let master = Master::start("bootstrap").await;
+    let token = BootstrapToken { id: TokenId([7; 5]), secret: [8; 16] };
+    master.tokens.adopt(&token).await.expect("kept");
+    master.tokens.adopt(&token).await.expect("again, after a crash");
+    let word = GenesisWordV1 {
+        id: GenesisId([1; 16]),
+        name: "pi-2".into(),
+        expect: 3,
+        round: 0,
+        promise: None,
+    };
+    let text = serde_json::to_string(&GenesisAskV1 { token: token.id, word }).expect("JSON");
+    let open = || async {
+        let tls = unpinned_client_config(ALPN).expect("TLS");
+        Connection::open(master.address, tls, SOON).await.expect("open")
+    };
+    let post = |connection: Connection, sealed: Sealed| async move {
+        let body = serde_json::to_vec(&sealed).expect("JSON");
+        let request = Request::post(GENESIS).body(peer::full(body)).expect("request");
+        let answer = connection.send(request).await.expect("answered");
+        (answer.status().as_u16(), peer::read(answer.into_body(), 8 * 1024).await.expect("body"))
+    };
+    let sealed = |connection: &Connection, secret: &[u8; 16]| {
+        let parts = [&connection.exporter()[..], text.as_bytes()];
+        Sealed { text: text.clone(), proof: proof(secret, ASK_LABEL, &parts).to_vec() }
+    };
+    let (first, second) = (open().await, open().await);
+    assert_eq!(first.authority(), Some(master.pki.pin()));
+    let good = sealed(&first, &token.secret);
+    assert_eq!(post(second.clone(), good.clone()).await.0, 401, "replayed on another connection");
+    assert_eq!(post(second.clone(), sealed(&second, &[9; 16])).await.0, 401, "another secret");
+    let (status, body) = post(first.clone(), good.clone()).await;
+    assert_eq!(status, 200);
+    let answer: Sealed = serde_json::from_slice(&body).expect("sealed");
+    let parts = [&first.exporter()[..], &good.proof, answer.text.as_bytes()];
+    assert!(
+        is_proof(&answer.proof, &token.secret, ANSWER_LABEL, &parts),
+        "the master proves it, too"
+    );
+    let answer: GenesisAnswerV1 = serde_json::from_str(&answer.text).expect("an answer");
+    let pin = answer.founded.expect("there is a cluster").pin;
+    assert_eq!(pin, master.pki.pin());
+    let whole = Token { id: token.id, secret: token.secret, pin };
+    master.join(&whole, "pi-2", &key()).await.expect("the secret with the pin is a whole token");
+    assert_eq!(master.info(&whole).uses_left, 63);
+}

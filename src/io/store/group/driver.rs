@@ -375,13 +375,15 @@ impl Driver {
         }
     }
 
-    async fn hand_over(&self, to: Option<MemberId>, now: &RaftMetrics<Types>) {
+    async fn hand_over(&mut self, to: Option<MemberId>, now: &RaftMetrics<Types>) {
         let voters = members_of(now).voters();
         let matched = now.replication.iter().flatten();
         let others = matched.filter(|(id, _)| **id != now.id && voters.contains(&MemberId(**id)));
         let best = others.max_by_key(|(_, matched)| **matched).map(|(id, _)| MemberId(*id));
-        if let Some(to) = to.filter(|to| voters.contains(to)).or(best) {
+        let to = to.filter(|to| voters.contains(to) && *to != self.own).or(best);
+        if let Some(to) = to.filter(|_| now.state.is_leader()) {
             tracing::info!(from = %self.own, %to, "handing the lead over");
+            self.throne.give_away(now.current_term);
             // An error: the engine has ended.
             let _ = self.engine.trigger().transfer_leader(to.0).await;
         }

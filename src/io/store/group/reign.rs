@@ -37,6 +37,8 @@ pub(super) struct Throne {
     current: Option<Current>,
     /// A term whose reign ended although this board leads it, and whether an entry was written since.
     interrupted: Option<(u64, Resume)>,
+    /// The term whose lead was offered to another member.
+    given_away: u64,
 }
 
 struct Current {
@@ -55,7 +57,7 @@ enum Resume {
 impl Throne {
     pub(super) fn new(thread: EngineEnd, epoch: u64, lease: Duration, confirms: Confirms) -> Self {
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
-        Self { thread, epoch, lease_ms, confirms, current: None, interrupted: None }
+        Self { thread, epoch, lease_ms, confirms, current: None, interrupted: None, given_away: 0 }
     }
 
     /// Whether this board reigns.
@@ -84,7 +86,7 @@ impl Throne {
         }
         let applied = metrics.last_applied.as_ref().map(|id| **id.committed_leader_id());
         let heard = now_ms < acked_ms + self.lease_ms;
-        if !leads || applied != Some(term) || !heard {
+        if !leads || applied != Some(term) || !heard || term == self.given_away {
             return false;
         }
         match &mut self.interrupted {
@@ -119,6 +121,13 @@ impl Throne {
         self.current = Some(Current { term, acked_ms, over });
         // An error: the store is closed, and nobody reigns there any more.
         let _ = self.thread.send(GroupRequest::Reign(Some(mandate)));
+    }
+
+    /// The lead of `term` is offered to another member, who needs no lease to run out: this board
+    /// does not act in that term any more, even if nobody takes over.
+    pub(super) fn give_away(&mut self, term: u64) {
+        self.given_away = term;
+        self.end();
     }
 
     /// The reign is over, if there is one.

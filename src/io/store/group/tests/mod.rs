@@ -175,7 +175,14 @@ async fn the_lead_is_handed_over_without_an_election_timeout() {
         let (nth, mandate) = bed.leader(5).await;
         let group = bed.seats[nth].group.clone().expect("leads");
         let begun = std::time::Instant::now();
-        assert!(group.hand_over(None).await, "nobody took over: {:?}", bed.healths());
+        let handed = group.hand_over(None);
+        let watched = async {
+            mandate.over().await;
+            // Not the lease, not the successor: the offer ends it.
+            assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+        };
+        let (handed, ()) = tokio::join!(handed, watched);
+        assert!(handed, "nobody took over: {:?}", bed.healths());
         let (next, _) = loop {
             let found = bed.leader(5).await;
             if found.0 != nth {

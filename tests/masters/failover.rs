@@ -112,6 +112,31 @@ fn a_sole_master_is_killed() {
     once("killed-leader-1");
 }
 
+#[test]
+fn the_leader_of_three_is_killed() {
+    once("killed-leader-3");
+}
+
+#[test]
+fn the_leader_of_three_is_frozen() {
+    once("frozen-leader-3");
+}
+
+#[test]
+fn the_leader_of_three_loses_its_link() {
+    once("link-down-leader-3");
+}
+
+#[test]
+fn the_leader_of_three_loses_what_it_is_sent_or_sends() {
+    once("one-way-leader-3");
+}
+
+#[test]
+fn a_follower_of_three_is_killed() {
+    once("killed-follower-3");
+}
+
 /// One trial of a cell.
 fn once(name: &str) {
     let Some(mut bed) = Bed::new(name, name.parse().expect("a cell")) else { return };

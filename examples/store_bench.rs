@@ -128,7 +128,7 @@ async fn main() {
     let disk = given.is_none().then(|| Disk::new("bench", 512));
     let folder = given.or(disk.as_ref().map(|disk| disk.folder().to_owned())).expect("a directory");
     let options = Options::new(folder.join("store"));
-    let store = Store::open(options.clone(), Box::new(())).expect("opens");
+    let store = Store::open_alone(options.clone(), Box::new(())).expect("opens");
     if let Some(disk) = &disk {
         device_bytes(&store, disk).await;
     }
@@ -138,7 +138,7 @@ async fn main() {
     memory(&store).await;
     store.close().await;
     let started = Instant::now();
-    let store = Store::open(options, Box::new(())).expect("opens");
+    let store = Store::open_alone(options, Box::new(())).expect("opens");
     println!(
         "open again: {} ms, {} kB anonymous",
         started.elapsed().as_millis(),

@@ -258,13 +258,14 @@ fn what_json_carries() {
         token_keys: vec![SecretBytes(b"t".to_vec())],
         certificate: "PEM".into(),
         members: MembersV1::default(),
+        masters: Vec::new(),
     };
     assert!(!format!("{kit:?}").contains("107"), "{kit:?}");
     json(
         kit,
         "{\"member\":2,\"epoch\":1,\"authority_key\":\"a2V5\",\
          \"secrets_keys\":[{\"id\":1,\"key\":\"AAA=\"}],\"token_keys\":[\"dA==\"],\
-         \"certificate\":\"PEM\",\"members\":{\"configs\":[],\"members\":[]}}",
+         \"certificate\":\"PEM\",\"members\":{\"configs\":[],\"members\":[]},\"masters\":[]}",
     );
     let at = MasterAtV1 {
         member: MemberId(2),

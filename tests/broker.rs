@@ -53,7 +53,7 @@ fn boards_work_over_somebody_elses_broker() {
     let broker = Mosquitto::inside(&folder, address, switch.namespace());
     let Some(mut broker) = broker else { return };
     let boards = (1..=3).map(|number| switch.board(number)).collect();
-    let mut cluster = Cluster { boards, switch };
+    let mut cluster = Cluster { boards, switch, role: "worker" };
     for board in &mut cluster.boards {
         board.configure(&format!("[bus]\nbroker = \"{}\"\n", broker.url()));
     }

@@ -214,9 +214,14 @@ impl Board {
         self.up.is_some()
     }
 
-    /// Makes a token that admits one more board.
+    /// A token for one more board that never becomes a master.
     pub fn token(&self) -> String {
-        let output = self.command(&["token", "create"]);
+        self.token_for("worker")
+    }
+
+    /// A token for one more board of this role.
+    pub fn token_for(&self, role: &str) -> String {
+        let output = self.command(&["token", "create", "--role", role]);
         assert!(output.status.success(), "{}\n{}", text(&output), self.log());
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }

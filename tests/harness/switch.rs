@@ -77,12 +77,23 @@ pub struct Cluster {
     pub boards: Vec<Board>,
     /// What they hang on; dropped after them.
     pub switch: Switch,
+    /// For which role the first lets the others in: `worker` unless a test is about several masters.
+    pub role: &'static str,
 }
 
 impl Cluster {
     /// Founds a cluster and has all other boards join it; every board is ready then.
     pub fn new(test: &str, count: u8) -> Self {
         let mut cluster = Self::founded(test, count);
+        cluster.join();
+        cluster
+    }
+
+    /// The same, of boards that may all become masters.
+    pub fn of_masters(test: &str, count: u8) -> Self {
+        let mut cluster = Self::off(test, count);
+        cluster.role = "auto";
+        cluster.boards[0].up(&[]);
         cluster.join();
         cluster
     }
@@ -98,7 +109,7 @@ impl Cluster {
     pub fn off(test: &str, count: u8) -> Self {
         let switch = Switch::new(test);
         let boards = (1..=count).map(|number| switch.board(number)).collect();
-        Self { boards, switch }
+        Self { boards, switch, role: "worker" }
     }
 
     /// Has all other boards join the first, and waits until they are ready.
@@ -118,7 +129,7 @@ impl Cluster {
 
     /// Starts a board (its index) with a token, without waiting.
     pub fn start_joining(&mut self, index: usize) {
-        let token = self.boards[0].token();
+        let token = self.boards[0].token_for(self.role);
         self.boards[index].start(&["--token", &token]);
     }
 

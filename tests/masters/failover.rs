@@ -171,6 +171,7 @@ impl Bed {
         }
         let mut disks = Disks::default();
         let mut cluster = Cluster::off(&format!("m-{name}"), cell.voters);
+        cluster.role = "auto";
         for board in &mut cluster.boards {
             board.environment(&[("KUMQUAT_LOG", "debug")]);
             if cell.voters == 5 {

@@ -83,7 +83,7 @@ fn the_leader_dies_and_another_one_leads() {
         return;
     }
     let began = Instant::now();
-    let mut cluster = Cluster::new("three", 3);
+    let mut cluster = Cluster::of_masters("three", 3);
     println!("three boards ready after {:?}", began.elapsed());
     wait_voters(&cluster, 0, "3");
     println!("three voters after {:?}", began.elapsed());

@@ -13,7 +13,7 @@ fn the_board_that_is_left_is_promoted_and_the_old_master_comes_back_fenced() {
     if !board::possible("promote") {
         return;
     }
-    let mut cluster = Cluster::new("two", 2);
+    let mut cluster = Cluster::of_masters("two", 2);
     let (first, second) =
         (cluster.boards[0].node().to_owned(), cluster.boards[1].node().to_owned());
     wait_until("a learner", &cluster.boards, WITHIN, || {

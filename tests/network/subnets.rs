@@ -19,7 +19,8 @@ fn pods_behind_a_router_are_reached_through_the_tunnel() {
     }
     let near = Switch::new("subnets");
     let far = Far::behind(&near);
-    let mut cluster = Cluster { boards: vec![near.board(1), near.board(2)], switch: near };
+    let mut cluster =
+        Cluster { boards: vec![near.board(1), near.board(2)], switch: near, role: "worker" };
     know_the_way(&cluster);
     cluster.boards.push(far.board(&cluster.switch, 3));
     cluster.boards[0].up(&[]);

@@ -19,7 +19,9 @@ pub(super) fn start() {
         .with_target(false)
         .finish();
     // Others write thousands of lines a second at debug, which takes more time than their work.
-    let (others, engine) = (level.min(LevelFilter::INFO), level.min(LevelFilter::WARN));
+    let others = level.min(LevelFilter::INFO);
+    // It complains ten times a second of a master that is away; what matters of it says the driver.
+    let engine = if level >= LevelFilter::DEBUG { LevelFilter::WARN } else { LevelFilter::OFF };
     let targets = Targets::new().with_default(others).with_target("openraft", engine);
     let lines = lines.with(targets.with_target("kumquat", level));
     tracing::subscriber::set_global_default(lines).expect("logging is started once");

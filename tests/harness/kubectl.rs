@@ -368,6 +368,10 @@ fn generated_name(name: &str) -> String {
         0 if is_hash(part) && last == 0 => "HASH".to_owned(),
         2.. if index == last && is_suffix(part) && is_hash(parts[index - 1]) => "POD".to_owned(),
         1 if last == 1 && is_suffix(part) => "SUFFIX".to_owned(),
+        // The volume with a service account's token.
+        3 if last == 3 && name.starts_with("kube-api-access-") && is_suffix(part) => {
+            "SUFFIX".to_owned()
+        }
         _ => (*part).to_owned(),
     };
     let parts: Vec<String> = parts.iter().enumerate().map(part).collect();

@@ -444,7 +444,7 @@ impl Replica {
         vec![(from, Raft::VoteAnswer { term: self.disk.term, granted })]
     }
 
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "they are the fields of the message")]
     fn appended(
         &mut self,
         from: MemberId,

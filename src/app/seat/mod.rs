@@ -57,6 +57,9 @@ const HAND_OVER_WITHIN: Duration = Duration::from_secs(1);
 /// Pause before a log whose disk failed is opened anew, at first and at most.
 const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// A log that was held for so long after it was opened anew is tried again soon.
+const HELD_LONG: Duration = Duration::from_secs(10);
+
 /// What every seat is made from.
 pub(super) struct Base {
     /// Folders.
@@ -113,6 +116,7 @@ pub(super) struct Promotion {
 struct Reopen {
     at: Option<tokio::time::Instant>,
     pause: Option<Duration>,
+    planned: Option<Instant>,
 }
 
 /// What a board is besides a board.
@@ -416,7 +420,12 @@ impl Seat {
 impl Reopen {
     /// Plans the next try; gives the pause before it.
     fn next(&mut self) -> Duration {
-        let pause = self.pause.map_or(REOPEN_PAUSE.0, |pause| (2 * pause).min(REOPEN_PAUSE.1));
+        let quick = |pause: &Duration| {
+            self.planned.is_some_and(|planned| planned.elapsed() < *pause + HELD_LONG)
+        };
+        let last = self.pause.filter(quick);
+        let pause = last.map_or(REOPEN_PAUSE.0, |pause| (2 * pause).min(REOPEN_PAUSE.1));
+        self.planned = Some(Instant::now());
         self.pause = Some(pause);
         self.at = Some(tokio::time::Instant::now() + pause);
         pause

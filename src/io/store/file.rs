@@ -19,6 +19,8 @@ pub(super) struct Faults {
     unsynced: Option<std::sync::Arc<super::tests::unsynced::Unsynced>>,
     #[cfg(test)]
     stall_ms: std::sync::Arc<std::sync::atomic::AtomicU64>,
+    #[cfg(test)]
+    full: std::sync::Arc<std::sync::atomic::AtomicBool>,
 }
 
 #[cfg(test)]
@@ -63,6 +65,11 @@ impl Faults {
     /// Every sync takes so long from here on, as on a card that stalls.
     pub(super) fn stall(&self, millis: u64) {
         self.stall_ms.store(millis, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// No file grows from here on, as on a full disk.
+    pub(super) fn fill(&self, full: bool) {
+        self.full.store(full, std::sync::atomic::Ordering::SeqCst);
     }
 
     /// Whether the failure was reached.
@@ -115,6 +122,10 @@ impl Faults {
     /// Notes what a write covers, in case it is lost.
     #[cfg(test)]
     fn covers(&self, file: &File, offset: u64, bytes: u64) -> io::Result<()> {
+        let is_full = self.full.load(std::sync::atomic::Ordering::SeqCst);
+        if is_full && bytes != u64::MAX && offset + bytes > file.metadata()?.len() {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
         self.unsynced.as_ref().map_or(Ok(()), |unsynced| unsynced.note(file, offset, bytes))
     }
 

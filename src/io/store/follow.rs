@@ -288,6 +288,7 @@ impl Writer {
         if overlay_bytes > STORE_OVERLAY_BYTES_MAX as u64 {
             self.flush();
             if self.shared.read().overlay_bytes > STORE_OVERLAY_FLUSH_BYTES {
+                self.found_no_room();
                 queued.write.refuse(ProposeError::NoSpace);
                 return Staging::Answered;
             }
@@ -312,7 +313,10 @@ impl Writer {
             }
             Err(error) => {
                 let error = match error {
-                    AppendError::Full => ProposeError::NoSpace,
+                    AppendError::Full => {
+                        self.found_no_room();
+                        ProposeError::NoSpace
+                    }
                     AppendError::Descriptors => ProposeError::Descriptors,
                     AppendError::Failed(error) => {
                         self.fail(&error);

@@ -301,7 +301,12 @@ impl Store {
 
     /// Since when the thread waits for the disk, when it does.
     pub(in crate::io::store) fn syncing_since(&self) -> Option<Instant> {
-        *self.syncing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.syncing.lock().unwrap_or_else(PoisonError::into_inner).waits_since
+    }
+
+    /// When the disk last had no room for a write.
+    pub(in crate::io::store) fn full_at(&self) -> Option<Instant> {
+        self.syncing.lock().unwrap_or_else(PoisonError::into_inner).full_at
     }
 
     /// One object.

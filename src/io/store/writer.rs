@@ -52,8 +52,17 @@ pub(super) enum Role {
     Group(Box<Replica>),
 }
 
-/// Since when the thread waits for the disk.
-pub(super) type Syncing = Arc<Mutex<Option<Instant>>>;
+/// How the disk fares, as the thread sees it.
+#[derive(Debug, Default)]
+pub(super) struct DiskState {
+    /// Since when the thread waits for it.
+    pub(super) waits_since: Option<Instant>,
+    /// When it last had no room for a write.
+    pub(super) full_at: Option<Instant>,
+}
+
+/// The same for the store's thread and whoever looks.
+pub(super) type Syncing = Arc<Mutex<DiskState>>;
 
 /// The state of the thread.
 pub(super) struct Writer {
@@ -99,7 +108,7 @@ pub(super) struct Writer {
     pub(super) snapshot_bytes: u64,
     /// The newest one, for other members.
     pub(super) newest: Option<SnapshotFile>,
-    /// Since when the thread waits for the disk.
+    /// How the disk fares.
     pub(super) syncing: Syncing,
     /// Held until the thread ends.
     pub(super) lock: std::fs::File,
@@ -314,8 +323,14 @@ impl Writer {
 
     /// Says that the thread waits for the disk, or does not any more.
     pub(super) fn waits_for_disk(&self, waits: bool) {
-        let mut since = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
-        *since = waits.then(Instant::now);
+        let mut disk = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        disk.waits_since = waits.then(Instant::now);
+    }
+
+    /// Says that the disk had no room for a write.
+    pub(super) fn found_no_room(&self) {
+        let mut disk = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        disk.full_at = Some(Instant::now());
     }
 
     /// Refuses writes from now on: what the disk holds is unknown.

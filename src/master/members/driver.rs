@@ -27,7 +27,8 @@ use crate::master::registry::Registry;
 
 /// How long a member may take to leave the group.
 const TAKE_OUT_WITHIN: Duration = Duration::from_secs(20);
-/// A leader that has led for so long knows its group.
+/// A leader that has led for so long, and changed nothing for as long, knows its group: a change is over
+/// a moment before the group's health shows it.
 const SURE_AFTER: Duration = Duration::from_secs(10);
 /// Label of the place that shares a failure.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -158,6 +159,8 @@ struct Driver {
     known: MembersV1,
     leads: bool,
     led_since: Option<Instant>,
+    /// When the last change of the group was over.
+    changed_at: Option<Instant>,
     /// The newest vote that the policy knows of, and whether it was won.
     vote: (u64, bool),
     /// Boards that are ready, and since when.
@@ -175,8 +178,19 @@ impl Driver {
         let known = MembersV1::sole(own, founder.board, founder.key);
         let policy = Policy::new(own, known.clone());
         let (stable, began) = (BTreeMap::new(), Instant::now());
-        let (leads, led_since, vote, acting) = (false, None, (0, false), None);
-        Self { members, own, policy, known, leads, led_since, vote, stable, began, acting }
+        Self {
+            members,
+            own,
+            policy,
+            known,
+            leads: false,
+            led_since: None,
+            changed_at: None,
+            vote: (0, false),
+            stable,
+            began,
+            acting: None,
+        }
     }
 
     fn now(&self) -> u64 {
@@ -189,7 +203,9 @@ impl Driver {
         let mut health = engine.borrow_and_update().as_ref().map(|engine| engine.group.health());
         loop {
             let now = self.now();
-            let pause = self.policy.wake_at().map(|at| at.saturating_sub(now).max(PAUSE_MS_MIN));
+            let sure = self.unsure_for().map(|left| now + millis(left));
+            let wake = [self.policy.wake_at(), sure].into_iter().flatten().min();
+            let pause = wake.map(|at| at.saturating_sub(now).max(PAUSE_MS_MIN));
             let due = async {
                 match pause {
                     Some(millis) => sleep(Duration::from_millis(millis)).await,
@@ -261,15 +277,23 @@ impl Driver {
         }
     }
 
+    /// How long this leader must still wait before it may say who is no member.
+    fn unsure_for(&self) -> Option<Duration> {
+        let led_since = self.led_since?;
+        let since = self.changed_at.map_or(led_since, |at| at.max(led_since));
+        SURE_AFTER.checked_sub(since.elapsed()).filter(|left| !left.is_zero())
+    }
+
     /// Boards that take themselves for members and are none any more are told so; not in the first
-    /// moments of a reign, and not while somebody is being added.
+    /// moments of a reign or after a change, and not while somebody is being added.
     fn dismiss_strangers(&self, health: Option<&GroupHealth>) {
         let known = match health {
             Some(health) if health.members.configs.is_empty() => return,
             Some(health) => &health.members,
             None => &self.known,
         };
-        if self.led_since.is_none_or(|since| since.elapsed() < SURE_AFTER) {
+        let is_old = |since: Instant| since.elapsed() >= SURE_AFTER;
+        if !self.led_since.is_some_and(is_old) || !self.changed_at.is_none_or(is_old) {
             return;
         }
         for (board, candidate) in self.members.desk().candidates() {
@@ -327,6 +351,7 @@ impl Driver {
 
     fn done(&mut self, done: Result<(), Trouble>) {
         self.acting = None;
+        self.changed_at = Some(Instant::now());
         if let Err(error) = done {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             tracing::warn!(%error, cause, "the masters did not change; trying again");

@@ -57,6 +57,8 @@ const ENGINE_QUEUE: u64 = 256;
 const ENGINE_NOTES: u64 = 65_536;
 /// While this board leads, the disk is looked at so often.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// A disk that had no room for a write is taken for full for so long; then it is tried again.
+const FULL_FOR: Duration = Duration::from_secs(5);
 /// A snapshot may take long; its sender notices by itself when nothing moves.
 const SNAPSHOT_WITHIN_MS: u64 = 3_600_000;
 
@@ -336,18 +338,20 @@ impl Driver {
         });
     }
 
-    /// A leader whose disk stalls gives way: to the voter with the most of the log, or by falling
-    /// silent.
+    /// A leader whose disk stalls or is full gives way: to the voter with the most of the log, or by
+    /// falling silent.
     async fn disk(&mut self, now: &RaftMetrics<Types>) {
         let max = Duration::from_millis(self.timing.unsynced_max_ms);
         let is_slow = self.store.syncing_since().is_some_and(|since| since.elapsed() >= max);
+        let is_full = self.store.full_at().is_some_and(|at| at.elapsed() < FULL_FOR);
+        let is_bad = is_slow || is_full;
         let config = self.engine.runtime_config();
         match &mut self.stalled {
-            None if is_slow => {
-                tracing::warn!(
-                    "disk has not stored a write for {} ms: this board does not lead",
-                    max.as_millis()
-                );
+            // Nobody else could lead.
+            None if !is_slow && is_alone(now) => {}
+            None if is_bad => {
+                let why = if is_full { "is full" } else { "takes too long to store a write" };
+                tracing::warn!(why, "this board does not lead because of its disk");
                 config.elect(false);
                 let leads = now.state.is_leader();
                 // Without ticks neither heartbeats are sent nor notes pile up.
@@ -357,7 +361,7 @@ impl Driver {
                     self.hand_over(None, now).await;
                 }
             }
-            Some(stalled) if is_slow => {
+            Some(stalled) if is_bad => {
                 let given = self.timing.lease() * 2;
                 if !stalled.is_silent && stalled.since.elapsed() > given {
                     stalled.is_silent = true;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,8 @@ pub(super) struct Net {
     groups: RwLock<HashMap<MemberId, (Group, PathBuf)>>,
     /// From whom to whom nothing passes.
     cuts: Mutex<HashSet<(MemberId, MemberId)>>,
+    /// Nobody is asked for its vote.
+    voteless: AtomicBool,
     weather: Mutex<Weather>,
     random: Mutex<Random>,
     runtime: tokio::runtime::Handle,
@@ -60,6 +62,11 @@ impl Net {
     /// Heals everything.
     pub(super) fn heal(&self) {
         self.cuts.lock().expect("whole").clear();
+    }
+
+    /// Whether asks for votes are lost: whoever leads is not followed by another.
+    pub(super) fn voteless(&self, voteless: bool) {
+        self.voteless.store(voteless, Ordering::SeqCst);
     }
 
     /// Messages so far.
@@ -116,6 +123,10 @@ impl GroupWire for Wire {
         let once = move |ask: GroupAskV1| {
             let net = net.clone();
             async move {
+                let is_vote = matches!(ask, GroupAskV1::Vote { .. } | GroupAskV1::PreVote { .. });
+                if is_vote && net.voteless.load(Ordering::SeqCst) {
+                    return None;
+                }
                 if !net.passes(own, to).await {
                     return None;
                 }
@@ -214,6 +225,7 @@ impl Bed {
         let net = Net {
             groups: RwLock::default(),
             cuts: Mutex::default(),
+            voteless: AtomicBool::new(false),
             weather: Mutex::default(),
             random: Mutex::new(Random(seed)),
             runtime: tokio::runtime::Handle::current(),

@@ -109,6 +109,38 @@ async fn versions_only_grow_over_a_silence() {
     bed.stop().await;
 }
 
+/// A leader that hears nobody for longer than its reign lasts, and whom nobody follows: it leads on in
+/// its term, and gives no version again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_heard_again_in_its_term_gives_no_version_again() {
+    let mut bed = Bed::new(46, LARGE_LOG).await;
+    bed.grow([2, 3], LARGE_LOG).await;
+    let (leader, first) = bed.leader(5).await;
+    bed.net.voteless(true);
+    let mut newest = Version(0);
+    for _ in 0..3 {
+        for _ in 0..3 {
+            let version = mark(&bed).await;
+            assert!(version > newest, "{version} after {newest}");
+            newest = version;
+        }
+        let (_, mandate) = bed.leader(5).await;
+        let own = bed.seats[leader].id;
+        for seat in &bed.seats {
+            bed.net.cut(own, seat.id);
+            bed.net.cut(seat.id, own);
+        }
+        let ended = timeout(Duration::from_secs(10), mandate.over()).await;
+        assert!(ended.is_ok(), "it reigns over nobody");
+        bed.net.heal();
+        let (again, next) = bed.leader(10).await;
+        assert_eq!((again, next.reign()), (leader, first.reign()), "nobody else can have led");
+    }
+    assert!(mark(&bed).await > newest);
+    bed.net.voteless(false);
+    bed.stop().await;
+}
+
 /// Asks a board for its vote.
 async fn asked(bed: &Bed, nth: usize, term: u64, of: u64) -> bool {
     let group = bed.seats[nth].group.clone().expect("on");

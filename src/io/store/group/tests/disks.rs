@@ -7,6 +7,8 @@ use tokio::time::sleep;
 use super::LARGE_LOG;
 use super::bed::{Bed, Client, ids, until};
 use super::write;
+use crate::io::store::tests::{key, put};
+use crate::io::store::{Base, ProposeError};
 
 /// One voter's card stalls for three seconds.
 const STALL_MS: u64 = 3_000;
@@ -94,6 +96,51 @@ async fn a_leader_whose_disk_stalls_gives_way() {
     until_written(&mut other, &store).await;
     bed.seats[nth].options.faults.stall(0);
     let (mut clients, _) = stuck.await.expect("runs");
+    write(&bed, &mut clients, 3).await;
+    bed.agree(&ids([1, 2, 3])).await;
+    clients[0].check(bed.seats[nth].store.as_ref().expect("on"));
+    bed.stop().await;
+}
+
+/// A write of so many bytes would not fit into what is left of a segment's last step.
+const LARGE_VALUE: usize = 100_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_disk_is_full_gives_way_and_comes_back() {
+    let mut bed = Bed::new(16, LARGE_LOG).await;
+    bed.grow([2, 3], LARGE_LOG).await;
+    let mut clients = [Client::new(0)];
+    write(&bed, &mut clients, 3).await;
+    let (nth, mandate) = bed.leader(5).await;
+    bed.seats[nth].options.faults.fill(true);
+    let store = bed.seats[nth].store.clone().expect("on");
+    let mut refused = None;
+    for number in 0..200 {
+        let name = format!("large-{number}");
+        let large = put(key("/pods", "a", &name), Base::Absent, vec![b'v'; LARGE_VALUE].into());
+        if let Err(error) = store.of(&mandate).propose(vec![large]).await {
+            refused = Some(error);
+            break;
+        }
+    }
+    assert!(matches!(refused, Some(ProposeError::NoSpace)), "{refused:?}");
+    let begun = Instant::now();
+    until("it gives way", 5, || mandate.is_over()).await;
+    let next = loop {
+        let (found, _) = bed.leader(5).await;
+        if found != nth {
+            break found;
+        }
+        sleep(Duration::from_millis(5)).await;
+    };
+    let mut other = Client::new(1);
+    until_written(&mut other, &bed.seats[next].store.clone().expect("on")).await;
+    println!("another board takes writes {:?} after the leader's disk was full", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    write(&bed, &mut clients, 3).await;
+    bed.seats[nth].options.faults.fill(false);
+    bed.kill(nth).await;
+    bed.start(nth).await;
     write(&bed, &mut clients, 3).await;
     bed.agree(&ids([1, 2, 3])).await;
     clients[0].check(bed.seats[nth].store.as_ref().expect("on"));

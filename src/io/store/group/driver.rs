@@ -21,6 +21,7 @@ use super::log::LogStore;
 use super::machine::Machine;
 use super::network::{Majority, Network};
 use super::proposer::{confirm, propose};
+use super::pulse::{Heard, pulse};
 use super::reign::Throne;
 use super::seam::{Ask, GroupState};
 use super::types::{Place, Types, members_to_log, to_log, vote_to_log};
@@ -46,6 +47,7 @@ pub(super) struct Started {
     pub(super) log: LogStore,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) health: watch::Receiver<GroupHealth>,
+    pub(super) heard: Heard,
 }
 
 /// Commands and reads that wait.
@@ -53,7 +55,7 @@ const QUEUE: usize = 256;
 /// Messages that wait inside the engine, for each of its channels but one.
 const ENGINE_QUEUE: u64 = 256;
 /// Of its own notes to itself the engine must never find the channel full: it would wait for itself. A tick
-/// is noted every 20 ms, even while it waits for a vote to be stored; room is taken only when it is used.
+/// may be noted every 40 ms while it waits for a vote to be stored; room is taken only when it is used.
 const ENGINE_NOTES: u64 = 65_536;
 /// While this board leads, the disk is looked at so often.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -141,12 +143,16 @@ struct Driver {
     throne: Throne,
     commands: mpsc::Receiver<Command>,
     health: watch::Sender<GroupHealth>,
+    /// What it was made of, and whether this member reigned.
+    told: Option<(RaftMetrics<Types>, bool)>,
     /// When this member may stand for election; `None` once it may.
     elect_at: Option<Instant>,
     /// What the network knows of it.
     majority: Arc<Majority>,
     /// The disk has stalled since.
     stalled: Option<Stalled>,
+    /// Neither heartbeats nor elections.
+    silent: watch::Sender<bool>,
     /// Proposer, confirmer, changes; they end with the loop.
     tasks: JoinSet<()>,
     /// Of entries written to go on reigning: term, and whether it is applied.
@@ -190,6 +196,8 @@ impl Driver {
         let mut tasks = JoinSet::new();
         tasks.spawn(propose(engine.clone(), thread.clone(), asked));
         tasks.spawn(confirm(engine.clone(), confirmed));
+        let (heard, silent) = (Heard::default(), watch::Sender::new(false));
+        tasks.spawn(pulse(engine.clone(), timing, heard.clone(), silent.subscribe()));
         let throne = Throne::new(thread.clone(), state.epoch, timing.lease(), confirms);
         let driver = Self {
             store,
@@ -201,13 +209,15 @@ impl Driver {
             throne,
             commands,
             health: health_sender,
+            told: None,
             elect_at: (!founds).then_some(votes_from + spread(own, &timing)),
             majority,
             stalled: None,
+            silent,
             tasks,
             written: mpsc::channel(1),
         };
-        Ok((driver, Started { engine, log, commands: command_sender, health }))
+        Ok((driver, Started { engine, log, commands: command_sender, health, heard }))
     }
 
     async fn run(mut self) {
@@ -317,14 +327,20 @@ impl Driver {
         }
     }
 
-    fn tell(&self, now: &RaftMetrics<Types>) {
+    fn tell(&mut self, now: &RaftMetrics<Types>) {
+        let reigns = self.throne.reigns();
+        // Most news are only heartbeats.
+        if self.told.as_ref().is_some_and(|(told, did)| *did == reigns && is_same(told, now)) {
+            return;
+        }
+        self.told = Some((now.clone(), reigns));
         let matched = now.replication.iter().flatten().filter(|(id, _)| **id != now.id);
         let index = |id: &Option<_>| id.as_ref().map_or(0, |id| to_log(id).index);
         let health = GroupHealth {
             leader: now.current_leader.map(MemberId),
             term: now.current_term,
             vote: vote_to_log(&now.vote),
-            leads: self.throne.reigns(),
+            leads: reigns,
             members: members_of(now),
             last_index: now.last_log_index.map_or(0, |index| index + 1),
             applied_index: index(&now.last_applied),
@@ -354,8 +370,8 @@ impl Driver {
                 tracing::warn!(why, "this board does not lead because of its disk");
                 config.elect(false);
                 let leads = now.state.is_leader();
-                // Without ticks neither heartbeats are sent nor notes pile up.
-                config.tick(leads);
+                // Then neither heartbeats are sent nor notes of a clock pile up.
+                self.silent.send_replace(!leads);
                 self.stalled = Some(Stalled { since: Instant::now(), is_silent: !leads });
                 if leads {
                     self.hand_over(None, now).await;
@@ -365,12 +381,12 @@ impl Driver {
                 let given = self.timing.lease() * 2;
                 if !stalled.is_silent && stalled.since.elapsed() > given {
                     stalled.is_silent = true;
-                    config.tick(false);
+                    self.silent.send_replace(true);
                 }
             }
             Some(stalled) => {
                 if stalled.is_silent {
-                    config.tick(true);
+                    self.silent.send_replace(false);
                 }
                 config.elect(self.elect_at.is_none());
                 self.stalled = None;
@@ -404,6 +420,16 @@ impl Driver {
 
 fn members_of(metrics: &RaftMetrics<Types>) -> MembersV1 {
     members_to_log(metrics.membership_config.membership())
+}
+
+/// Whether both say the same of what [`GroupHealth`] tells.
+fn is_same(one: &RaftMetrics<Types>, other: &RaftMetrics<Types>) -> bool {
+    let of = |it: &RaftMetrics<Types>| {
+        (it.current_leader, it.current_term, it.vote, it.last_log_index, it.last_applied)
+    };
+    of(one) == of(other)
+        && one.replication == other.replication
+        && one.membership_config == other.membership_config
 }
 
 fn is_alone(metrics: &RaftMetrics<Types>) -> bool {

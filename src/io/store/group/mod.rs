@@ -20,6 +20,7 @@ mod log;
 mod machine;
 mod network;
 mod proposer;
+mod pulse;
 mod reign;
 pub(super) mod seam;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use super::{OpenError, Store};
 use driver::Command;
 use log::LogStore;
 use machine::Machine;
+use pulse::Heard;
 use types::{Types, entry_from_wire, meta, to_engine, to_log, vote_to_engine, vote_to_log};
 
 pub use seam::SnapshotFile;
@@ -112,7 +114,7 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { heartbeat_ms: 100, election_ms: (250, 500), unsynced_max_ms: 2_000 }
+        Self { heartbeat_ms: 200, election_ms: (250, 500), unsynced_max_ms: 2_000 }
     }
 }
 
@@ -209,6 +211,7 @@ struct Shared {
     votes_from: Instant,
     commands: mpsc::Sender<Command>,
     health: watch::Receiver<GroupHealth>,
+    heard: Heard,
     /// Its sender lives as long as the engine's thread.
     ended: watch::Receiver<()>,
 }
@@ -256,7 +259,7 @@ impl Store {
             })
             .map_err(|error| GroupError::Engine(error.to_string()))?;
         let started = start.await.map_err(|_| GroupError::Engine("its thread ended".into()))?;
-        let driver::Started { engine, log, commands, health } = match started {
+        let driver::Started { engine, log, commands, health, heard } = match started {
             Ok(started) => started,
             Err(error) => {
                 self.leave_engine().await;
@@ -264,7 +267,8 @@ impl Store {
             }
         };
         let store = self.clone();
-        let shared = Shared { store, engine, log, epoch, own, votes_from, commands, health, ended };
+        let shared =
+            Shared { store, engine, log, epoch, own, votes_from, commands, health, heard, ended };
         Ok(Group { shared: Arc::new(shared) })
     }
 }
@@ -327,6 +331,9 @@ impl Group {
             AppendEntriesResponse::Conflict => AppendedV1::Conflict,
             AppendEntriesResponse::HigherVote(vote) => AppendedV1::HigherVote(vote_to_log(&vote)),
         };
+        if !matches!(appended, AppendedV1::HigherVote(_)) {
+            self.shared.heard.now();
+        }
         Some(GroupAnswerV1::Append(appended))
     }
 
@@ -338,19 +345,18 @@ impl Group {
         previous: Option<LogIdV1>,
         commit: Option<LogIdV1>,
     ) -> Option<GroupAnswerV1> {
-        let group = self.clone();
-        let whole = tokio::spawn(async move { group.append(vote, previous, commit, vec![]).await });
-        let mut whole = whole;
-        // Cancel safety: the task goes on, its handle is only looked at.
+        let mut whole = std::pin::pin!(self.append(vote, previous, commit, vec![]));
+        // Cancel safety: it is waited for again below, or the engine answers nobody.
         if let Ok(answer) = tokio::time::timeout(BEAT_PATIENCE, &mut whole).await {
-            return answer.ok()?;
+            return answer;
         }
         // Messages to the engine are served in order: it has seen the heartbeat before this question.
         let seen = self.shared.engine.with_raft_state(|state| vote_to_log(state.vote_ref()));
         if seen.await.ok()? == vote {
+            self.shared.heard.now();
             return Some(GroupAnswerV1::Append(AppendedV1::Done { upto: None }));
         }
-        whole.await.ok()?
+        whole.await
     }
 
     /// Until the leases that it may have acknowledged before it started are over, it votes for nobody.
@@ -389,6 +395,11 @@ impl Group {
         let read = self.shared.engine.get_read_linearizer(ReadPolicy::ReadIndex);
         let read = tokio::time::timeout(READ_WITHIN, read).await.ok()?.ok()?;
         Some(to_log(read.read_log_id().log_id()))
+    }
+
+    /// The last entry of its log, of this moment.
+    pub fn last_index(&self) -> u64 {
+        self.shared.log.last().map_or(0, |last| last.index)
     }
 
     /// Where this member stands.

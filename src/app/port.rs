@@ -80,6 +80,10 @@ impl PeerHandler for Port {
         self.keys.is_admitted(board)
     }
 
+    fn can_judge(&self) -> bool {
+        self.keys.can_judge()
+    }
+
     fn judged_anew(&self) -> watch::Receiver<()> {
         self.turned_out.subscribe()
     }

@@ -48,6 +48,11 @@ impl Keys {
         })
     }
 
+    /// Whether the objects can be read: not while a snapshot of them is being installed.
+    pub fn can_judge(&self) -> bool {
+        self.store.get(&evicted_key()).is_ok()
+    }
+
     /// Whether a person threw the board with this key out.
     ///
     /// # Errors

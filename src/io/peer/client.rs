@@ -95,14 +95,31 @@ impl Connection {
         tls: Arc<ClientConfig>,
         within: Duration,
     ) -> Result<Self, PeerError> {
-        let late = |_| PeerError::Late { address, seconds: within.as_secs() };
-        timeout(within, Self::connect(address, tls)).await.map_err(late)?
+        Self::open_lasting(address, tls, within, socket::USER_TIMEOUT).await
     }
 
-    async fn connect(address: SocketAddr, tls: Arc<ClientConfig>) -> Result<Self, PeerError> {
+    /// The same; what is sent and not answered for so long ends the connection.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn open_lasting(
+        address: SocketAddr,
+        tls: Arc<ClientConfig>,
+        within: Duration,
+        unanswered: Duration,
+    ) -> Result<Self, PeerError> {
+        let late = |_| PeerError::Late { address, seconds: within.as_secs() };
+        timeout(within, Self::connect(address, tls, unanswered)).await.map_err(late)?
+    }
+
+    async fn connect(
+        address: SocketAddr,
+        tls: Arc<ClientConfig>,
+        unanswered: Duration,
+    ) -> Result<Self, PeerError> {
         let failed = |source| PeerError::Connect { address, source };
         let stream = TcpStream::connect(address).await.map_err(failed)?;
-        socket::tune(&stream, QUIET_SECONDS).map_err(failed)?;
+        socket::tune(&stream, QUIET_SECONDS, unanswered).map_err(failed)?;
         // Host names play no part; the library wants one.
         let name = ServerName::try_from("kumquat").expect("a valid name");
         let stream = TlsConnector::from(tls).connect(name, stream).await;

@@ -73,6 +73,12 @@ pub trait PeerHandler: Send + Sync + 'static {
     /// be quick.
     fn admits(&self, board: &BoardPeer) -> bool;
 
+    /// Whether [`PeerHandler::admits`] can tell at this moment; a board that is not admitted is asked to
+    /// come back where it cannot.
+    fn can_judge(&self) -> bool {
+        true
+    }
+
     /// Changes when boards that have a connection may not be admitted any more: all are asked about
     /// anew, and those that are not admitted are cut off with all their requests.
     fn judged_anew(&self) -> watch::Receiver<()> {

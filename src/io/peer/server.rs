@@ -187,7 +187,7 @@ impl Port {
     /// Resolves when this board is not admitted any more.
     async fn turned_out(&self, board: BoardPeer, mut judged: watch::Receiver<()>) {
         while judged.changed().await.is_ok() {
-            if !self.handler.admits(&board) {
+            if !self.handler.admits(&board) && self.handler.can_judge() {
                 return;
             }
         }
@@ -200,7 +200,7 @@ impl Port {
         stream: TcpStream,
         address: SocketAddr,
     ) -> io::Result<(TlsStream<TcpStream>, Caller)> {
-        socket::tune(&stream, QUIET_SECONDS)?;
+        socket::tune(&stream, QUIET_SECONDS, socket::USER_TIMEOUT)?;
         let stream = TlsAcceptor::from(self.tls.clone()).accept(stream).await?;
         let (_, session) = stream.get_ref();
         let exporter = session
@@ -240,6 +240,9 @@ impl Port {
     async fn answer(&self, caller: Arc<Caller>, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path();
         match &caller.board {
+            Some(board) if !self.handler.admits(board) && !self.handler.can_judge() => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "this master takes over the log: ask again")
+            }
             Some(board) if !self.handler.admits(board) => text(
                 StatusCode::FORBIDDEN,
                 format!("board {} is not a member of this cluster with this key", board.name),

@@ -24,6 +24,9 @@ use crate::io::peer::{self, Connection};
 
 /// A stream that carries nothing for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
+/// A link that is cut is given up so soon: the first try after it is mended gets through, and waits for
+/// no packet that is sent again ever more rarely.
+const UNANSWERED: Duration = Duration::from_secs(1);
 /// Frames on their way to the socket: more wait with whoever asks.
 const FRAMES_QUEUE: usize = 4;
 
@@ -98,7 +101,7 @@ async fn open(
     elector: &Elector,
     to: MemberId,
 ) -> Result<(Connection, FrameSender, Incoming), String> {
-    let connection = elector.connect(to).await?;
+    let connection = elector.connect(to, UNANSWERED).await?;
     let (sender, frames) = mpsc::channel(FRAMES_QUEUE);
     let mut request = Request::new(peer::chunks(frames, ()));
     *request.method_mut() = Method::POST;

@@ -125,13 +125,13 @@ impl Elector {
     }
 
     /// A connection to a member: to the board that the book names, at one of its addresses.
-    async fn connect(&self, to: MemberId) -> Result<Connection, String> {
+    async fn connect(&self, to: MemberId, unanswered: Duration) -> Result<Connection, String> {
         let at = self.at(to).ok_or_else(|| format!("nobody knows where member {to} is"))?;
         let tls = (self.options.tls)().ok_or("this board has no certificate")?;
         let mut why = format!("member {to} has no address");
         for address in &at.addresses {
             let address = SocketAddr::from((*address, at.peer_port));
-            match Connection::open(address, tls.clone(), CONNECT_WITHIN).await {
+            match Connection::open_lasting(address, tls.clone(), CONNECT_WITHIN, unanswered).await {
                 Ok(connection) if connection.master().key == at.key => return Ok(connection),
                 Ok(_) => why = format!("{address} is another board than member {to}"),
                 Err(error) => why = error.to_string(),

@@ -32,6 +32,8 @@ use crate::io::tls::BoardPeer;
 const MOVES_WITHIN: Duration = Duration::from_secs(10);
 /// The receiver syncs the file, reads it back and rebuilds its state.
 const INSTALL_WITHIN: Duration = Duration::from_secs(600);
+/// Its disk may hold up what arrives.
+const UNANSWERED: Duration = MOVES_WITHIN;
 /// Chunks between the file and the socket.
 const CHUNKS_QUEUE: usize = 2;
 
@@ -44,7 +46,7 @@ pub(super) async fn send(
     to: MemberId,
     file: SnapshotFile,
 ) -> Result<GroupAnswerV1, String> {
-    let connection = elector.connect(to).await?;
+    let connection = elector.connect(to, UNANSWERED).await?;
     let ask = AskFrameV1 { sequence: 0, head: elector.head(to), ask: GroupAskV1::Standing };
     let heads = [framed(&ask.encode()), framed(&file.head.encode())].concat();
     let post = |path: String, body: Body| {

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use openraft::async_runtime::WatchReceiver as _;
 use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver as _;
 use openraft::metrics::RaftServerMetrics;
 use tokio::sync::watch;
 use tokio::time::sleep_until;

@@ -20,6 +20,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::sync::watch;
 
 use crate::io::bus::MasterBus;
+use crate::io::clock::Clock;
 
 /// Where the lines go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -71,6 +72,43 @@ pub struct Note {
     pub name: String,
 }
 
+/// Code of a request whose client did not wait for the answer: what it asked may have been done.
+const GONE: u16 = 499;
+
+/// A request that is told of when it has been answered, or when its client has gone.
+#[derive(Debug)]
+pub struct Telling {
+    audit: Audit,
+    clock: Clock,
+    id: String,
+    source: SocketAddr,
+    note: Option<Note>,
+}
+
+impl Telling {
+    /// Where to say what is asked; none when nobody is told.
+    pub fn note(&mut self) -> Option<&mut Note> {
+        self.note.as_mut()
+    }
+
+    /// It was answered.
+    pub fn done(mut self, code: u16, wrote: Option<&WriteOf>) {
+        self.tell(code, wrote);
+    }
+
+    fn tell(&mut self, code: u16, wrote: Option<&WriteOf>) {
+        if let Some(note) = self.note.take() {
+            self.audit.tell(self.clock.now(), note, &self.id, self.source, code, wrote);
+        }
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        self.tell(GONE, None);
+    }
+}
+
 /// What a write left behind: kept with an answer.
 #[derive(Clone, Debug, Default)]
 pub struct WriteOf {
@@ -118,8 +156,14 @@ impl Audit {
         self.0.is_some()
     }
 
+    /// A request begins.
+    pub fn begin(&self, clock: Clock, id: &str, source: SocketAddr) -> Telling {
+        let note = self.is_on().then(Note::default);
+        Telling { audit: self.clone(), clock, id: shortened(id).to_owned(), source, note }
+    }
+
     /// Tells of a request that was answered. Never waits.
-    pub fn tell(
+    fn tell(
         &self,
         now: Timestamp,
         note: Note,
@@ -278,5 +322,26 @@ mod tests {
         let line: Value = serde_json::from_str(&lines.next().await.unwrap()).unwrap();
         assert_eq!(line["name"].as_str().unwrap().len(), AUDIT_FIELD_BYTES_MAX);
         assert_eq!(line["code"], 403);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_nobody_waits_for_is_told() {
+        let (audit, mut lines) = Audit::to_lines();
+        let source = "10.0.0.7:4321".parse().unwrap();
+        let clock = Clock::starting_at(Timestamp(0));
+        for name in ["answered", "gone"] {
+            let mut telling = audit.begin(clock.clone(), "id", source);
+            *telling.note().unwrap() = note(name);
+            if name == "answered" {
+                telling.done(201, None);
+            }
+        }
+        drop(audit.begin(clock, "id", source));
+        for (name, code) in [("answered", 201), ("gone", GONE)] {
+            let line: Value = serde_json::from_str(&lines.next().await.unwrap()).unwrap();
+            assert_eq!((line["name"].as_str(), line["code"].as_u64()), (Some(name), Some(code.into())));
+        }
+        drop(audit);
+        assert!(lines.next().await.is_none(), "a read is not told");
     }
 }

@@ -46,3 +46,63 @@ async fn every_write_is_told_and_nothing_else() {
     assert_eq!(told_of(&told[3]), ["", "", "create", of, "default", ""]);
     assert_eq!((&told[3]["code"], &told[3]["auditID"]), (&json!(401), &json!("mine")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_client_hangs_up_is_told_too() {
+    use tokio::io::AsyncWriteExt as _;
+
+    const WRITES: usize = 30;
+    let (server, mut lines) = Server::with_audit().await;
+    for number in 0..WRITES {
+        let map = json!({"metadata": {"name": format!("m{number}")}, "data": {"v": "1"}});
+        assert_eq!(server.send(Method::POST, MAPS, &map).await.code, 201);
+    }
+    let mut gone = Vec::new();
+    for number in 0..WRITES {
+        let map = json!({"metadata": {"name": format!("m{number}")}, "data": {"v": "2"}});
+        let body = map.to_string();
+        let head = format!(
+            "PUT {MAPS}/m{number} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = server.connect(As::Admin, &["http/1.1"]).await.expect("TLS");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        // Whoever asked hears no answer; the connection says so at once.
+        stream.shutdown().await.expect("sent");
+        gone.push(stream);
+    }
+    // All that was asked before is told before this.
+    let last = json!({"metadata": {"name": "last"}});
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let changed = async |count: usize| {
+        let list = server.get(MAPS).await.json();
+        let maps = list["items"].as_array().expect("a list").clone();
+        let all: Vec<String> = maps
+            .iter()
+            .filter(|map| map["data"]["v"] == "2")
+            .map(|map| map["metadata"]["name"].as_str().expect("a name").to_owned())
+            .collect();
+        (all.len() >= count).then_some(all)
+    };
+    let changed = loop {
+        match changed(1).await {
+            Some(changed) => break changed,
+            None => assert!(std::time::Instant::now() < deadline, "the writes were not made"),
+        }
+    };
+    assert_eq!(server.send(Method::POST, MAPS, &last).await.code, 201);
+    let mut told = std::collections::BTreeSet::new();
+    loop {
+        let line: Value =
+            serde_json::from_str(&lines.next().await.expect("a line")).expect("JSON");
+        match (line["verb"].as_str(), line["name"].as_str()) {
+            (Some("update"), Some(name)) => drop(told.insert(name.to_owned())),
+            (Some("create"), Some("last")) => break,
+            _ => {}
+        }
+    }
+    for name in changed {
+        assert!(told.contains(&name), "{name} was written and not told");
+    }
+}

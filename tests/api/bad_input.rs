@@ -301,3 +301,31 @@ async fn stream_end(stream: &mut (impl tokio::io::AsyncRead + Unpin), rest: &mut
     // A cut without TLS's own goodbye is an end too.
     let _cut = stream.read_to_end(rest).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_bodies_of_one_user_stop_nobody() {
+    const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let server = Server::start().await;
+    let mut slow = Vec::new();
+    for _ in 0..12 {
+        let mut stream = server.connect(As::Board("slow"), &["http/1.1"]).await.unwrap();
+        let head = format!(
+            "POST {REVIEWS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+             Content-Length: 3145728\r\n\r\n{{"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    // They have all come: the first is cut off for its pace.
+    let mut answer = [0; 12];
+    timeout(SOON, slow[0].read_exact(&mut answer)).await.expect("an end in time").unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 504");
+    let headers = [("content-type", "application/json")];
+    let review = json!({"spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}});
+    for who in [As::Admin, As::Board("other")] {
+        let body = review.to_string();
+        let asking = server.request(who, Method::POST, REVIEWS, &headers, body);
+        let reply = timeout(Duration::from_secs(3), asking).await.expect("at once");
+        assert_eq!(reply.code, 201, "{}", reply.text());
+    }
+}

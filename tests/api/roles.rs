@@ -256,3 +256,63 @@ async fn view_edit_and_admin_gather_their_rules() {
     assert!(reply.text().contains("cannot get resource \\\"pods/exec\\\""), "{}", reply.text());
     assert_eq!(get_as(&server, "eddy", &exec).await.code, 404, "there is no such pod");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_in_a_namespace_reach_no_other_namespace() {
+    let server = Server::start().await;
+    grant(&server, "jane", "all", &["*"], &["*"]).await;
+    let other = "/api/v1/namespaces/default/namespaces/kube-public";
+    let merge = [("content-type", "application/merge-patch+json"), ("impersonate-user", "jane")];
+    let labels = json!({"metadata": {"labels": {"mine": "yes"}}});
+    let before = server.get("/api/v1/namespaces/kube-public").await.json();
+    for (method, path, body) in [
+        (Method::GET, other.to_owned(), Value::Null),
+        (Method::DELETE, other.to_owned(), Value::Null),
+        (Method::PUT, other.to_owned(), before.clone()),
+        (Method::PUT, format!("{other}/finalize"), before.clone()),
+        (Method::PUT, format!("{other}/status"), before.clone()),
+        (Method::GET, "/api/v1/watch/namespaces/default/namespaces/kube-public".into(), Value::Null),
+        (Method::GET, "/api/v1/namespaces/default/namespaces".into(), Value::Null),
+        (Method::GET, "/api/v1/namespaces/default/namespaces?watch=1".into(), Value::Null),
+        (Method::DELETE, "/api/v1/namespaces/default/namespaces".into(), Value::Null),
+        (
+            Method::POST,
+            "/api/v1/namespaces/default/namespaces".into(),
+            json!({"metadata": {"name": "hers"}}),
+        ),
+    ] {
+        for user in ["jane", "kubernetes-admin"] {
+            let groups: &[&str] = if user == "jane" { &[] } else { &["system:masters"] };
+            let reply = server.act(user, groups, method.clone(), &path, &body).await;
+            assert_eq!(reply.code, 404, "{user} {method} {path}: {}", reply.text());
+        }
+    }
+    let reply =
+        server.request(As::Admin, Method::PATCH, other, &merge, labels.to_string()).await;
+    assert_eq!(reply.code, 404, "{}", reply.text());
+    assert_eq!(server.get("/api/v1/namespaces/kube-public").await.json(), before);
+    assert_eq!(server.get("/api/v1/namespaces/hers").await.code, 404);
+    // Her own is hers.
+    assert_eq!(get_as(&server, "jane", "/api/v1/namespaces/default").await.code, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_creates_only_for_those_who_may_create() {
+    let server = Server::start().await;
+    grant(&server, "jane", "changer", &["update", "get"], &["services", "roles"]).await;
+    let service = json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}});
+    let path = "/api/v1/namespaces/default/services/web";
+    let reply = server.act("jane", &[], Method::PUT, path, &service).await;
+    assert_eq!(reply.code, 403, "{}", reply.text());
+    assert_eq!(reply.json()["message"], "services \"web\" is forbidden: ");
+    assert_eq!(server.get(path).await.code, 404);
+    let empty = json!({"metadata": {"name": "mine"}, "rules": []});
+    let reply = server.act("jane", &[], Method::PUT, &format!("{ROLES}/mine"), &empty).await;
+    assert_eq!(reply.code, 403, "{}", reply.text());
+    grant(&server, "jane", "maker", &["create"], &["services"]).await;
+    let reply = server.act("jane", &[], Method::PUT, path, &service).await;
+    assert_eq!(reply.code, 201, "{}", reply.text());
+    let mut changed = reply.json();
+    changed["metadata"]["labels"] = json!({"a": "b"});
+    assert_eq!(server.act("jane", &[], Method::PUT, path, &changed).await.code, 200);
+}

@@ -11,39 +11,54 @@ use model::protobuf;
 use model::schema::{self, FieldIssue};
 use model::status::ApiError;
 use serde_json::{Map, Number, Value};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::negotiate;
-use super::route::{Api, generic};
+use super::route::{Call, generic, too_slow};
+use super::shares::{Held, Room};
 
 /// How long a body that is too large is read on.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
+/// In each such time at least [`PACE_BYTES`] of a body come, or it ends.
+const PACE_TIME: Duration = Duration::from_secs(5);
+/// A slow line has more: 13 KiB a second.
+const PACE_BYTES: usize = 64 * 1024;
 
 /// A body, and its share of the memory for bodies.
 pub(super) struct Payload {
     pub(super) bytes: Bytes,
-    _share: Option<OwnedSemaphorePermit>,
+    _held: Held,
 }
 
 /// Reads all of the body.
 ///
 /// # Errors
-/// 413 above [`REQUEST_BODY_BYTES_MAX`], 400 when the connection breaks off.
-pub(super) async fn read(api: &Api, mut body: Incoming) -> Result<Payload, ApiError> {
+/// 413 above [`REQUEST_BODY_BYTES_MAX`], 400 when the connection breaks off, 504 when it comes too slowly,
+/// 429 when there is no room for it.
+pub(super) async fn read(call: &Call, body: Incoming) -> Result<Payload, ApiError> {
+    let share = call.share.as_ref();
+    let share = share.ok_or_else(|| ApiError::internal("the request has no place"))?;
+    take(&share.room(), body).await
+}
+
+/// Reads all of a body into this room.
+///
+/// # Errors
+/// As [`read`].
+pub(super) async fn take(room: &Room, mut body: Incoming) -> Result<Payload, ApiError> {
+    let mut held = Held::default();
     if body.is_end_stream() {
-        return Ok(Payload { bytes: Bytes::new(), _share: None });
+        return Ok(Payload { bytes: Bytes::new(), _held: held });
     }
     let announced = body.size_hint().exact().unwrap_or(REQUEST_BODY_BYTES_MAX as u64);
     if announced > REQUEST_BODY_BYTES_MAX as u64 {
         drain(&mut body).await;
         return Err(too_large());
     }
-    let permits = u32::try_from(announced).map_err(|_| too_large())?;
-    let share = api.bodies.clone().acquire_many_owned(permits).await;
-    let share = share.map_err(|_| ApiError::internal("the API server is stopping"))?;
+    room.announce(u32::try_from(announced).map_err(|_| too_large())?, &mut held).await?;
     let mut bytes = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    let mut pace = Pace { until: Instant::now() + PACE_TIME, bytes: 0 };
+    while let Some(frame) = pace.keep(body.frame()).await? {
         let frame = frame.map_err(|error| {
             ApiError::bad_request(format!("the body of the request could not be read: {error}"))
         })?;
@@ -52,10 +67,33 @@ pub(super) async fn read(api: &Api, mut body: Incoming) -> Result<Payload, ApiEr
                 drain(&mut body).await;
                 return Err(too_large());
             }
+            room.take(u32::try_from(data.len()).map_err(|_| too_large())?, &mut held).await?;
+            pace.came(data.len());
+            held.settle();
             bytes.extend_from_slice(data);
         }
     }
-    Ok(Payload { bytes: bytes.freeze(), _share: Some(share) })
+    Ok(Payload { bytes: bytes.freeze(), _held: held })
+}
+
+/// How fast a body comes.
+struct Pace {
+    until: Instant,
+    bytes: usize,
+}
+
+impl Pace {
+    /// Waits for more, as long as enough has come.
+    async fn keep<T>(&self, more: impl Future<Output = T>) -> Result<T, ApiError> {
+        timeout_at(self.until, more).await.map_err(|_| too_slow())
+    }
+
+    fn came(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        if self.bytes >= PACE_BYTES {
+            *self = Self { until: Instant::now() + PACE_TIME, bytes: 0 };
+        }
+    }
 }
 
 /// Reads on for a while without keeping anything: a client that is still sending when the

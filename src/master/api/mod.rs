@@ -28,6 +28,7 @@ mod render;
 mod reviews;
 mod route;
 mod serve;
+mod shares;
 mod streams;
 mod table;
 mod version;

@@ -9,16 +9,19 @@ use serde_json::json;
 use super::answer::{Answer, page_not_found, whole};
 use super::route::Call;
 
-/// How long the answers may be kept: keys change rarely, and never without overlap.
+/// How long the keys may be kept: they change rarely, and never without overlap.
 const FRESH: &str = "public, max-age=3600";
+/// The configuration names the address that the client called, so nobody else may be given it.
+const OWN: &str = "private, max-age=3600";
 
 /// The configuration, or the key set that it names.
 pub(super) fn answer(call: &Call, parts: &[&str]) -> Answer {
     let Some(keys) = call.api.tokens.key_set() else { return page_not_found() };
-    let (kind, body) = match parts {
-        ["openid", ..] => ("application/jwk-set+json", keys),
+    let (kind, fresh, body) = match parts {
+        ["openid", ..] => ("application/jwk-set+json", FRESH, keys),
         _ => (
             "application/json",
+            OWN,
             json!({
                 "issuer": ISSUER,
                 "jwks_uri": format!("https://{}/openid/v1/jwks", call.host),
@@ -29,6 +32,6 @@ pub(super) fn answer(call: &Call, parts: &[&str]) -> Answer {
         ),
     };
     let mut answer = whole(StatusCode::OK, kind, body.to_string().into_bytes());
-    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(FRESH));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(fresh));
     answer
 }

@@ -47,6 +47,7 @@ pub(super) fn write(call: &Call, kind: &str) -> Result<WriteOptions, ApiError> {
         field_manager: manager(call),
         user: call.user.clone(),
         guard: None,
+        creating: None,
         decode_issues: Vec::new(),
     })
 }

@@ -11,8 +11,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use model::ids::Uid;
 use model::limits::{
-    API_BODIES_BYTES_MAX, API_LISTS_BYTES_MAX, API_REQUEST_SECONDS_MAX, API_REQUESTS_MAX,
-    API_UPGRADES_MAX,
+    API_LISTS_BYTES_MAX, API_REQUEST_SECONDS_MAX, API_REQUESTS_MAX, API_UPGRADES_MAX,
 };
 use model::resource::{self, Resource, Subresource, Verb};
 use model::status::ApiError;
@@ -28,6 +27,7 @@ use super::negotiate::{self, Form, Media};
 use super::path::{self, RequestPath, ResourcePath};
 use super::query::Query;
 use super::serve::Working;
+use super::shares::{Share, Shares};
 use super::{
     ApiOptions, discovery, health, impersonation, logs, openapi, openid, read, render, reviews,
     streams, version, watching, write,
@@ -63,8 +63,8 @@ pub(super) struct Api {
     requests: Semaphore,
     /// Pieces of memory that answers to LIST may still hold.
     pub(super) lists: Arc<Semaphore>,
-    /// Bytes of request bodies that may still be held.
-    pub(super) bodies: Arc<Semaphore>,
+    /// How much of it all a user may have.
+    shares: Arc<Shares>,
     /// Connections that may still be upgraded.
     pub(super) upgrades: Arc<Semaphore>,
 }
@@ -87,7 +87,7 @@ impl Api {
             shutdown,
             requests: Semaphore::new(API_REQUESTS_MAX),
             lists: Arc::new(Semaphore::new(API_LISTS_BYTES_MAX / read::LIST_UNIT_BYTES)),
-            bodies: Arc::new(Semaphore::new(API_BODIES_BYTES_MAX)),
+            shares: Shares::new(),
             upgrades: Arc::new(Semaphore::new(API_UPGRADES_MAX)),
         }
     }
@@ -104,6 +104,8 @@ pub(super) struct Call {
     pub(super) host: String,
     /// The connection, when this request may take it over.
     pub(super) upgrade: Option<OnUpgrade>,
+    /// The user's place among the requests in work.
+    pub(super) share: Option<Share>,
 }
 
 impl Call {
@@ -134,8 +136,9 @@ pub(super) async fn answer(
     let (mut head, body) = request.into_parts();
     let query = Query::parse(head.uri.query().unwrap_or_default());
     let form = negotiate::error_form(&head.headers, &query);
-    let audit_id = head.headers.get(AUDIT_ID).cloned().unwrap_or_else(new_audit_id);
-    let mut note = api.audit.is_on().then(Note::default);
+    let audit_id = audit_id(&head.headers);
+    let (clock, id) = (api.clock.clone(), audit_id.to_str().unwrap_or_default());
+    let mut telling = api.audit.begin(clock, id, caller.address);
     let is_head = head.method == Method::HEAD;
     let host = head.uri.authority().map(|authority| authority.as_str().to_owned());
     let host = host.or_else(|| {
@@ -149,22 +152,19 @@ pub(super) async fn answer(
         query,
         host: host.unwrap_or_default(),
         upgrade: head.extensions.remove(),
+        share: None,
     };
     let answered = match api.requests.try_acquire() {
         Ok(_slot) => {
             let deadline = Duration::from_secs(API_REQUEST_SECONDS_MAX);
-            let handling = handle(call, &caller, head.uri.path(), body, note.as_mut());
+            let handling = handle(call, &caller, head.uri.path(), body, telling.note());
             let handling = Box::pin(handling);
             timeout(deadline, handling).await.unwrap_or_else(|_| Err(too_slow()))
         }
         Err(_) => Ok(too_many()),
     };
     let mut answer = answered.unwrap_or_else(|error| failure(&error, form));
-    if let Some(note) = note {
-        let (audit, id) = (&api.audit, audit_id.to_str().unwrap_or_default());
-        let (now, code) = (api.clock.now(), answer.status().as_u16());
-        audit.tell(now, note, id, caller.address, code, answer.extensions().get());
-    }
+    telling.done(answer.status().as_u16(), answer.extensions().get());
     let headers = answer.headers_mut();
     headers.insert(AUDIT_ID, audit_id);
     if !headers.contains_key(CACHE_CONTROL) {
@@ -195,6 +195,10 @@ async fn handle(
     let api = &call.api;
     let admitted = |board: &BoardPeer| api.keys.is_admitted(board);
     call.user = auth::authenticate(caller, &call.headers, &*api.tokens, admitted)?;
+    call.share = api.shares.enter(&call.user);
+    if call.share.is_none() {
+        return Ok(too_many());
+    }
     let asking = note.is_some().then(|| call.user.name.clone());
     let judged = judge(&mut call, &path);
     if let (Some(note), Some(asking)) = (note, asking) {
@@ -324,9 +328,12 @@ fn wants_newest(verb: &str, query: &Query) -> bool {
 fn place(path: &ResourcePath) -> Result<Place, ApiError> {
     let resource =
         resource::find(&path.group, &path.version, &path.plural).ok_or_else(resource_not_found)?;
-    // For a namespace itself the path's namespace is its own name.
     let namespace = if resource.namespaced { path.namespace.clone() } else { String::new() };
-    let own = resource.plural == "namespaces" && resource.group.is_empty();
+    // For a namespace itself the path's namespace is its own name. Rights were asked in that
+    // namespace, so in any other they would be rights on every namespace.
+    let own = resource.plural == "namespaces"
+        && resource.group.is_empty()
+        && path.namespace == path.name;
     let misplaced = match resource.namespaced {
         true => namespace.is_empty() && !path.name.is_empty(),
         false => !path.namespace.is_empty() && !own,
@@ -423,7 +430,8 @@ pub(super) fn generic(code: u16, reason: &'static str, message: &str) -> ApiErro
     ApiError { details: json!({}), ..ApiError::new(code, reason, message) }
 }
 
-fn too_slow() -> ApiError {
+/// 504.
+pub(super) fn too_slow() -> ApiError {
     generic(504, "Timeout", "Timeout: request did not complete within the allotted timeout")
 }
 
@@ -432,6 +440,14 @@ pub(super) fn too_many() -> Answer {
         plain(StatusCode::TOO_MANY_REQUESTS, "Too many requests, please try again later.\n");
     answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     answer
+}
+
+/// The client's name for its request, as long as the real server takes one.
+fn audit_id(headers: &HeaderMap) -> HeaderValue {
+    const BYTES_MAX: usize = 64;
+    let said = headers.get(AUDIT_ID).map(HeaderValue::as_bytes);
+    let said = said.map(|said| HeaderValue::from_bytes(&said[..said.len().min(BYTES_MAX)]));
+    said.and_then(Result::ok).unwrap_or_else(new_audit_id)
 }
 
 fn new_audit_id() -> HeaderValue {

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use http::StatusCode;
 use hyper::body::Incoming;
+use logic::access::{Ask, Resource as Asked, Verdict, What};
+use model::resource::Resource;
 use model::schema;
 use model::status::ApiError;
 use serde_json::Value;
@@ -15,7 +17,7 @@ use super::route::{Call, Place, add_warnings, generic, object_answer};
 use super::{negotiate, render};
 use crate::master::access;
 use crate::master::audit::WriteOf;
-use crate::master::registry::{PatchBody, PatchKind, Target, WriteOptions, Written};
+use crate::master::registry::{Guard, PatchBody, PatchKind, Target, WriteOptions, Written};
 
 /// POST: a new object, or a `binding` or `eviction` of a pod.
 pub(super) async fn create(call: &Call, place: &Place, body: Incoming) -> Result<Answer, ApiError> {
@@ -39,9 +41,28 @@ fn guarded(call: &Call, place: &Place, kind: &str) -> Result<WriteOptions, ApiEr
     Ok(WriteOptions { guard, ..options::write(call, kind)? })
 }
 
+/// Whether the user may also create what a PUT finds missing (`withAuthorization` of the real server).
+fn creating(call: &Call, place: &Place) -> Guard {
+    let (views, user) = (call.api.views.clone(), call.user.clone());
+    let Place { resource, namespace, name, .. } = place;
+    let (resource, namespace, name) = (*resource, namespace.clone(), name.clone());
+    Guard::new(move |_, _, _| {
+        let Resource { group, version, plural, .. } = *resource;
+        let (namespace, name) = (&*namespace, &*name);
+        let asked = Asked { group, version, plural, namespace, name, ..Asked::default() };
+        let ask = Ask { user: &user, verb: "create", what: What::Resource(asked) };
+        let judged = logic::access::decide(&views.world(), &ask);
+        match judged {
+            Verdict::Allowed(_) => Ok(()),
+            Verdict::NoOpinion(reason) => Err(ApiError::forbidden(group, plural, name, &reason)),
+        }
+    })
+}
+
 /// PUT.
 pub(super) async fn update(call: &Call, place: &Place, body: Incoming) -> Result<Answer, ApiError> {
     let mut options = guarded(call, place, "UpdateOptions")?;
+    options.creating = Some(creating(call, place));
     let object = read_object(call, place, body, &mut options).await?;
     let subresource = place.subresource.map(|sub| sub.name);
     let written = call.api.registry.update(&target(place), subresource, object, &options).await?;
@@ -59,7 +80,7 @@ pub(super) async fn patch(call: &Call, place: &Place, body: Incoming) -> Result<
         _ => return Err(body::unsupported_patch()),
     };
     let options = guarded(call, place, "PatchOptions")?;
-    let payload = body::read(&call.api, body).await?;
+    let payload = body::read(call, body).await?;
     let (body, _) = schema::decode_json(&payload.bytes).map_err(|why| {
         ApiError::bad_request(match kind {
             PatchKind::Json => format!("error decoding patch: {why}"),
@@ -87,7 +108,7 @@ fn refuse_apply(call: &Call) -> ApiError {
 
 /// DELETE of one object.
 pub(super) async fn delete(call: &Call, place: &Place, body: Incoming) -> Result<Answer, ApiError> {
-    let payload = body::read(&call.api, body).await?;
+    let payload = body::read(call, body).await?;
     let (delete, options) = options::delete(call, delete_body(call, &payload)?)?;
     let deleted = call.api.registry.delete(&target(place), &delete, &options).await?;
     let code = match (deleted.gone, delete.orphan_dependents) {
@@ -103,7 +124,7 @@ pub(super) async fn delete_collection(
     place: &Place,
     body: Incoming,
 ) -> Result<Answer, ApiError> {
-    let payload = body::read(&call.api, body).await?;
+    let payload = body::read(call, body).await?;
     let (delete, options) = options::delete(call, delete_body(call, &payload)?)?;
     let query = list_query(call, place)?;
     let page = call.api.registry.delete_collection(&query, &delete, &options).await?;
@@ -124,7 +145,7 @@ pub(super) async fn read_object(
     body: Incoming,
     options: &mut WriteOptions,
 ) -> Result<Value, ApiError> {
-    let payload = body::read(&call.api, body).await?;
+    let payload = body::read(call, body).await?;
     let kind = place.subresource.map_or(place.resource.kind, |sub| sub.kind);
     let (object, issues) = body::decode(&call.headers, &payload.bytes, kind)?;
     options.decode_issues = issues.iter().map(ToString::to_string).collect();

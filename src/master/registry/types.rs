@@ -69,6 +69,8 @@ pub struct WriteOptions {
     pub user: UserInfo,
     /// Judges what the write makes of the object.
     pub guard: Option<Guard>,
+    /// Judges an update that would create its object.
+    pub creating: Option<Guard>,
     /// Duplicate fields that were found while the body was read, as worded by
     /// `schema::decode_json`.
     pub decode_issues: Vec<String>,

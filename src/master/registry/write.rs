@@ -194,6 +194,9 @@ impl Registry {
                     return Err(target.not_found());
                 }
                 drop(lease);
+                if let Some(creating) = &options.creating {
+                    creating.judge(target, None, &object)?;
+                }
                 let create = self.create_here(target.clone(), object, options);
                 return create.await.map(|written| Written { warnings, ..written });
             };

@@ -339,7 +339,10 @@ mod tests {
         drop(audit.begin(clock, "id", source));
         for (name, code) in [("answered", 201), ("gone", GONE)] {
             let line: Value = serde_json::from_str(&lines.next().await.unwrap()).unwrap();
-            assert_eq!((line["name"].as_str(), line["code"].as_u64()), (Some(name), Some(code.into())));
+            assert_eq!(
+                (line["name"].as_str(), line["code"].as_u64()),
+                (Some(name), Some(code.into()))
+            );
         }
         drop(audit);
         assert!(lines.next().await.is_none(), "a read is not told");

@@ -94,8 +94,7 @@ async fn a_write_whose_client_hangs_up_is_told_too() {
     assert_eq!(server.send(Method::POST, MAPS, &last).await.code, 201);
     let mut told = std::collections::BTreeSet::new();
     loop {
-        let line: Value =
-            serde_json::from_str(&lines.next().await.expect("a line")).expect("JSON");
+        let line: Value = serde_json::from_str(&lines.next().await.expect("a line")).expect("JSON");
         match (line["verb"].as_str(), line["name"].as_str()) {
             (Some("update"), Some(name)) => drop(told.insert(name.to_owned())),
             (Some("create"), Some("last")) => break,

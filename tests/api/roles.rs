@@ -271,7 +271,11 @@ async fn rights_in_a_namespace_reach_no_other_namespace() {
         (Method::PUT, other.to_owned(), before.clone()),
         (Method::PUT, format!("{other}/finalize"), before.clone()),
         (Method::PUT, format!("{other}/status"), before.clone()),
-        (Method::GET, "/api/v1/watch/namespaces/default/namespaces/kube-public".into(), Value::Null),
+        (
+            Method::GET,
+            "/api/v1/watch/namespaces/default/namespaces/kube-public".into(),
+            Value::Null,
+        ),
         (Method::GET, "/api/v1/namespaces/default/namespaces".into(), Value::Null),
         (Method::GET, "/api/v1/namespaces/default/namespaces?watch=1".into(), Value::Null),
         (Method::DELETE, "/api/v1/namespaces/default/namespaces".into(), Value::Null),
@@ -287,8 +291,7 @@ async fn rights_in_a_namespace_reach_no_other_namespace() {
             assert_eq!(reply.code, 404, "{user} {method} {path}: {}", reply.text());
         }
     }
-    let reply =
-        server.request(As::Admin, Method::PATCH, other, &merge, labels.to_string()).await;
+    let reply = server.request(As::Admin, Method::PATCH, other, &merge, labels.to_string()).await;
     assert_eq!(reply.code, 404, "{}", reply.text());
     assert_eq!(server.get("/api/v1/namespaces/kube-public").await.json(), before);
     assert_eq!(server.get("/api/v1/namespaces/hers").await.code, 404);

@@ -331,9 +331,8 @@ fn place(path: &ResourcePath) -> Result<Place, ApiError> {
     let namespace = if resource.namespaced { path.namespace.clone() } else { String::new() };
     // For a namespace itself the path's namespace is its own name. Rights were asked in that
     // namespace, so in any other they would be rights on every namespace.
-    let own = resource.plural == "namespaces"
-        && resource.group.is_empty()
-        && path.namespace == path.name;
+    let own =
+        resource.plural == "namespaces" && resource.group.is_empty() && path.namespace == path.name;
     let misplaced = match resource.namespaced {
         true => namespace.is_empty() && !path.name.is_empty(),
         false => !path.namespace.is_empty() && !own,

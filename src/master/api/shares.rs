@@ -158,9 +158,8 @@ impl Held {
     pub(super) fn settle(&mut self) {
         let mut settled: Vec<OwnedSemaphorePermit> = Vec::new();
         for permit in self.0.drain(..) {
-            let same = |one: &&mut OwnedSemaphorePermit| {
-                Arc::ptr_eq(one.semaphore(), permit.semaphore())
-            };
+            let same =
+                |one: &&mut OwnedSemaphorePermit| Arc::ptr_eq(one.semaphore(), permit.semaphore());
             match settled.iter_mut().find(same) {
                 Some(one) => one.merge(permit),
                 None => settled.push(permit),

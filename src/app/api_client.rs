@@ -24,6 +24,8 @@ use tokio_rustls::TlsConnector;
 pub struct ApiClient {
     host: String,
     port: u16,
+    /// Whose certificate it must be.
+    name: ServerName<'static>,
     tls: TlsConnector,
 }
 
@@ -56,8 +58,11 @@ impl ApiClient {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_client_auth_cert(certificates, key)?;
+        let host = uri.host().context("server has no host")?.to_owned();
+        let name = cluster["tls-server-name"].as_str().unwrap_or(&host).to_owned();
         Ok(Self {
-            host: uri.host().context("server has no host")?.to_owned(),
+            host,
+            name: name.try_into()?,
             port: uri.port_u16().unwrap_or(443),
             tls: TlsConnector::from(Arc::new(config)),
         })
@@ -66,8 +71,7 @@ impl ApiClient {
     async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         stream.set_nodelay(true)?;
-        let name = ServerName::try_from(self.host.clone())?;
-        let stream = self.tls.connect(name, stream).await?;
+        let stream = self.tls.connect(self.name.clone(), stream).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);

@@ -8,6 +8,7 @@ use std::io;
 
 use anyhow::{Context, Result};
 use model::leader::SignedRecord;
+use model::masters::MasterAtV1;
 use serde::{Deserialize, Serialize};
 
 use super::dirs::Dirs;
@@ -18,6 +19,9 @@ use crate::io::durable;
 pub(super) struct Membership {
     /// The newest leader record that the cluster's authority has signed.
     pub(super) leader: Option<SignedRecord>,
+    /// Everybody who held the log.
+    #[serde(default)]
+    pub(super) masters: Vec<MasterAtV1>,
 }
 
 impl Membership {
@@ -59,9 +63,13 @@ mod tests {
         assert_eq!(Membership::load(&dirs), Membership::default());
         let text = "c=lab e=1 t=12 n=pi-1 a=192.0.2.1 p=6443,8883,7443 \
                     f=30313233343536373839616263646566 s=c2lnbmVk";
-        let known = Membership { leader: Some(text.parse().expect("a record")) };
+        let leader = Some(text.parse().expect("a record"));
+        let known = Membership { leader, masters: Vec::new() };
         known.save(&dirs).expect("durable");
         assert_eq!(Membership::load(&dirs), known);
+        let first = serde_json::to_string(&known).expect("JSON").replace(",\"masters\":[]", "");
+        fs::write(dirs.cluster(), first).expect("written");
+        assert_eq!(Membership::load(&dirs), known, "what an earlier version wrote");
         fs::write(dirs.cluster(), b"{\"leader\":\"c=lab\"}").expect("written");
         assert_eq!(Membership::load(&dirs), Membership::default());
         fs::remove_dir_all(folder).expect("removed");

@@ -32,6 +32,7 @@ mod port;
 mod qr;
 mod remedy;
 mod repair;
+mod roll;
 mod seat;
 mod secrets;
 mod standing;

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! /v1/raft/...   the other masters, whatever this board is in its seat
+//! /v1/api/...    clients of the API that came to another master
+//! /v1/masters    boards that wait for another leader
 //! all else       whoever sits: the leader itself, or a follower that names the leader
 //! ```
 //! Requests of an earlier seat end with it, and so do the bodies of their answers: a board whose tunnel
@@ -13,8 +15,10 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
+use super::roll::Roll;
 use crate::io::peer::{self, Answer, Body, Caller, PeerHandler};
 use crate::io::tls::BoardPeer;
+use crate::master::api::Gateway;
 use crate::master::elector::Elector;
 use crate::master::keys::Keys;
 use crate::master::members::Engine;
@@ -29,6 +33,8 @@ pub(super) struct Port {
     turned_out: watch::Sender<()>,
     seat: RwLock<Option<Seated>>,
     engine: watch::Receiver<Option<Engine>>,
+    gateway: Gateway,
+    roll: Roll,
 }
 
 #[derive(Clone)]
@@ -56,9 +62,14 @@ impl Drop for Place {
 
 impl Port {
     /// Nobody sits yet.
-    pub(super) fn new(keys: Keys, engine: watch::Receiver<Option<Engine>>) -> Arc<Self> {
+    pub(super) fn new(
+        keys: Keys,
+        engine: watch::Receiver<Option<Engine>>,
+        gateway: Gateway,
+        roll: Roll,
+    ) -> Arc<Self> {
         let (turned_out, seat) = (watch::Sender::new(()), RwLock::default());
-        Arc::new(Self { keys, turned_out, seat, engine })
+        Arc::new(Self { keys, turned_out, seat, engine, gateway, roll })
     }
 
     /// To be told when boards were evicted.
@@ -92,6 +103,17 @@ impl PeerHandler for Port {
         if Elector::takes(request.uri().path()) {
             let engine = self.engine.borrow().clone();
             return Box::pin(async move { of_masters(engine, &caller, request).await });
+        }
+        if Roll::takes(request.uri().path()) && caller.board.is_some() {
+            return Box::pin(async move { self.roll.answer(request).await });
+        }
+        if Gateway::takes(request.uri().path()) {
+            return Box::pin(async move {
+                match &caller.board {
+                    Some(board) => self.gateway.answer_master(board, request).await,
+                    None => peer::text(StatusCode::FORBIDDEN, "only masters pass requests on"),
+                }
+            });
         }
         let seat = self.seat.read().unwrap_or_else(PoisonError::into_inner).clone();
         Box::pin(async move {

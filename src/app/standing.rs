@@ -18,15 +18,18 @@ use super::loops::Loops;
 use super::master::server_names;
 use super::mastership::Mastership;
 use super::port::Port;
+use super::roll::Roll;
 use super::seat::Base;
 use crate::io::clock::Clock;
-use crate::io::peer;
+use crate::io::peer::{self, Connection};
 use crate::io::store::{self, SecretsKeys, Store};
 use crate::io::tls::{ApiTls, Clients, Credentials, Pki, TokenKeys};
+use crate::master::api::Gateway;
 use crate::master::elector::{Book, GroupClock};
 use crate::master::keys::Keys;
 use crate::master::members::{self, FOUNDER, Grouping, GroupingOptions, Members};
 use crate::master::registry::ServiceRange;
+use crate::master::way;
 
 /// How often the clock is told who votes.
 const VOTERS_EVERY: Duration = Duration::from_secs(5);
@@ -47,6 +50,12 @@ pub(super) struct Standing {
     pub(super) secrets_keys: SecretsKeys,
     /// The port for boards.
     pub(super) port: Arc<Port>,
+    /// The port for clients of the API.
+    pub(super) gateway: Gateway,
+    /// The connection to the leader, while that is another board.
+    pub(super) line: watch::Receiver<Option<Connection>>,
+    /// Who leads, and who the masters are.
+    pub(super) roll: Roll,
     /// The group of masters, as far as there is one.
     pub(super) members: Members,
     /// Loops that do not depend on who leads.
@@ -82,11 +91,28 @@ impl Standing {
             clock: Arc::new(OwnClock(clock.clone())),
             incoming: dirs.store().join("incoming"),
         });
-        let port = Port::new(Keys::of(store.clone()), grouping.engine());
+        let gateway = Gateway::default();
+        let roll = Roll::new(grouping.book());
+        let keys = Keys::of(store.clone());
+        let port = Port::new(keys, grouping.engine(), gateway.clone(), roll.clone());
         let (members, loops) = (Members::new(grouping), Loops::new());
-        let mut standing =
-            Self { store, pki, credentials, tls, token_keys, secrets_keys, port, members, loops };
+        let (to_leader, line) = watch::channel(None);
+        let mut standing = Self {
+            store,
+            pki,
+            credentials,
+            tls,
+            token_keys,
+            secrets_keys,
+            port,
+            gateway,
+            line,
+            roll,
+            members,
+            loops,
+        };
         standing.serve_boards(base)?;
+        standing.serve_clients(base, to_leader)?;
         standing.keep_certified(base)?;
         standing.keep_time(base);
         standing.follow_members(book, mastership.map_or(FOUNDER, |it| it.member));
@@ -135,6 +161,24 @@ impl Standing {
         Ok(())
     }
 
+    /// Clients of the API are served here, whoever leads.
+    fn serve_clients(
+        &mut self,
+        base: &Base,
+        to_leader: watch::Sender<Option<Connection>>,
+    ) -> Result<()> {
+        let listeners = vec![base.doors.api.listener()?];
+        let serving =
+            self.gateway.serve(Arc::clone(&self.tls), listeners, self.loops.stop_signal());
+        self.loops.spawn("API server", serving);
+        let following =
+            way::follow(self.members.grouping().engine(), to_leader, self.loops.stop_signal());
+        self.loops.spawn("way to the leader", async move { anyhow::Ok(following.await) });
+        let asking = self.roll.clone().ask_leader(self.line.clone(), self.loops.stop_signal());
+        self.loops.spawn("question to the leader", async move { anyhow::Ok(asking.await) });
+        Ok(())
+    }
+
     /// The API's certificate has the names that this board has.
     fn keep_certified(&mut self, base: &Base) -> Result<()> {
         let certificate = Certificate {
@@ -150,6 +194,7 @@ impl Standing {
 
     /// Ends its loops, then closes the store.
     pub(super) async fn close(self) {
+        self.gateway.close();
         self.members.grouping().stop().await;
         self.loops.stop().await;
         self.store.close().await;

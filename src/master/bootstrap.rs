@@ -2,6 +2,7 @@
 //! Service with its endpoints, and the `kube-dns` Service, which every board answers itself. Run on
 //! becoming master; writes nothing when nothing is missing.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use logic::controller::Op;
@@ -19,12 +20,28 @@ const DNS: &str = "kube-dns";
 const ATTEMPTS_MAX: u32 = 8;
 
 /// Where the API is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ApiAddress {
     /// Address of this master; without one that others can reach there are no endpoints yet.
     pub address: Ipv4Addr,
     /// Port of the API.
     pub port: u16,
+    /// The other masters, which answer at the same port.
+    pub others: Vec<Ipv4Addr>,
+}
+
+impl ApiAddress {
+    /// All of them in order, so that the objects are the same whoever leads.
+    fn all(&self) -> Vec<Ipv4Addr> {
+        let all: BTreeSet<Ipv4Addr> = self.others.iter().copied().chain([self.address]).collect();
+        all.into_iter().filter(is_reachable).collect()
+    }
+}
+
+/// Whether pods can reach an address: the API refuses others as endpoints, and they would lead
+/// nowhere.
+fn is_reachable(address: &Ipv4Addr) -> bool {
+    !(address.is_loopback() || address.is_unspecified() || address.is_link_local())
 }
 
 /// Why the first objects could not be made.
@@ -66,13 +83,12 @@ pub async fn run(registry: &Registry, api: ApiAddress) -> Result<(), BootstrapEr
     let service_address = registry.options().service_range.api_address();
     let dns = dns_service(registry.options().service_range.dns_address());
     let mut objects = vec![(SERVICES, service(service_address, api.port)), (SERVICES, dns)];
-    let address = api.address;
-    if address.is_loopback() || address.is_unspecified() || address.is_link_local() {
-        // The API refuses such endpoints, and they would lead nowhere from a pod.
-        tracing::warn!(%address, "this board has no address that pods could reach the API at");
+    if is_reachable(&api.address) {
+        objects.push((ENDPOINTS, endpoints(&api)));
+        objects.push((ENDPOINT_SLICES, endpoint_slice(&api)));
     } else {
-        objects.push((ENDPOINTS, endpoints(api)));
-        objects.push((ENDPOINT_SLICES, endpoint_slice(api)));
+        let address = api.address;
+        tracing::warn!(%address, "this board has no address that pods could reach the API at");
     }
     for (kind, object) in objects {
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
@@ -127,27 +143,27 @@ fn dns_service(address: Ipv4Addr) -> Value {
     })
 }
 
-fn endpoints(api: ApiAddress) -> Value {
+fn endpoints(api: &ApiAddress) -> Value {
+    let addresses = api.all().into_iter().map(|address| json!({ "ip": address.to_string() }));
     json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": { "name": "kubernetes", "namespace": "default",
             "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" } },
         "subsets": [{
-            "addresses": [{ "ip": api.address.to_string() }],
+            "addresses": addresses.collect::<Vec<_>>(),
             "ports": [{ "name": "https", "port": api.port, "protocol": "TCP" }],
         }],
     })
 }
 
-fn endpoint_slice(api: ApiAddress) -> Value {
+fn endpoint_slice(api: &ApiAddress) -> Value {
+    let endpoint = |address: Ipv4Addr| json!({ "addresses": [address.to_string()], "conditions": { "ready": true } });
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": { "name": "kubernetes", "namespace": "default",
             "labels": { "kubernetes.io/service-name": "kubernetes" } },
         "addressType": "IPv4",
-        "endpoints": [{
-            "addresses": [api.address.to_string()], "conditions": { "ready": true },
-        }],
+        "endpoints": api.all().into_iter().map(endpoint).collect::<Vec<_>>(),
         "ports": [{ "name": "https", "port": api.port, "protocol": "TCP" }],
     })
 }

@@ -20,3 +20,4 @@ pub mod registry;
 pub mod secrets;
 pub mod tokens;
 pub mod tunnel;
+pub mod way;

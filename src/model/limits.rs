@@ -162,8 +162,10 @@ pub const PEER_CONNECTION_WINDOW_BYTES: u32 = PEER_WINDOW_BYTES * PEER_STREAMS_M
 const _: () = assert!(TUNNEL_STREAMS_MAX + 64 <= PEER_STREAMS_MAX as usize);
 /// Bytes of one chunk of a stream between boards.
 pub const PEER_CHUNK_BYTES: usize = 16 * 1024;
-/// Bytes of the head of a request between boards.
+/// Bytes of the head of a request of a stranger.
 pub const PEER_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of the head of a request of a board: an API client's, and what masters add to it.
+pub const PEER_API_HEAD_BYTES_MAX: usize = API_HEAD_BYTES_MAX + 2 * API_CALL_BYTES_MAX;
 /// Bytes of a board's request to join.
 pub const JOIN_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of the answer to it.

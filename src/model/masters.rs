@@ -29,6 +29,7 @@ pub use group::{
 };
 pub use kit::{
     ApiCallV1, CallerV1, KitAskV1, KitV1, MasterAtV1, MastersV1, SecretBytes, SecretsKeyV1,
+    UpgradeV1,
 };
 
 /// Annotation of a Node: what its board can do beyond the first release, separated by commas.

@@ -118,14 +118,12 @@ impl Server {
             views,
             tokens: Arc::new(api::NoTokens),
             audit,
-            tls,
-            listeners: vec![listener.into()],
             logs,
             clock,
             health: Health::default().alive_when("store", || true),
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        let serving = Some(api::serve(options, stopped));
+        let serving = Some(api::serve(options, tls, vec![listener.into()], stopped));
         let server = Self { registry, address, folder, pki, stop, serving };
         for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
             let body = json!({"metadata": {"name": name}});

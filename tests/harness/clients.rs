@@ -12,7 +12,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -89,6 +89,8 @@ pub struct Client {
     pub history: History,
     /// Values of writes of which the store said that they surely did not happen.
     pub refused: Vec<u64>,
+    /// When the last answer told the client to come again.
+    pub retry_after: Option<String>,
 }
 
 impl Client {
@@ -105,6 +107,7 @@ impl Client {
             padding: 0,
             history: History::default(),
             refused: Vec::new(),
+            retry_after: None,
         }
     }
 
@@ -163,12 +166,15 @@ impl Client {
         let answering = async {
             let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
             let code = answer.status().as_u16();
+            let retry = answer.headers().get(RETRY_AFTER).and_then(|it| it.to_str().ok());
+            let retry = retry.map(str::to_owned);
             let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
             let body = body.map_err(|error| error.to_string())?.to_bytes();
-            Ok::<_, String>((code, body))
+            Ok::<_, String>((code, retry, body))
         };
         match timeout(self.patience, answering).await {
-            Ok(Ok((code, body))) => {
+            Ok(Ok((code, retry, body))) => {
+                self.retry_after = retry;
                 match code {
                     // A door that cannot serve: perhaps another one can.
                     500.. => self.leave(),

@@ -1,6 +1,7 @@
 //! Clusters of several masters on one switch: real boards, real wires, real faults.
 
 mod cell;
+mod doors;
 mod failover;
 mod three;
 mod two;
@@ -17,6 +18,8 @@ mod disk;
 mod figures;
 #[path = "../harness/history.rs"]
 mod history;
+#[path = "../harness/kubectl.rs"]
+mod kubectl;
 #[path = "../harness/linearizable.rs"]
 mod linearizable;
 #[path = "../harness/loss.rs"]

@@ -58,7 +58,7 @@ pub(crate) fn standing(status: &Value, board: &str) -> String {
 }
 
 /// Waits for that many voters.
-fn wait_voters(cluster: &Cluster, board: usize, voters: &str) {
+pub(crate) fn wait_voters(cluster: &Cluster, board: usize, voters: &str) {
     let arguments = ["wait", "--voters", voters, "--timeout", GROWN_WITHIN];
     let waited = cluster.boards[board].command(&arguments);
     if !waited.status.success() {

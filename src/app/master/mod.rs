@@ -6,6 +6,7 @@
 //! the store; the bus, the own board's link, tunnels and announcements have a gate each.
 
 mod announce;
+mod audited;
 mod peers;
 mod reach;
 
@@ -17,7 +18,6 @@ use model::masters::{MasterAtV1, MemberId, Part, Reign};
 use tokio::sync::watch;
 
 use super::addresses::Addresses;
-use super::config::Config;
 use super::genesis;
 use super::identity::Identity;
 use super::loops::Loops;
@@ -29,10 +29,10 @@ use super::version;
 use crate::io::bus::external::{ExternalOptions, Sessions};
 use crate::io::link::{Gate, MasterEnd};
 use crate::io::store::{Mandate, Store};
-use crate::io::tls::{ApiTls, Credentials, Pki};
+use crate::io::tls::{Credentials, Pki};
 use crate::master::accounts::Accounts;
 use crate::master::api::{self, ApiOptions, Health};
-use crate::master::audit::{Audit, AuditLines, AuditTo};
+use crate::master::audit::{Audit, AuditLines};
 use crate::master::boards::{self, BoardsOptions, BusOver, Messages};
 use crate::master::contacts::{self, Contacts};
 use crate::master::controllers::{self, Views};
@@ -49,6 +49,7 @@ use crate::master::tokens::Tokens;
 use crate::master::tunnel::{Images, Routes, Streams};
 use announce::Announcer;
 pub(super) use announce::reachable;
+use audited::audit;
 use peers::Peers;
 pub(super) use peers::{LEADER, STATUS};
 use reach::Reach;
@@ -83,6 +84,8 @@ pub(super) struct MasterRole {
     pub(super) mandate: Mandate,
     store: Store,
     place: Place,
+    /// Where clients of the API come.
+    sitting: api::Sitting,
     members: Members,
 }
 
@@ -98,7 +101,6 @@ struct Core<'a> {
     accounts: Accounts,
     pki: Arc<Pki>,
     credentials: Credentials,
-    tls: Arc<ApiTls>,
     streams: Streams,
     images: Images,
     /// The boards that wait for a person's word.
@@ -122,9 +124,12 @@ impl MasterRole {
         let mut loops = Loops::new();
         core.keep_reachable(&mut loops).await?;
         let (audit, told) = audit(&base.config, &mut loops);
-        core.serve_api(audit, &mut loops)?;
+        let sitting = core.serve_api(audit, &mut loops);
         let status = Arc::new(core.run_controllers(&mut loops));
         let (record, rivals) = core.announce(&mut loops)?;
+        let newest = mapped(record.clone(), |record| Some(record.clone()));
+        let noting = standing.roll.clone().follow(newest, loops.stop_signal());
+        loops.spawn("roll of masters", async move { anyhow::Ok(noting.await) });
         let messages = Messages::default();
         core.serve_bus(record.clone(), messages.clone(), told, &mut loops)?;
         let joining = Arc::new(core.joining(record.clone()));
@@ -139,12 +144,25 @@ impl MasterRole {
         say_began(&core.mandate, &core.store);
         let members = standing.members.clone();
         let Core { store, mandate, images, .. } = core;
-        Ok(Self { loops, status, images, joining, evictor, rivals, mandate, store, place, members })
+        Ok(Self {
+            loops,
+            status,
+            images,
+            joining,
+            evictor,
+            rivals,
+            mandate,
+            store,
+            place,
+            sitting,
+            members,
+        })
     }
 
     /// Ends every loop; requests under way may finish.
     pub(super) async fn stop(self) {
         self.members.lead(None);
+        self.sitting.leave().await;
         self.loops.stop().await;
         drop(self.place);
         self.store.detach().await;
@@ -154,28 +172,12 @@ impl MasterRole {
     /// Ends every loop at once: the reign is over. The store stays open.
     pub(super) async fn cut(self) {
         self.members.lead(None);
+        drop(self.sitting);
         drop(self.place);
         self.loops.cut().await;
         say_ended(&self.mandate);
         self.store.detach().await;
     }
-}
-
-/// Tells who wrote what where it is wished; gives the lines that go over the bus.
-fn audit(config: &Config, loops: &mut Loops) -> (Audit, Option<AuditLines>) {
-    if config.audit == AuditTo::Off {
-        return (Audit::off(), None);
-    }
-    let (audit, lines) = Audit::to_lines();
-    if config.audit == AuditTo::Bus {
-        return (audit, Some(lines));
-    }
-    let writing = lines.to_stdout(loops.stop_signal());
-    loops.spawn("audit", async move {
-        writing.await;
-        anyhow::Ok(())
-    });
-    (audit, None)
 }
 
 impl<'a> Core<'a> {
@@ -223,7 +225,6 @@ impl<'a> Core<'a> {
             accounts,
             pki: Arc::clone(&standing.pki),
             credentials: standing.credentials.clone(),
-            tls: Arc::clone(&standing.tls),
             streams,
             images,
             pending: PendingBoards::new(standing.pki.pin()),
@@ -236,28 +237,27 @@ impl<'a> Core<'a> {
             registry: self.registry.clone(),
             api_port: self.base.config.api_port,
             addresses: self.base.addresses.clone(),
+            own: self.base.identity.name.clone(),
+            book: self.standing.members.grouping().book(),
         };
         let complete = reach.bootstrap().await?;
         loops.spawn("first objects", reach.run(complete, loops.stop_signal()));
         Ok(())
     }
 
-    fn serve_api(&self, audit: Audit, loops: &mut Loops) -> Result<()> {
+    fn serve_api(&self, audit: Audit, loops: &mut Loops) -> api::Sitting {
         let failed = self.store.clone();
         let api = ApiOptions {
             registry: self.registry.clone(),
             views: self.views.clone(),
             tokens: Arc::new(self.accounts.clone()),
             audit,
-            tls: Arc::clone(&self.tls),
-            listeners: vec![self.base.doors.api.listener()?],
             logs: Arc::new(self.streams.clone()),
             clock: self.base.clock.clone(),
             health: Health::default().alive_when("store", move || !failed.failed()),
             version: version::TEXT.into(),
         };
-        loops.spawn("API server", api::serve(api, loops.stop_signal()));
-        Ok(())
+        self.standing.gateway.lead(api, loops.stop_signal())
     }
 
     fn run_controllers(&self, loops: &mut Loops) -> ClusterStatus {

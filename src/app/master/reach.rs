@@ -1,4 +1,4 @@
-//! How clients reach the API: the `kubernetes` Service's endpoints follow the board's addresses.
+//! How clients reach the API: the `kubernetes` Service's endpoints follow the addresses of all masters.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::app::addresses::Addresses;
 use crate::io::tls::ServerNames;
 use crate::master::bootstrap::{self, ApiAddress};
+use crate::master::elector::Book;
 use crate::master::registry::Registry;
 
 /// Pause before what a full disk refused is tried again.
@@ -22,6 +23,10 @@ pub(super) struct Reach {
     pub(super) api_port: u16,
     /// This board's addresses.
     pub(super) addresses: watch::Receiver<Addresses>,
+    /// This board.
+    pub(super) own: String,
+    /// Where the masters are.
+    pub(super) book: watch::Receiver<Book>,
 }
 
 impl Reach {
@@ -32,7 +37,10 @@ impl Reach {
     /// The store or the API refuses for another reason.
     pub(super) async fn bootstrap(&mut self) -> Result<bool> {
         let address = self.addresses.borrow_and_update().own;
-        let api = ApiAddress { address, port: self.api_port };
+        let book = self.book.borrow_and_update().clone();
+        let others = book.iter().filter(|at| at.board != self.own && at.api_port == self.api_port);
+        let others = others.filter_map(|at| at.addresses.first().copied()).collect();
+        let api = ApiAddress { address, port: self.api_port, others };
         match bootstrap::run(&self.registry, api).await {
             Ok(()) => Ok(true),
             Err(error) if error.passes() => {
@@ -54,10 +62,11 @@ impl Reach {
         mut stop: watch::Receiver<bool>,
     ) -> Result<()> {
         loop {
-            // Cancel safety: all three lose nothing when dropped. An error of the last means that
-            // nobody can ask any more; one of the first, that the board ends.
+            // Cancel safety: all of them lose nothing when dropped. An error of the last means that
+            // nobody can ask any more; one of the first two, that the board ends.
             let changed = tokio::select! {
                 changed = self.addresses.changed() => changed.is_ok(),
+                Ok(()) = self.book.changed() => true,
                 () = tokio::time::sleep(RETRY), if !complete => false,
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
             };

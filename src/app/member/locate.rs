@@ -6,12 +6,15 @@
 //! multicast is filtered. Invariant: epoch and term of the record never go back, and only a signature
 //! makes a record count; a forged one costs a line in the log.
 
-use std::net::SocketAddr;
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use model::leader::{LeaderRecord, SignedRecord};
+use model::masters::MasterAtV1;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::dial;
 use crate::app::config::Peer;
@@ -46,6 +49,10 @@ pub(super) struct Locator {
     pub(super) bus: watch::Receiver<BusState>,
     /// The record that the leader keeps on the bus; its signature is not checked yet.
     pub(super) on_bus: watch::Receiver<Option<SignedRecord>>,
+    /// Records that masters tell, by an open question; their signatures are not checked yet.
+    pub(super) told: watch::Receiver<Option<SignedRecord>>,
+    /// Everybody who holds the log.
+    pub(super) masters: watch::Receiver<Arc<Vec<MasterAtV1>>>,
     /// The newest record.
     pub(super) found: watch::Sender<Option<LeaderRecord>>,
     /// The same with its signature, to be told to others.
@@ -78,17 +85,26 @@ impl Locator {
     async fn search(&mut self) {
         let mut heard = self.discovery.heard();
         let (mut bus, mut on_bus) = (self.bus.clone(), self.on_bus.clone());
+        let (mut told, mut masters) = (self.told.clone(), self.masters.clone());
         let mut round = Round::new();
         self.take_heard(&mut heard).await;
         loop {
             let away = bus.borrow_and_update().connected_to.is_none();
-            // Cancel safety: all four lose nothing when dropped. A channel whose sender is gone is
+            // Cancel safety: all of them lose nothing when dropped. A channel whose sender is gone is
             // not asked any more: the role is about to end.
             tokio::select! {
                 Ok(()) = heard.changed() => self.take_heard(&mut heard).await,
                 Ok(()) = on_bus.changed() => {
                     let record = on_bus.borrow_and_update().clone();
                     self.take_unless_forged(record).await;
+                }
+                Ok(()) = told.changed() => {
+                    let record = told.borrow_and_update().clone();
+                    self.take_unless_forged(record).await;
+                }
+                Ok(()) = masters.changed() => {
+                    self.known.masters = masters.borrow_and_update().to_vec();
+                    self.keep().await;
                 }
                 Ok(()) = bus.changed() => {
                     if away != bus.borrow().connected_to.is_none() {
@@ -129,6 +145,11 @@ impl Locator {
         self.found.send_replace(Some(leader));
         self.signed.send_replace(Some(record.clone()));
         self.known.leader = Some(record);
+        self.keep().await;
+    }
+
+    /// Makes what is known durable.
+    async fn keep(&self) {
         let (known, dirs) = (self.known.clone(), self.dirs.clone());
         match tokio::task::spawn_blocking(move || known.save(&dirs)).await {
             Ok(Ok(())) => {}
@@ -146,22 +167,36 @@ impl Locator {
         }
     }
 
-    /// Asks the known leader and every named board who leads; gives who was asked.
+    /// Asks every known master and every named board who leads, all at once; gives who was asked.
     async fn ask_around(&mut self) -> Vec<SocketAddr> {
         let mut candidates: Vec<SocketAddr> = Vec::new();
         if let Some(known) = &self.known.leader {
             candidates.extend(dial::addresses(known.record()));
         }
+        for master in &self.known.masters {
+            let at = |address: &Ipv4Addr| SocketAddr::from((*address, master.peer_port));
+            candidates.extend(master.addresses.iter().map(at));
+        }
         candidates.extend(dial::resolve(&self.peers).await);
-        candidates.dedup();
-        for address in &candidates {
-            match dial::leader(*address, &self.credentials).await {
-                Ok(record) if is_ours(&record, &self.credentials, &self.cluster) => {
+        let mut seen = HashSet::new();
+        candidates.retain(|address| seen.insert(*address));
+        let mut asking = JoinSet::new();
+        for address in candidates.clone() {
+            let credentials = self.credentials.clone();
+            asking.spawn(async move { (address, dial::leader(address, &credentials).await) });
+        }
+        while let Some(asked) = asking.join_next().await {
+            match asked {
+                Ok((_, Ok(record))) if is_ours(&record, &self.credentials, &self.cluster) => {
                     self.take(record).await;
-                    break;
                 }
-                Ok(_) => tracing::debug!(%address, "a board tells of a leader that nobody signed"),
-                Err(error) => tracing::debug!(%address, error, "nobody tells who leads"),
+                Ok((address, Ok(_))) => {
+                    tracing::debug!(%address, "a board tells of a leader that nobody signed");
+                }
+                Ok((address, Err(error))) => {
+                    tracing::debug!(%address, error, "nobody tells who leads");
+                }
+                Err(error) => tracing::warn!(%error, "a board could not be asked who leads"),
             }
         }
         candidates

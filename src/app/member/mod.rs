@@ -4,8 +4,10 @@
 //! All of it may be without a leader for as long as it takes: the agent keeps its pods (island mode).
 
 pub(super) mod dial;
+mod door;
 mod kit;
 pub(super) mod locate;
+mod standby;
 mod view;
 
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use super::addresses::Addresses;
 use super::cli::Role;
 use super::config::{Config, ExternalBroker};
 use super::dirs::Dirs;
+use super::doors::Door;
 use super::identity::Identity;
 use super::loops::Loops;
 use super::membership::Membership;
@@ -29,10 +32,13 @@ use crate::io::image::Source;
 use crate::io::link::MasterEnd;
 use crate::io::peer;
 use crate::io::tls::{self, BoardKey, Credentials};
+use crate::master::elector::Book;
 use crate::node::tunnel::{Tunnel, TunnelOptions};
+use door::Passage;
 use kit::Asker;
 pub(super) use kit::Said;
 use locate::Locator;
+use standby::Standby;
 pub(super) use view::LeaderView;
 
 /// What the role is started with.
@@ -51,6 +57,16 @@ pub(super) struct MemberOptions<'a> {
     pub(super) member: Option<MemberId>,
     /// The link to the agent of this board.
     pub(super) link: MasterEnd,
+    /// How it hears of leaders.
+    pub(super) ears: Ears,
+}
+
+/// How a board hears of leaders as soon as the masters know.
+pub(super) enum Ears {
+    /// It is a master: by what it is told, and with the list of members.
+    Own(watch::Receiver<Option<SignedRecord>>, watch::Receiver<Book>),
+    /// It asks masters; and it passes clients of the API on to them, at this port.
+    Asking(Door),
 }
 
 /// The running role.
@@ -78,19 +94,55 @@ fn over(
     })
 }
 
+/// What tells of leaders, and of everybody who holds the log.
+type Heard = (watch::Receiver<Option<SignedRecord>>, watch::Receiver<Book>);
+
+fn hear(ears: Ears, standby: Standby, loops: &mut Loops) -> Heard {
+    let door = match ears {
+        Ears::Own(told, masters) => return (told, masters),
+        Ears::Asking(door) => door,
+    };
+    let (told, masters) = (standby.told.subscribe(), standby.masters.subscribe());
+    // A board whose port is taken does without.
+    match door.listener() {
+        Ok(listener) => {
+            let passing = Passage { leader: standby.leader.clone(), masters: masters.clone() };
+            let passing = passing.run(listener, loops.stop_signal());
+            loops.spawn("API port", async move { anyhow::Ok(passing.await) });
+        }
+        Err(error) => {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "clients cannot reach the API at this board");
+        }
+    }
+    let listening = standby.run(loops.stop_signal());
+    loops.spawn("ears at masters", async move { anyhow::Ok(listening.await) });
+    (told, masters)
+}
+
 impl MemberRole {
     /// Starts to look for the leader; does not wait for it.
     ///
     /// # Errors
     /// The board's certificate cannot be used.
     pub(super) fn start(options: MemberOptions<'_>) -> Result<Self> {
-        let MemberOptions { dirs, config, identity, credentials, addresses, member, link } =
+        let MemberOptions { dirs, config, identity, credentials, addresses, member, link, ears } =
             options;
         let mut loops = Loops::new();
         let (found, leader) = watch::channel(None);
         let (signed, record) = watch::channel(None);
         let (announced, on_bus) = watch::channel(None);
         let (state, bus_state) = watch::channel(BusState::default());
+        let (known, tunnel) = (Membership::load(dirs), Tunnel::new());
+        let standby = Standby {
+            own: identity.name.clone(),
+            credentials: credentials.clone(),
+            tunnel: tunnel.clone(),
+            leader: leader.clone(),
+            masters: watch::Sender::new(Arc::new(known.masters.clone())),
+            told: watch::Sender::default(),
+        };
+        let (told, masters) = hear(ears, standby, &mut loops);
         let locator = Locator {
             dirs: dirs.clone(),
             credentials: credentials.clone(),
@@ -102,12 +154,13 @@ impl MemberRole {
             }),
             bus: bus_state,
             on_bus,
+            told,
+            masters,
             found,
             signed,
-            known: Membership::load(dirs),
+            known,
         };
         loops.spawn("search for the leader", locator.run(loops.stop_signal()));
-        let tunnel = Tunnel::new();
         let tunnelling = TunnelOptions {
             tls: credentials.client_config(peer::ALPN)?,
             leader: leader.clone(),

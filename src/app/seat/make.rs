@@ -15,7 +15,7 @@ use crate::app::master::{Lead, MasterRole};
 use crate::app::mastership::Mastership;
 use crate::app::member::dial;
 use crate::app::member::locate::is_ours;
-use crate::app::member::{MemberOptions, MemberRole};
+use crate::app::member::{Ears, MemberOptions, MemberRole};
 use crate::app::standing::Standing;
 use crate::io::link::Socket;
 use crate::io::store::{self, Mandate, Store};
@@ -115,16 +115,23 @@ pub(super) async fn leave(base: &mut Base) -> Result<()> {
 pub(super) fn follower(base: &Base, socket: &Socket, standing: &Standing) -> Result<FollowerRole> {
     let own = standing.members.grouping().engine().borrow().as_ref().map(|engine| engine.own);
     let credentials = standing.credentials.clone();
-    let member = member(base, socket, credentials, own)?;
+    let ears = Ears::Own(standing.roll.record(), standing.members.grouping().book());
+    let member = start_member(base, socket, credentials, own, ears)?;
     Ok(FollowerRole::start(member, standing, &base.doors))
 }
 
-/// The role of a board that holds no log, `own` apart.
-pub(super) fn member(
+/// The role of a board that holds no log.
+pub(super) fn member(base: &Base, socket: &Socket, credentials: Credentials) -> Result<MemberRole> {
+    let ears = Ears::Asking(base.doors.api.clone());
+    start_member(base, socket, credentials, None, ears)
+}
+
+fn start_member(
     base: &Base,
     socket: &Socket,
     credentials: Credentials,
     own: Option<MemberId>,
+    ears: Ears,
 ) -> Result<MemberRole> {
     if own.is_none() {
         base.clock.follow();
@@ -137,6 +144,7 @@ pub(super) fn member(
         addresses: base.addresses.clone(),
         member: own,
         link: socket.plug(),
+        ears,
     })
 }
 
@@ -168,7 +176,7 @@ pub(super) async fn take_kit(
             if taking.is_ok() {
                 reopen.next();
             }
-            let member = member(base, socket, own_credentials(base)?, None)?;
+            let member = member(base, socket, own_credentials(base)?)?;
             Ok((None, Seat::Working(member)))
         }
     }
@@ -188,7 +196,7 @@ pub(super) async fn reopen_log(
             let pause = reopen.next();
             let error = format!("{error:#}");
             tracing::error!(error, ?pause, "this board cannot hold the log: check its disk");
-            let member = member(base, socket, own_credentials(base)?, None)?;
+            let member = member(base, socket, own_credentials(base)?)?;
             Ok((None, Seat::Working(member)))
         }
     }

@@ -171,13 +171,13 @@ impl Seats {
                 None => standing = Some(held),
                 Some(record) => {
                     held.close().await;
-                    Membership { leader: Some(record) }.save(&base.dirs)?;
+                    Membership { leader: Some(record), masters: Vec::new() }.save(&base.dirs)?;
                     leave(&mut base).await?;
                 }
             }
         }
         let seat = match &standing {
-            None => Seat::Working(member(&base, &socket, own_credentials(&base)?, None)?),
+            None => Seat::Working(member(&base, &socket, own_credentials(&base)?)?),
             Some(standing) if standing.enter(mastership.as_ref()).await? => {
                 Seat::Following(follower(&base, &socket, standing)?)
             }
@@ -291,13 +291,13 @@ impl Seats {
             (Event::Leave | Event::Deposed, Some(standing)) => {
                 standing.close().await;
                 leave(&mut base).await?;
-                (None, Seat::Working(member(&base, &socket, own_credentials(&base)?, None)?))
+                (None, Seat::Working(member(&base, &socket, own_credentials(&base)?)?))
             }
             (Event::Fail(why), Some(standing)) => {
                 let pause = reopen.next();
                 tracing::error!(why, ?pause, "this board cannot hold the log: check its disk");
                 standing.close().await;
-                (None, Seat::Working(member(&base, &socket, own_credentials(&base)?, None)?))
+                (None, Seat::Working(member(&base, &socket, own_credentials(&base)?)?))
             }
             (Event::Reopen, None) => reopen_log(&base, &socket, &mut reopen).await?,
             (_, Some(standing)) => {
@@ -305,9 +305,7 @@ impl Seats {
                 let seat = Seat::Following(follower(&base, &socket, &standing)?);
                 (Some(standing), seat)
             }
-            (_, None) => {
-                (None, Seat::Working(member(&base, &socket, own_credentials(&base)?, None)?))
-            }
+            (_, None) => (None, Seat::Working(member(&base, &socket, own_credentials(&base)?)?)),
         };
         let seats =
             Self { base, socket, standing, seat, control, is_master, images, reopen, promotions };

@@ -236,7 +236,7 @@ fn become_member(
         role: Role::Member,
     };
     joined.save(&dirs.data)?;
-    Membership { leader: answer.leader.clone() }.save(dirs)?;
+    Membership { leader: answer.leader.clone(), masters: Vec::new() }.save(dirs)?;
     // Last: from here on the board is a member.
     identity.save(dirs)?;
     tracing::info!(cluster = %identity.cluster, board = %identity.name, "joined");

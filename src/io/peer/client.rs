@@ -72,6 +72,16 @@ pub enum PeerError {
     },
 }
 
+impl PeerError {
+    /// Whether the request surely was not sent.
+    pub fn is_not_sent(&self) -> bool {
+        match self {
+            Self::Broken { source, .. } => source.is_canceled(),
+            _ => true,
+        }
+    }
+}
+
 /// An open connection; clones share it, and it ends with the last of them.
 #[derive(Clone, Debug)]
 pub struct Connection {
@@ -200,6 +210,11 @@ impl Connection {
         sent.map_err(|source| PeerError::Broken { address: self.address, source })
     }
 
+    /// Whether both are clones of one.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.ended.same_channel(&other.ended)
+    }
+
     /// Resolves when the connection has ended.
     ///
     /// # Cancel safety
@@ -236,7 +251,7 @@ fn builder() -> http2::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .initial_stream_window_size(PEER_WINDOW_BYTES)
         .initial_connection_window_size(PEER_CONNECTION_WINDOW_BYTES)
-        .max_header_list_size(head_bytes_max())
+        .max_header_list_size(head_bytes_max(true))
         .max_send_buf_size(2 * PEER_CHUNK_BYTES);
     builder
 }

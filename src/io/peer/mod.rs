@@ -26,7 +26,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
-use model::limits::PEER_HEAD_BYTES_MAX;
+use model::limits::{PEER_API_HEAD_BYTES_MAX, PEER_HEAD_BYTES_MAX};
 use tokio::sync::watch;
 
 use crate::io::tls::BoardPeer;
@@ -35,6 +35,7 @@ pub use chunks::{ERROR, chunks, chunks_until, error_of, error_value, forward, pa
 pub use client::{Connection, PeerError};
 pub use leaderward::{Asked, Away, Leaderward};
 pub use server::serve;
+pub use socket::tune;
 
 /// What both ends offer in TLS.
 pub const ALPN: &[&[u8]] = &[b"h2"];
@@ -119,9 +120,10 @@ pub async fn read(body: Incoming, bytes_max: usize) -> Result<Bytes, String> {
     Ok(collected.map_err(|error| error.to_string())?.to_bytes())
 }
 
-/// Bound of a request's head as HTTP/2 counts it.
-fn head_bytes_max() -> u32 {
-    u32::try_from(PEER_HEAD_BYTES_MAX).expect("a small constant")
+/// Bound of a head as HTTP/2 counts it: those of API clients travel between masters.
+fn head_bytes_max(is_admitted: bool) -> u32 {
+    let bytes = if is_admitted { PEER_API_HEAD_BYTES_MAX } else { PEER_HEAD_BYTES_MAX };
+    u32::try_from(bytes).expect("a small constant")
 }
 
 #[cfg(test)]

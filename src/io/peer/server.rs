@@ -322,8 +322,12 @@ fn builder(is_admitted: bool) -> http2::Builder<TokioExecutor> {
         .initial_stream_window_size(window)
         .initial_connection_window_size(all)
         .max_concurrent_streams(streams)
-        .max_header_list_size(head_bytes_max())
+        .max_header_list_size(head_bytes_max(is_admitted))
         .max_send_buf_size(2 * PEER_CHUNK_BYTES);
+    if is_admitted {
+        // Masters pass streams of API clients on (RFC 8441).
+        builder.enable_connect_protocol();
+    }
     builder
 }
 

@@ -10,8 +10,12 @@ use tokio::net::TcpStream;
 pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(9);
 const KEEP_ALIVE_INTERVAL_SECONDS: u32 = 3;
 
-/// `quiet_seconds`: silence after which the kernel asks. The end that asks sooner spares the other.
-pub(super) fn tune(stream: &TcpStream, quiet_seconds: u32, unanswered: Duration) -> io::Result<()> {
+/// Sets them. `quiet_seconds`: silence after which the kernel asks. The end that asks sooner spares the
+/// other. `unanswered`: what is sent and not answered for so long ends the connection.
+///
+/// # Errors
+/// The kernel refuses one.
+pub fn tune(stream: &TcpStream, quiet_seconds: u32, unanswered: Duration) -> io::Result<()> {
     let unanswered_ms = u32::try_from(unanswered.as_millis()).unwrap_or(u32::MAX);
     stream.set_nodelay(true)?;
     setsockopt(stream, sockopt::KeepAlive, &true)?;

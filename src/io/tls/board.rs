@@ -14,7 +14,7 @@ use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{BadCertificate, TlsError, file, peer};
+use super::{BadCertificate, PeerIdentity, TlsError, file, peer};
 
 /// Group of every board's certificate, as in Kubernetes.
 pub(super) const NODES: &str = "system:nodes";
@@ -42,17 +42,22 @@ pub struct BoardPeer {
 /// The certificate is not a board's.
 pub fn board_peer(chain: &[CertificateDer<'_>]) -> Result<BoardPeer, BadCertificate> {
     let end = chain.first().ok_or(BadCertificate)?;
-    let identity = peer::identity(end)?;
-    let name = identity.name.strip_prefix(USER_PREFIX).ok_or(BadCertificate)?;
-    let is_in = |group: &str| identity.groups.iter().any(|found| found == group);
-    if name.is_empty() || !is_in(NODES) {
-        return Err(BadCertificate);
+    BoardPeer::of(&peer::identity(end)?, spki_hash(end).ok_or(BadCertificate)?)
+}
+
+impl BoardPeer {
+    /// The board that has this identity and a key of that hash.
+    ///
+    /// # Errors
+    /// The identity is not a board's.
+    pub fn of(identity: &PeerIdentity, key: [u8; 32]) -> Result<Self, BadCertificate> {
+        let name = identity.name.strip_prefix(USER_PREFIX).ok_or(BadCertificate)?;
+        let is_in = |group: &str| identity.groups.iter().any(|found| found == group);
+        if name.is_empty() || !is_in(NODES) {
+            return Err(BadCertificate);
+        }
+        Ok(Self { name: name.into(), key, is_master: is_in(MASTERS) })
     }
-    Ok(BoardPeer {
-        name: name.into(),
-        key: spki_hash(end).ok_or(BadCertificate)?,
-        is_master: is_in(MASTERS),
-    })
 }
 
 /// The pin of the authority that a server named in the chain that it showed; `None` when it named none.

@@ -5,6 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::issue::Pair;
 
+/// A name that every master's certificate has: the address of a worker, which passes bytes on, is in
+/// none.
+const SERVER_NAME: &str = "kubernetes";
+
 /// A kubeconfig of one cluster, one user and one context, everything inline.
 pub(super) fn text(cluster: &str, server_url: &str, ca: &str, admin: &Pair) -> String {
     let (ca, certificate, key) =
@@ -17,6 +21,7 @@ clusters:
   cluster:
     certificate-authority-data: {ca}
     server: {server_url}
+    tls-server-name: {SERVER_NAME}
 contexts:
 - name: {cluster}
   context:

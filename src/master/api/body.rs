@@ -24,6 +24,20 @@ const PACE_TIME: Duration = Duration::from_secs(5);
 /// A slow line has more: 13 KiB a second.
 const PACE_BYTES: usize = 64 * 1024;
 
+/// The body of a request: still to come, or read already by whoever passes it on.
+pub(super) enum Sent {
+    /// From the client.
+    Coming(Incoming),
+    /// All of it.
+    Here(Payload),
+}
+
+impl From<Incoming> for Sent {
+    fn from(body: Incoming) -> Self {
+        Self::Coming(body)
+    }
+}
+
 /// A body, and its share of the memory for bodies.
 pub(super) struct Payload {
     pub(super) bytes: Bytes,
@@ -35,10 +49,13 @@ pub(super) struct Payload {
 /// # Errors
 /// 413 above [`REQUEST_BODY_BYTES_MAX`], 400 when the connection breaks off, 504 when it comes too slowly,
 /// 429 when there is no room for it.
-pub(super) async fn read(call: &Call, body: Incoming) -> Result<Payload, ApiError> {
+pub(super) async fn read(call: &Call, body: Sent) -> Result<Payload, ApiError> {
     let share = call.share.as_ref();
     let share = share.ok_or_else(|| ApiError::internal("the request has no place"))?;
-    take(&share.room(), body).await
+    match body {
+        Sent::Coming(body) => take(&share.room(), body).await,
+        Sent::Here(payload) => Ok(payload),
+    }
 }
 
 /// Reads all of a body into this room.

@@ -1,8 +1,9 @@
 //! The API server: the registry's semantics over HTTPS, for kubectl, client-go, kube-rs and Helm.
 //!
 //! ```text
-//! serve (TLS, HTTP/1.1, h2) -> route -> auth -> path -> read | watching | write | logs | streams | reviews
-//!                                  \-> discovery, openapi, health, version
+//! serve (TLS, HTTP/1.1, h2) -> gateway -> route -> auth -> path -> read | watching | write | logs | streams | reviews
+//!                                 |          \-> discovery, openapi, health, version
+//!                                 \-> to the master that leads, over port 7443
 //! ```
 //! Everything is driven by the one resource table. In: listeners and a registry. Out: answers equal
 //! to those of kube-apiserver 1.36 for the kinds served. Invariants: whatever a peer sends ends at
@@ -14,6 +15,7 @@ mod answer;
 mod auth;
 mod body;
 mod discovery;
+mod gateway;
 mod health;
 mod impersonation;
 mod logs;
@@ -43,6 +45,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use auth::{BearerTokens, BearerUser, NoTokens, TokenTrouble};
+pub use gateway::{Gateway, Sitting};
 pub use health::{Check, Health};
 pub use logs::{LogAnswer, LogSource, NoLogs, SharedLogs};
 
@@ -62,10 +65,6 @@ pub struct ApiOptions {
     pub tokens: Arc<dyn BearerTokens>,
     /// Where writes are told of.
     pub audit: Audit,
-    /// Certificates; may be renewed while serving.
-    pub tls: Arc<ApiTls>,
-    /// Bound sockets, non-blocking.
-    pub listeners: Vec<Arc<TcpListener>>,
     /// Where container logs come from.
     pub logs: SharedLogs,
     /// Judges certificates and ages.
@@ -82,11 +81,22 @@ impl fmt::Debug for ApiOptions {
     }
 }
 
-/// Starts the API server on the current tokio runtime; the handle ends once `shutdown` says true
-/// and the connections have ended (within a deadline).
-pub fn serve(mut options: ApiOptions, shutdown: watch::Receiver<bool>) -> JoinHandle<()> {
-    let listeners = std::mem::take(&mut options.listeners);
-    let tls = options.tls.clone();
-    let api = route::Api::new(options, shutdown.clone());
-    serve::start(Arc::new(api), tls, listeners, shutdown)
+/// Starts an API server for as long as this process leads, on the current tokio runtime; the handle
+/// ends once `shutdown` says true and the connections have ended (within a deadline). `tls` may be
+/// renewed while serving; `listeners` are bound sockets, non-blocking.
+pub fn serve(
+    options: ApiOptions,
+    tls: Arc<ApiTls>,
+    listeners: Vec<Arc<TcpListener>>,
+    shutdown: watch::Receiver<bool>,
+) -> JoinHandle<()> {
+    let gateway = Gateway::default();
+    let sitting = gateway.lead(options, shutdown.clone());
+    let serving = gateway.serve(tls, listeners, shutdown);
+    tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "API server failed");
+        }
+        drop(sitting);
+    })
 }

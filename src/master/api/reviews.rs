@@ -6,7 +6,6 @@
 //! of Kubernetes do.
 
 use http::StatusCode;
-use hyper::body::Incoming;
 use logic::access::{self, Ask, Resource, Verdict, What};
 use model::access::{PolicyRule, UserInfo};
 use model::resource::Storage;
@@ -15,6 +14,7 @@ use model::validation;
 use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
+use super::body::Sent;
 use super::route::{Call, Place, add_warnings, object_answer};
 use super::{options, write};
 
@@ -25,7 +25,7 @@ pub(super) fn serves(place: &Place) -> bool {
 }
 
 /// POST of a review.
-pub(super) async fn create(call: &Call, place: &Place, body: Incoming) -> Result<Answer, ApiError> {
+pub(super) async fn create(call: &Call, place: &Place, body: Sent) -> Result<Answer, ApiError> {
     let mut options = options::write(call, "CreateOptions")?;
     let object = write::read_object(call, place, body, &mut options).await?;
     let target = write::target(place);

@@ -7,7 +7,6 @@ use http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, HeaderName, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, Method, Request, StatusCode};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use model::ids::Uid;
 use model::limits::{
@@ -21,6 +20,7 @@ use tokio::time::timeout;
 
 use super::answer::{Answer, AnswerBody, page_not_found, plain, whole};
 use super::auth::{self, BearerTokens, Caller};
+use super::body::Sent;
 use super::health::Health;
 use super::logs::LogSource;
 use super::negotiate::{self, Form, Media};
@@ -60,7 +60,7 @@ pub(super) struct Api {
     pub(super) documents: openapi::Documents,
     /// Ends watches and followed logs.
     pub(super) shutdown: watch::Receiver<bool>,
-    requests: Semaphore,
+    pub(super) requests: Semaphore,
     /// Pieces of memory that answers to LIST may still hold.
     pub(super) lists: Arc<Semaphore>,
     /// How much of it all a user may have.
@@ -71,8 +71,7 @@ pub(super) struct Api {
 
 impl Api {
     pub(super) fn new(options: ApiOptions, shutdown: watch::Receiver<bool>) -> Self {
-        let ApiOptions { registry, views, tokens, audit, clock, logs, health, version, .. } =
-            options;
+        let ApiOptions { registry, views, tokens, audit, clock, logs, health, version } = options;
         Self {
             keys: Keys::new(registry.clone()),
             registry,
@@ -90,6 +89,24 @@ impl Api {
             shares: Shares::new(),
             upgrades: Arc::new(Semaphore::new(API_UPGRADES_MAX)),
         }
+    }
+}
+
+impl Api {
+    /// Resolves when this board is not admitted any more. One that never was is told so with each
+    /// answer.
+    pub(super) async fn turned_out(&self, board: &BoardPeer) {
+        // Taken before the question, so that no change of the answer is missed.
+        let mut evictions = self.views.evictions();
+        if self.keys.is_admitted(board) {
+            while evictions.changed().await.is_ok() {
+                if !self.keys.is_admitted(board) {
+                    return;
+                }
+            }
+        }
+        // Nobody judges any more.
+        std::future::pending().await
     }
 }
 
@@ -130,7 +147,7 @@ pub(super) struct Place {
 pub(super) async fn answer(
     api: Arc<Api>,
     caller: Arc<Caller>,
-    request: Request<Incoming>,
+    request: Request<Sent>,
     working: Working,
 ) -> Answer {
     let (mut head, body) = request.into_parts();
@@ -184,7 +201,7 @@ async fn handle(
     mut call: Call,
     caller: &Caller,
     path: &str,
-    body: Incoming,
+    body: Sent,
     note: Option<&mut Note>,
 ) -> Result<Answer, ApiError> {
     let path = path::parse(&call.method, path, &call.query);
@@ -281,7 +298,7 @@ async fn on_resource(
     call: Call,
     path: ResourcePath,
     verb: &'static str,
-    body: Incoming,
+    body: Sent,
 ) -> Result<Answer, ApiError> {
     if !resource::discovery::versions(&path.group).contains(&path.version.as_str()) {
         return Ok(page_not_found());

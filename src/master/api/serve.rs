@@ -41,9 +41,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::auth::Caller;
-use super::route::{self, Api};
+use super::gateway::Gateway;
 use crate::io::crowd::{Crowd, Place};
-use crate::io::tls::{ApiTls, BoardPeer, board_peer};
+use crate::io::tls::{ApiTls, board_peer};
 
 /// Silence after which the kernel asks whether the peer still lives.
 const KEEP_ALIVE_SECONDS: u32 = 30;
@@ -55,14 +55,14 @@ const HTTP2_SEND_BUFFER: usize = 32 * 1024;
 
 /// Starts a task per listener; the handle ends when all connections have.
 pub(super) fn start(
-    api: Arc<Api>,
+    gateway: Gateway,
     tls: Arc<ApiTls>,
     listeners: Vec<Arc<TcpListener>>,
     shutdown: watch::Receiver<bool>,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
         let door = Door {
-            api,
+            gateway,
             tls,
             crowd: Crowd::new(API_STRANGERS_MAX),
             clients: Arc::new(Semaphore::new(API_CLIENTS_MAX)),
@@ -83,7 +83,7 @@ pub(super) fn start(
 /// What every connection of a listener needs.
 #[derive(Clone)]
 struct Door {
-    api: Arc<Api>,
+    gateway: Gateway,
     tls: Arc<ApiTls>,
     /// By address.
     crowd: Crowd<IpAddr>,
@@ -154,24 +154,8 @@ impl Door {
         // Cancel safety: the connection is over, whichever comes first.
         tokio::select! {
             served = self.serve(stream, caller) => served,
-            () = self.turned_out(&board) => Err(io::Error::other("its board is not admitted")),
+            () = self.gateway.turned_out(&board) => Err(io::Error::other("its board is not admitted")),
         }
-    }
-
-    /// Resolves when this board is not admitted any more: its watches end, too. One that never was is
-    /// told so with each answer.
-    async fn turned_out(&self, board: &BoardPeer) {
-        // Taken before the question, so that no change of the answer is missed.
-        let mut evictions = self.api.views.evictions();
-        if self.api.keys.is_admitted(board) {
-            while evictions.changed().await.is_ok() {
-                if !self.api.keys.is_admitted(board) {
-                    return;
-                }
-            }
-        }
-        // Nobody judges any more.
-        std::future::pending().await
     }
 
     async fn greet(
@@ -215,8 +199,9 @@ impl Door {
         let caller = Arc::new(caller);
         let counted = busy.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let (api, caller, working) = (self.api.clone(), caller.clone(), counted.begin());
-            async move { Ok::<_, Infallible>(route::answer(api, caller, request, working).await) }
+            let (gateway, caller) = (self.gateway.clone(), caller.clone());
+            let working = counted.begin();
+            async move { Ok::<_, Infallible>(gateway.answer(caller, request, working).await) }
         });
         if http2 {
             let connection = http2_builder().serve_connection(stream, service);
@@ -319,6 +304,13 @@ impl Busy {
 /// A request under way; lives as long as its answer's body.
 #[derive(Debug)]
 pub(super) struct Working(Arc<Busy>);
+
+impl Working {
+    /// Of a request that comes over no connection of this port.
+    pub(super) fn elsewhere() -> Self {
+        Arc::new(Busy::default()).begin()
+    }
+}
 
 impl Drop for Working {
     fn drop(&mut self) {

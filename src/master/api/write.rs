@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use http::StatusCode;
-use hyper::body::Incoming;
 use logic::access::{Ask, Resource as Asked, Verdict, What};
 use model::resource::Resource;
 use model::schema;
@@ -10,7 +9,7 @@ use model::status::ApiError;
 use serde_json::Value;
 
 use super::answer::Answer;
-use super::body::{self, Payload};
+use super::body::{self, Payload, Sent};
 use super::options;
 use super::read::{list_answer, list_query, shaper};
 use super::route::{Call, Place, add_warnings, generic, object_answer};
@@ -20,7 +19,7 @@ use crate::master::audit::WriteOf;
 use crate::master::registry::{Guard, PatchBody, PatchKind, Target, WriteOptions, Written};
 
 /// POST: a new object, or a `binding` or `eviction` of a pod.
-pub(super) async fn create(call: &Call, place: &Place, body: Incoming) -> Result<Answer, ApiError> {
+pub(super) async fn create(call: &Call, place: &Place, body: Sent) -> Result<Answer, ApiError> {
     let mut options = guarded(call, place, "CreateOptions")?;
     let object = read_object(call, place, body, &mut options).await?;
     let target = target(place);
@@ -60,7 +59,7 @@ fn creating(call: &Call, place: &Place) -> Guard {
 }
 
 /// PUT.
-pub(super) async fn update(call: &Call, place: &Place, body: Incoming) -> Result<Answer, ApiError> {
+pub(super) async fn update(call: &Call, place: &Place, body: Sent) -> Result<Answer, ApiError> {
     let mut options = guarded(call, place, "UpdateOptions")?;
     options.creating = Some(creating(call, place));
     let object = read_object(call, place, body, &mut options).await?;
@@ -70,7 +69,7 @@ pub(super) async fn update(call: &Call, place: &Place, body: Incoming) -> Result
 }
 
 /// PATCH by content type.
-pub(super) async fn patch(call: &Call, place: &Place, body: Incoming) -> Result<Answer, ApiError> {
+pub(super) async fn patch(call: &Call, place: &Place, body: Sent) -> Result<Answer, ApiError> {
     let content_type = negotiate::content_type(&call.headers);
     let kind = match content_type.as_str() {
         "application/json-patch+json" => PatchKind::Json,
@@ -107,7 +106,7 @@ fn refuse_apply(call: &Call) -> ApiError {
 }
 
 /// DELETE of one object.
-pub(super) async fn delete(call: &Call, place: &Place, body: Incoming) -> Result<Answer, ApiError> {
+pub(super) async fn delete(call: &Call, place: &Place, body: Sent) -> Result<Answer, ApiError> {
     let payload = body::read(call, body).await?;
     let (delete, options) = options::delete(call, delete_body(call, &payload)?)?;
     let deleted = call.api.registry.delete(&target(place), &delete, &options).await?;
@@ -122,7 +121,7 @@ pub(super) async fn delete(call: &Call, place: &Place, body: Incoming) -> Result
 pub(super) async fn delete_collection(
     call: &Call,
     place: &Place,
-    body: Incoming,
+    body: Sent,
 ) -> Result<Answer, ApiError> {
     let payload = body::read(call, body).await?;
     let (delete, options) = options::delete(call, delete_body(call, &payload)?)?;
@@ -142,7 +141,7 @@ fn delete_body(call: &Call, payload: &Payload) -> Result<Value, ApiError> {
 pub(super) async fn read_object(
     call: &Call,
     place: &Place,
-    body: Incoming,
+    body: Sent,
     options: &mut WriteOptions,
 ) -> Result<Value, ApiError> {
     let payload = body::read(call, body).await?;

@@ -55,7 +55,7 @@ impl Master {
         let store = Store::open_alone(Options::new(&dir), Box::new(hook)).expect("a store opens");
         let registry =
             Registry::new(store, clock, RegistryOptions::default()).expect("it is readable");
-        let address = ApiAddress { address: [192, 0, 2, 1].into(), port: 6443 };
+        let address = ApiAddress { address: [192, 0, 2, 1].into(), port: 6443, others: Vec::new() };
         bootstrap::run(&registry, address).await.expect("first objects");
         let (shutdown, signal) = watch::channel(false);
         tokio::spawn(contacts::run(Contacts::new(&views), signal.clone()));
@@ -169,14 +169,14 @@ async fn the_first_objects_come_once() {
     assert_eq!(slice["endpoints"][0]["addresses"][0], "192.0.2.1");
     let version = master.quiet().await;
     let position = version.position();
-    let address = ApiAddress { address: [192, 0, 2, 1].into(), port: 6443 };
+    let address = ApiAddress { address: [192, 0, 2, 1].into(), port: 6443, others: Vec::new() };
     bootstrap::run(&master.registry, address).await.expect("again");
     assert_eq!(master.registry.store().version(), version, "nothing was written again");
     let mut master = master.restart().await;
     let after = master.quiet().await;
     // A new term may write an entry of its own, but no object changes.
     assert!(after.position() <= position + 1, "{} -> {}", position, after.position());
-    let address = ApiAddress { address: [192, 0, 2, 2].into(), port: 6443 };
+    let address = ApiAddress { address: [192, 0, 2, 2].into(), port: 6443, others: Vec::new() };
     bootstrap::run(&master.registry, address).await.expect("moved");
     let endpoints = master.get("/endpoints", "kubernetes").expect("exists");
     assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], "192.0.2.2");

@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::masters::{
     AskFrameV1, ClusterTimeV1, FenceV1, GroupAnswerV1, GroupAskV1, GroupHeadV1, MasterAtV1,
@@ -83,6 +83,8 @@ pub struct Elector {
     group: RwLock<Option<Group>>,
     /// One snapshot at a time arrives.
     arriving: tokio::sync::Mutex<()>,
+    /// Who spoke last as a leader does, and when.
+    led: Mutex<Option<(MemberId, Instant)>>,
 }
 
 impl Elector {
@@ -93,6 +95,7 @@ impl Elector {
             lines: Mutex::default(),
             group: RwLock::default(),
             arriving: tokio::sync::Mutex::default(),
+            led: Mutex::default(),
         })
     }
 
@@ -124,8 +127,18 @@ impl Elector {
         lines.entry(to).or_insert_with(|| Line::start(self.clone(), to)).clone()
     }
 
+    /// How long ago a member last spoke as a leader does; `None` when somebody else did so since.
+    pub fn silence(&self, of: MemberId) -> Option<Duration> {
+        let led = *self.led.lock().unwrap_or_else(PoisonError::into_inner);
+        led.filter(|(leader, _)| *leader == of).map(|(_, at)| at.elapsed())
+    }
+
     /// A connection to a member: to the board that the book names, at one of its addresses.
-    async fn connect(&self, to: MemberId, unanswered: Duration) -> Result<Connection, String> {
+    /// What is sent and `unanswered` for so long ends it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn connect(&self, to: MemberId, unanswered: Duration) -> Result<Connection, String> {
         let at = self.at(to).ok_or_else(|| format!("nobody knows where member {to} is"))?;
         let tls = (self.options.tls)().ok_or("this board has no certificate")?;
         let mut why = format!("member {to} has no address");
@@ -159,6 +172,10 @@ impl Elector {
             return GroupAnswerV1::Refused(fence);
         }
         self.options.clock.hear(frame.head.from, frame.head.time);
+        if matches!(frame.ask, GroupAskV1::Append { .. } | GroupAskV1::Beat { .. }) {
+            let now = Some((frame.head.from, Instant::now()));
+            *self.led.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        }
         match self.group() {
             Some(group) => group.answer(frame.ask).await,
             None => GroupAnswerV1::Refused(FenceV1::Away),

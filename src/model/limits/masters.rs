@@ -31,7 +31,7 @@ pub const KIT_KEYS_MAX: usize = 8;
 /// Bytes of the list of masters as JSON.
 pub const MASTERS_BYTES_MAX: usize = 64 * 1024;
 /// Seconds that a question for newer masters hangs.
-pub const MASTERS_ASK_SECONDS_MAX: u64 = 60;
+pub const MASTERS_ASK_SECONDS_MAX: u64 = 300;
 /// Boards without a token that wait for an approval.
 pub const PENDING_BOARDS_MAX: usize = 64;
 /// Boards that a fresh board with a bootstrap token counts; `--expect` allows no more.
@@ -44,6 +44,8 @@ pub const GENESIS_ASK_MS: u64 = 1_000;
 pub const GENESIS_SILENCE_MS: u64 = 10_000;
 /// Forwarded connections of API clients on one board.
 pub const FORWARD_CONNECTIONS_MAX: usize = 256;
+/// Bytes of one direction of such a connection that are on their way through the board.
+pub const FORWARD_BUFFER_BYTES: usize = 16 * 1024;
 /// Milliseconds that a request waits for a leader.
 pub const FORWARD_WAIT_MS_MAX: u64 = 2_000;
 /// Bytes of a call's header (`model::masters::ApiCallV1`) as JSON.

@@ -149,9 +149,23 @@ pub struct CallerV1 {
     /// Groups.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// Of a board: SHA-256 of the SubjectPublicKeyInfo, by which the leader judges whether it belongs
+    /// here.
+    #[serde(default)]
+    pub board_key: Option<[u8; 32]>,
 }
 
-/// In the header [`ApiCallV1::HEADER`] of `POST /v1/api`, which only masters send to each other.
+/// Another protocol that the client wants on its connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeV1 {
+    /// The request's own method: between masters it is CONNECT (RFC 8441).
+    pub method: String,
+    /// The value of its `Upgrade` header.
+    pub protocol: String,
+}
+
+/// In the header [`ApiCallV1::HEADER`] of a request below [`ApiCallV1::PATH`], which only masters send
+/// to each other: the rest of the path, the method, other headers and the body are the client's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiCallV1 {
     /// From the client's certificate; `None`: it showed none, the request may carry a bearer token.
@@ -160,11 +174,25 @@ pub struct ApiCallV1 {
     pub address: SocketAddr,
     /// How long the request has waited for a leader.
     pub waited_ms: u32,
+    /// The client showed a certificate that is not accepted.
+    #[serde(default)]
+    pub refused: bool,
+    /// Where the client reached the API, as it names it.
+    #[serde(default)]
+    pub host: String,
+    /// What the client's connection is to become.
+    #[serde(default)]
+    pub upgrade: Option<UpgradeV1>,
 }
 
 impl ApiCallV1 {
     /// Name of the header.
     pub const HEADER: &'static str = "kumquat-call";
+    /// What stands before the path of the client's request.
+    pub const PATH: &'static str = "/v1/api";
+    /// Header of an answer that the API of the leader gave, and not its port. On an upgrade its value
+    /// is the protocol that the connection speaks from here on.
+    pub const ANSWERED: &'static str = "kumquat-answered";
 
     /// The header's value: JSON in base64, so that any user name fits.
     pub fn header(&self) -> String {

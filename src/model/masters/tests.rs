@@ -291,13 +291,26 @@ fn what_json_carries() {
 
 #[test]
 fn a_forwarded_call_fits_a_header() {
-    let user = CallerV1 { name: "j\u{e4}n\n".into(), groups: vec!["g".into()] };
+    let (name, groups) = ("j\u{e4}n\n".into(), vec!["g".into()]);
+    let user = CallerV1 { name, groups, board_key: Some([7; 32]) };
     let address = "192.0.2.1:5".parse().expect("an address");
-    let call = ApiCallV1 { user: Some(user.clone()), address, waited_ms: 7 };
+    let (method, protocol) = ("GET".into(), "websocket".into());
+    let call = ApiCallV1 {
+        user: Some(user.clone()),
+        address,
+        waited_ms: 7,
+        refused: false,
+        host: "pi-1".into(),
+        upgrade: Some(UpgradeV1 { method, protocol }),
+    };
     let header = call.header();
     assert!(header.bytes().all(|byte| byte.is_ascii_graphic()), "{header}");
     assert_eq!(ApiCallV1::from_header(&header), Some(call.clone()));
     assert_eq!(ApiCallV1::from_header("?"), None);
+    let first = r#"{"user":{"name":"a"},"address":"192.0.2.1:5","waited_ms":7}"#;
+    let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, first);
+    let first = ApiCallV1::from_header(&encoded).expect("as it began");
+    assert_eq!((first.refused, first.upgrade), (false, None));
     let groups = vec!["g".to_owned(); crate::limits::API_CALL_GROUPS_MAX + 1];
     let many = ApiCallV1 { user: Some(CallerV1 { groups, ..user }), ..call };
     assert_eq!(ApiCallV1::from_header(&many.header()), None);

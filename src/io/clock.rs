@@ -107,6 +107,12 @@ impl Clock {
         self.time().confirmed(micros / 1_000)
     }
 
+    /// The end of something made at `made` to last until `end`, put off by what the clock was set
+    /// forward since: [`ClusterTime::put_off`].
+    pub fn put_off(&self, made: Timestamp, end: Timestamp) -> Timestamp {
+        self.time().put_off(made, end)
+    }
+
     /// Takes over a later time heard from the cluster.
     pub fn advance(&self, heard: Timestamp) {
         let mut time = self.time();

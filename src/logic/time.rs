@@ -9,14 +9,19 @@
 //! [`CLOCK_UNSYNCED_DAYS_MAX`] never from clocks that are not synchronised. A step back is never
 //! taken: time runs on from where it is.
 //!
+//! What ends after a while (a token) must not end because the clock was set meanwhile: steps are
+//! remembered, and [`ClusterTime::put_off`] moves such an end by those that came in between.
+//!
 //! Deliberately absent: safety of the store, which depends on no clock; slewing.
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use model::limits::{CLOCK_HEARD_SECONDS_MAX, CLOCK_STEP_DAYS_MAX, CLOCK_UNSYNCED_DAYS_MAX};
+use model::limits::{
+    CLOCK_HEARD_SECONDS_MAX, CLOCK_STEP_DAYS_MAX, CLOCK_STEPS_KEPT_MAX, CLOCK_UNSYNCED_DAYS_MAX,
+};
 use model::masters::{ClusterTimeV1, MemberId};
 use model::timestamp::Timestamp;
 
@@ -27,6 +32,8 @@ const AGREE_MS: i64 = 60_000;
 const TRUST_MS: u64 = 3_600_000;
 /// A system clock that is farther from cluster time is reported.
 const OFF_MS: i64 = 10_000;
+/// A step forward that is no drift: the clock was set.
+const STEP_MS: i64 = 60_000;
 
 /// Cluster time as one master has it.
 #[derive(Clone, Debug)]
@@ -41,6 +48,10 @@ pub struct ClusterTime {
     /// Since when clocks agree and are synchronised.
     trusted_since: Option<u64>,
     refused_days: Option<i64>,
+    /// Cluster time when this began to count it.
+    began: Timestamp,
+    /// The latest steps forward since then, oldest first: from and to.
+    steps: VecDeque<(Timestamp, Timestamp)>,
 }
 
 /// How this board's clock stands.
@@ -96,6 +107,8 @@ impl ClusterTime {
             heard: BTreeMap::new(),
             trusted_since: None,
             refused_days: None,
+            began: anchor.time,
+            steps: VecDeque::new(),
         }
     }
 
@@ -134,9 +147,28 @@ impl ClusterTime {
 
     /// Takes a time that was decided on: of an entry, or of the leader that this board follows.
     pub fn reach(&mut self, decided: Timestamp, mono: u64) {
-        if decided > self.now(mono) {
-            self.anchor = Point { mono, time: decided };
+        let before = self.now(mono);
+        if decided <= before {
+            return;
         }
+        if decided.millis().saturating_sub(before.millis()) > STEP_MS {
+            if self.steps.len() == CLOCK_STEPS_KEPT_MAX {
+                self.steps.pop_front();
+            }
+            self.steps.push_back((before, decided));
+        }
+        self.anchor = Point { mono, time: decided };
+    }
+
+    /// The end of something that was made at `made` to last until `end`: later by the steps since then,
+    /// in which no time passed. What was made before this began to count has aged in between.
+    pub fn put_off(&self, made: Timestamp, end: Timestamp) -> Timestamp {
+        if made.seconds() < self.began.seconds() {
+            return end;
+        }
+        let since = self.steps.iter().filter(|(from, _)| made <= *from);
+        let skipped = since.map(|(from, to)| to.millis().saturating_sub(from.millis()));
+        end.plus_millis(skipped.fold(0, i64::saturating_add))
     }
 
     /// What to say to other masters.

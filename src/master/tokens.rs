@@ -199,7 +199,12 @@ impl Tokens {
 
     /// The token with this id, if it exists.
     pub(super) fn find(&self, id: TokenId) -> Result<Option<Kept>, StoreError> {
-        Ok(self.registry.store().get(&secret_key(id))?.and_then(|record| Kept::read(&record)))
+        Ok(self
+            .registry
+            .store()
+            .get(&secret_key(id))?
+            .and_then(|record| Kept::read(&record))
+            .map(|kept| self.put_off(kept)))
     }
 
     fn kept(&self) -> Result<Vec<Kept>, TokenError> {
@@ -208,7 +213,19 @@ impl Tokens {
         query.fields = format!("type={SECRET_TYPE}");
         let page = self.registry.list(&query).map_err(TokenError::List)?;
         let parse = |json: &[u8]| serde_json::from_slice(json).ok();
-        Ok(page.items.iter().filter_map(|item| Kept::parse(&parse(&item.json())?)).collect())
+        Ok(page
+            .items
+            .iter()
+            .filter_map(|item| Kept::parse(&parse(&item.json())?))
+            .map(|kept| self.put_off(kept))
+            .collect())
+    }
+
+    /// The same token, which does not end because the clock was set since it was made.
+    fn put_off(&self, mut kept: Kept) -> Kept {
+        let clock = self.registry.clock();
+        kept.expires = kept.expires.map(|end| clock.put_off(kept.made, end));
+        kept
     }
 
     fn now(&self) -> Timestamp {
@@ -251,6 +268,7 @@ pub(super) struct Kept {
     pub(super) secret: [u8; 16],
     pub(super) role: TokenRole,
     uses_left: u32,
+    made: Timestamp,
     expires: Option<Timestamp>,
     used_by: Vec<UsedBy>,
     uid: Uid,
@@ -290,6 +308,7 @@ impl Kept {
             secret: from_hex(&field("token-secret")?)?,
             role: field("role")?.parse().ok()?,
             uses_left: field("uses-left")?.parse().ok()?,
+            made: Timestamp::parse(secret["metadata"]["creationTimestamp"].as_str()?)?,
             expires,
             used_by,
             uid: secret["metadata"]["uid"].as_str().and_then(Uid::parse)?,

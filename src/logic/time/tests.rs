@@ -119,3 +119,23 @@ fn what_is_said_is_what_was_read() {
     assert_eq!(said.cluster.millis(), at(1).millis() + 3_000);
     assert!(said.synced);
 }
+
+#[test]
+fn nothing_ends_because_the_clock_was_set() {
+    let minutes = |time: Timestamp, count: i64| time.plus_millis(count * 60_000);
+    let mut time = ClusterTime::new(BUILD, at(10), 0);
+    let made = time.now(1_000);
+    let end = minutes(made, 30);
+    assert_eq!(time.put_off(made, end), end);
+    // Three hundred days forward within a minute: half an hour is still half an hour.
+    time.read(at(310), false, 60_000);
+    let skipped = at(310).millis() - at(10).plus_millis(60_000).millis();
+    assert_eq!(time.put_off(made, end), end.plus_millis(skipped));
+    // What was made after it lasts as long as it says, and so does what was made before a restart.
+    let later = time.now(120_000);
+    assert_eq!(time.put_off(later, minutes(later, 30)), minutes(later, 30));
+    assert_eq!(time.put_off(at(9), at(12)), at(12));
+    // A clock that drifts is no step.
+    time.read(at(310).plus_millis(100_000), true, 130_000);
+    assert_eq!(time.put_off(later, minutes(later, 30)), minutes(later, 30));
+}

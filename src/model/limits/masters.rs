@@ -80,6 +80,8 @@ pub const CLOCK_STEP_DAYS_MAX: i64 = 1;
 pub const CLOCK_UNSYNCED_DAYS_MAX: i64 = 400;
 /// Seconds after which what a voter said of its clock counts no longer.
 pub const CLOCK_HEARD_SECONDS_MAX: u64 = 30;
+/// Steps of the clock that are remembered, so that tokens do not end by them.
+pub const CLOCK_STEPS_KEPT_MAX: usize = 16;
 
 const _: () = assert!(VOTERS_MAX <= MASTERS_MAX && VOTERS_MAX % 2 == 1);
 const _: () = assert!(GROUP_TAIL_BYTES_MAX > GROUP_READ_BYTES_MAX);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigHandler, Signal};
 use serde_json::{Value, json};
 
 use crate::{
@@ -160,6 +161,9 @@ fn a_pod_whose_work_is_done_ends_its_sidecars_and_has_succeeded() {
 
 #[test]
 fn containers_that_share_their_processes_see_and_signal_each_other() {
+    // Boards inherit this: one that was started under nohup runs containers all the same.
+    // SAFETY: ignoring a signal runs no code.
+    unsafe { nix::sys::signal::signal(Signal::SIGHUP, SigHandler::SigIgn) }.expect("ignored");
     let Some(board) = new_board("shared") else { return };
     let mut both = pod("both", "");
     both["spec"]["shareProcessNamespace"] = true.into();

@@ -1,5 +1,7 @@
 //! The scenario that needs a real board: what people type at a cluster whose containers run.
 
+use std::time::{Duration, Instant};
+
 use super::kubectl::{Kubectl, Transcript, words};
 
 /// A second name of the image, for `set image`.
@@ -190,7 +192,18 @@ fn roll(kubectl: &Kubectl, transcript: &mut Transcript) {
     );
 }
 
+/// Waits until the pods of earlier revisions have ended: they bear the same labels until then.
+fn is_alone(kubectl: &Kubectl) {
+    let ends = Instant::now() + Duration::from_secs(30);
+    let pods = || kubectl.run(&["get", "pods", "-l", "app=web", "-o", "name"]);
+    while pods().lines().count() != 1 {
+        assert!(Instant::now() < ends, "pods of earlier revisions stay: {}", pods());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 fn change(kubectl: &Kubectl, transcript: &mut Transcript) {
+    is_alone(kubectl);
     let mut run = |command: &str| transcript.run(kubectl, command);
     run("label pods -l app=web tier=front");
     run("get pods -l tier=front --show-labels");

@@ -56,11 +56,28 @@ pub(super) fn close_others(keep: &[RawFd]) {
     }
 }
 
-/// Sets how SIGPIPE is taken: ignored as Rust wants it, or by default as programs expect it.
-pub(super) fn ignore_sigpipe(ignore: bool) {
-    let handler = if ignore { SigHandler::SigIgn } else { SigHandler::SigDfl };
-    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
-    // SAFETY: neither disposition runs code of ours.
+/// Takes every signal that is ignored by default again. Ignored signals are inherited by programs, which
+/// cannot always undo that: a shell does not trap what was ignored when it began. Rust ignores SIGPIPE,
+/// and whoever started the board may have ignored others (`nohup` does SIGHUP).
+pub(super) fn default_signals() {
+    let action = |handler| SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator().filter(|it| !matches!(it, Signal::SIGKILL | Signal::SIGSTOP)) {
+        // SAFETY: the default runs no code of ours, and what was there before was in force before.
+        let _ = unsafe {
+            match nix::sys::signal::sigaction(signal, &action(SigHandler::SigDfl)) {
+                Ok(before) if before.handler() != SigHandler::SigIgn => {
+                    nix::sys::signal::sigaction(signal, &before)
+                }
+                other => other,
+            }
+        };
+    }
+}
+
+/// Ignores SIGPIPE, as Rust wants it.
+pub(super) fn ignore_sigpipe() {
+    let action = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: ignoring runs no code of ours.
     let _ = unsafe { nix::sys::signal::sigaction(Signal::SIGPIPE, &action) };
 }
 

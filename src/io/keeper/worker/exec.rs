@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::overlay::remove_tree;
 use super::{Failure, Site, answer};
-use crate::io::keeper::process::{PidFd, ignore_sigpipe};
+use crate::io::keeper::process::{PidFd, default_signals, ignore_sigpipe};
 use crate::io::keeper::wire::{ExecResultV1, ExecV1, Refusal, ResponseV1};
 
 /// How long output is still awaited after the process ended (its children may hold the pipe).
@@ -123,14 +123,14 @@ pub(super) fn tenant(
         }
         Stdio::Console(socket) => builder.with_console_socket(Some(socket)),
     };
-    ignore_sigpipe(false);
+    default_signals();
     let pid = ContainerBuilder::new(id.to_owned(), SyscallType::default())
         .with_root_path(root)
         .map(give)
         .and_then(|builder| {
             builder.as_tenant().with_process(Some(process_file)).with_detach(true).build()
         });
-    ignore_sigpipe(true);
+    ignore_sigpipe();
     pid.map_err(|error| {
         let Failure { refusal, text } = Failure::failed("running in the container", &error);
         Failure::new(refusal, text.replace('\0', ""))

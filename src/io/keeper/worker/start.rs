@@ -28,7 +28,9 @@ use super::spec::{Relaxed, Surroundings};
 use super::{Failure, Site, answer, overlay, remove};
 use crate::io::keeper::cgroup::Hierarchies;
 use crate::io::keeper::paths::SHARED_PROCESSES_ANNOTATION;
-use crate::io::keeper::process::{PidFd, ignore_sigpipe, now_micros, start_ticks_of};
+use crate::io::keeper::process::{
+    PidFd, default_signals, ignore_sigpipe, now_micros, start_ticks_of,
+};
 use crate::io::keeper::pump::Output;
 use crate::io::keeper::record::RecordV1;
 use crate::io::keeper::wire::{self, Refusal, ResponseV1, StartHeaderV1, StartedV1};
@@ -224,8 +226,7 @@ fn create(
     let stdin = console.and_then(|console| console.stdin.as_ref());
     let stdin = stdin.map(OwnedFd::try_clone).transpose()?;
     let terminal = console.and_then(|console| console.terminal.clone());
-    // Ignored signals are inherited by programs; this one they expect to work.
-    ignore_sigpipe(false);
+    default_signals();
     let container = ContainerBuilder::new(id.to_owned(), SyscallType::default())
         .with_root_path(site.layout.runtime())
         .map(|builder| {
@@ -243,6 +244,6 @@ fn create(
                 .with_detach(true)
                 .build()
         });
-    ignore_sigpipe(true);
+    ignore_sigpipe();
     container.map_err(|error| Failure::failed("creating the container", &error))
 }

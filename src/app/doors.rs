@@ -36,6 +36,14 @@ impl Doors {
         }
     }
 
+    /// Closes those of masters: a board that is none refuses whoever takes it for one, instead of keeping
+    /// it waiting. The API's stays: whoever sits answers there.
+    pub(super) fn close(&self) {
+        for door in self.bus.iter().chain([&self.peers]) {
+            door.close();
+        }
+    }
+
     /// Binds all that a master needs, before anything else is done.
     ///
     /// # Errors

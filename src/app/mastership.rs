@@ -27,6 +27,9 @@ pub(super) struct Mastership {
     /// Where the masters were at that time: until the log says more.
     #[serde(default)]
     pub(super) masters: Vec<MasterAtV1>,
+    /// It has taken part: its log and its vote lie on the disk, and if they do not, they are lost.
+    #[serde(default)]
+    pub(super) entered: bool,
 }
 
 impl Mastership {
@@ -75,10 +78,11 @@ impl Mastership {
         let authority = fs::read_to_string(data.join("pki/ca.crt"))
             .context("cannot read the authority's certificate")?;
         Credentials::save(data, &key, &kit.certificate, &authority)?;
-        // Whatever log lies there is of another member.
+        // Whatever log lies there is of another member; a cut on the way leaves a worker.
+        Self::forget(dirs)?;
         set_aside(&dirs.store())?;
         let KitV1 { member, epoch, masters, .. } = kit.clone();
-        let mastership = Self { member, epoch, masters };
+        let mastership = Self { member, epoch, masters, entered: false };
         mastership.save(dirs)?;
         Ok(mastership)
     }
@@ -88,9 +92,10 @@ impl Mastership {
     /// # Errors
     /// The disk refuses.
     pub(super) fn leave(dirs: &Dirs) -> Result<()> {
+        // First: an empty place for the log must not be taken for this member's.
+        Self::forget(dirs)?;
         set_aside(&dirs.store())?;
-        Pki::uninstall(&dirs.data)?;
-        Self::forget(dirs)
+        Ok(Pki::uninstall(&dirs.data)?)
     }
 
     /// Forgets which member this board was.
@@ -169,7 +174,10 @@ mod tests {
         };
         Mastership::take(&own, &kit).expect("taken over");
         let known = Mastership::load(&own).expect("readable");
-        assert_eq!(known, Some(Mastership { member: MemberId(4), epoch: 2, masters: Vec::new() }));
+        assert_eq!(
+            known,
+            Some(Mastership { member: MemberId(4), epoch: 2, masters: Vec::new(), entered: false })
+        );
         assert!(!own.store().exists(), "the log begins anew");
         let same = Pki::open(&own.data, now).expect("the authority");
         assert_eq!(same.pin(), pki.pin());

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::addresses::Addresses;
 use super::certificates;
+use super::dirs::Dirs;
 use super::identity::Identity;
 use super::loops::Loops;
 use super::master::server_names;
@@ -82,6 +83,10 @@ impl Standing {
         options.secrets = Some(secrets_keys.clone());
         let opened = tokio::task::spawn_blocking(move || Store::open(options));
         let store = opened.await?.context("cannot open the store")?;
+        if mastership.is_some_and(|it| it.entered) && store.standing() == store::Standing::Sole {
+            store.close().await;
+            return Err(store::OpenError::Lost(dirs.store()).into());
+        }
         let known = mastership.map(|mastership| mastership.masters.clone()).unwrap_or_default();
         let book = watch::Sender::new(Arc::new(known));
         let grouping = Grouping::new(GroupingOptions {
@@ -123,7 +128,7 @@ impl Standing {
     ///
     /// # Errors
     /// The engine does not start.
-    pub(super) async fn enter(&self, mastership: Option<&Mastership>) -> Result<bool> {
+    pub(super) async fn enter(&self, dirs: &Dirs, mastership: Option<&Mastership>) -> Result<bool> {
         let (own, epoch) = match (self.store.standing(), mastership) {
             (store::Standing::Member { own, epoch }, _) => (own, epoch),
             (store::Standing::Sole, Some(mastership)) => (mastership.member, mastership.epoch),
@@ -131,6 +136,10 @@ impl Standing {
         };
         let entered = self.members.grouping().enter(own, epoch).await;
         entered.context("cannot take part in the group of masters")?;
+        if let Some(mastership) = mastership.filter(|it| !it.entered).cloned() {
+            let (mastership, dirs) = (Mastership { entered: true, ..mastership }, dirs.clone());
+            tokio::task::spawn_blocking(move || mastership.save(&dirs)).await??;
+        }
         tracing::info!(member = %own, epoch, "this board holds the log");
         Ok(true)
     }

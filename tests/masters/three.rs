@@ -9,6 +9,8 @@ use crate::switch::Cluster;
 
 /// How long a group may take to have its voters, on a machine that is busy.
 const GROWN_WITHIN: &str = "120s";
+/// How long a voter without its log may take to vote again: boards are watched for a while first.
+const LOST_WITHIN: Duration = Duration::from_secs(90);
 /// How long another voter may take to lead.
 const LED_WITHIN: Duration = Duration::from_secs(20);
 
@@ -122,4 +124,28 @@ fn the_leader_dies_and_another_one_leads() {
     assert_eq!(said["voters"].as_array().map(Vec::len), Some(3), "{said}");
     let kept = cluster.boards[new].get(&format!("{MAPS}/after"));
     assert_eq!(kept["data"]["key"], "after");
+    loses_its_log(&mut cluster, 3 - new, new);
+}
+
+/// A member whose log is gone, and its vote with it, votes no more as who it was: it comes back as
+/// another member, by itself.
+fn loses_its_log(cluster: &mut Cluster, poor: usize, leader: usize) {
+    let name = cluster.boards[poor].node().to_owned();
+    cluster.boards[poor].kill();
+    std::fs::remove_dir_all(cluster.boards[poor].data_dir().join("store")).expect("removed");
+    let began = Instant::now();
+    cluster.boards[poor].start(&[]);
+    wait_until("it begins anew", &cluster.boards, LED_WITHIN, || {
+        cluster.boards[poor].log().contains("copy of the log is lost")
+    });
+    wait_until("it votes again", &cluster.boards, LOST_WITHIN, || {
+        let said = status(&cluster.boards[leader]);
+        // The old member goes last.
+        let forgotten = cluster.boards[leader].log().contains("action=Forget");
+        forgotten
+            && standing(&said, &name) == "voter"
+            && said["voters"].as_array().map(Vec::len) == Some(3)
+    });
+    println!("a voter whose log was lost votes again after {:?}", began.elapsed());
+    cluster.boards[leader].create(MAPS, &config_map("whole"));
 }

@@ -40,10 +40,13 @@ fn the_board_that_is_left_is_promoted_and_the_old_master_comes_back_fenced() {
     cluster.boards[1].create(MAPS, &config_map("after"));
     let now = status(&cluster.boards[1]);
     assert_eq!((&now["leader"], now["epoch"].as_u64()), (&second.as_str().into(), Some(2)));
+    let reigns = |board: &Board| board.log().matches("reign began").count();
+    let reigned = reigns(&cluster.boards[0]);
     cluster.boards[0].start(&[]);
     wait_until("the old master is a learner", &cluster.boards, WITHIN, || {
         standing(&status(&cluster.boards[1]), &first) == "learner"
     });
+    assert_eq!(reigns(&cluster.boards[0]), reigned, "it asks before it leads");
     let said = status(&cluster.boards[0]);
     assert_eq!(said["leader"], second.as_str(), "{said}");
     assert_eq!(cluster.boards[1].get(&format!("{MAPS}/after"))["data"]["key"], "after");

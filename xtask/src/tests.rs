@@ -1,14 +1,16 @@
 //! The test command: what the README gives and CI calls.
 //!
-//! Builds every test binary, runs one after another with a deadline, and closes with a table: tests
-//! by kind, seconds, and what this machine could not run and why. A test that cannot run here says
-//! so in a line that starts with [`NOT_RUN`].
+//! Builds every test binary, runs each with a deadline, and closes with a table: tests by kind, seconds,
+//! and what this machine could not run and why. A test that cannot run here says so in a line that
+//! starts with [`NOT_RUN`]. Most tests of boards wait for something to happen, so [`LANES`] binaries run
+//! side by side, except those whose results a busy machine changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -29,6 +31,21 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 const IN_MEMORY: [&str; 4] = ["api", "corpus", "kubectl", "watch"];
 /// Test binaries whose tests mostly wait for somebody to notice something, and how many run at a time.
 const WAITING: [(&str, usize); 1] = [("faults", 4)];
+/// Test binaries whose tests measure how soon something happens, or keep both cores busy: they run alone.
+const ALONE: [&str; 10] = [
+    "cluster",
+    "demo",
+    "faults",
+    "keeper",
+    "kubectl",
+    "kubectl_services",
+    "lossy",
+    "masters",
+    "power",
+    "services",
+];
+/// Other test binaries that run at a time.
+const LANES: usize = 2;
 /// Memory that Linux offers as a folder.
 const MEMORY: &str = "/dev/shm";
 
@@ -51,7 +68,7 @@ struct Outcome {
     broken: Option<String>,
 }
 
-/// Runs all tests, or those that `filter` names, one test binary after another.
+/// Runs all tests, or those that `filter` names.
 pub(crate) fn run_tests(filter: &[String]) -> Result<()> {
     setup::for_tests()?;
     let start = Instant::now();
@@ -59,10 +76,13 @@ pub(crate) fn run_tests(filter: &[String]) -> Result<()> {
     // The demo's tests run the binary as an image, so it must be static.
     let demo = setup::build_static("fast")?;
     eprintln!("xtask: {} test binaries built in {:.0} s", binaries.len(), seconds(start));
-    let mut outcomes = Vec::new();
-    for binary in &binaries {
-        outcomes.push(binary.run(filter, &demo)?);
+    let (alone, others): (Vec<_>, Vec<_>) =
+        binaries.iter().partition(|binary| ALONE.contains(&binary.name.as_str()));
+    let mut outcomes = side_by_side(others, filter, &demo)?;
+    for binary in alone {
+        outcomes.push(binary.run(filter, &demo, &mut |line| println!("{line}"))?);
     }
+    eprintln!("xtask: tests took {:.0} s with the build", seconds(start));
     summary(&outcomes);
     let failed = |outcome: &&Outcome| outcome.failed > 0 || outcome.broken.is_some();
     let bad: Vec<_> = outcomes.iter().filter(failed).map(|o| o.name.as_str()).collect();
@@ -73,6 +93,29 @@ pub(crate) fn run_tests(filter: &[String]) -> Result<()> {
         bail!("no test has such a name: {}", filter.join(" "));
     }
     Ok(())
+}
+
+/// Runs test binaries in [`LANES`] lanes; each one's lines are shown together when it has ended.
+fn side_by_side(binaries: Vec<&Binary>, filter: &[String], demo: &Path) -> Result<Vec<Outcome>> {
+    let queue = Mutex::new(VecDeque::from(binaries));
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let lane = || {
+        let mut outcomes = Vec::new();
+        while let Some(binary) = next() {
+            let mut lines = Vec::new();
+            outcomes.push(binary.run(filter, demo, &mut |line| lines.push(line.to_owned()))?);
+            println!("{}", lines.join("\n"));
+        }
+        anyhow::Ok(outcomes)
+    };
+    let lanes = std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(lane)).collect();
+        lanes.into_iter().map(|lane| lane.join().expect("a lane does not panic")).collect()
+    });
+    let lanes: Result<Vec<_>> = lanes;
+    let mut outcomes: Vec<Outcome> = lanes?.into_iter().flatten().collect();
+    outcomes.sort_by_key(|outcome| (!outcome.name.ends_with("(unit)"), outcome.name.clone()));
+    Ok(outcomes)
 }
 
 /// Builds all test binaries; gives them in the order of their names, unit tests first.
@@ -115,8 +158,8 @@ impl Binary {
         self.name.ends_with("(unit)") || IN_MEMORY.contains(&self.name.as_str())
     }
 
-    fn run(&self, filter: &[String], demo: &Path) -> Result<Outcome> {
-        println!("\n== {}", self.name);
+    fn run(&self, filter: &[String], demo: &Path, show: &mut dyn FnMut(&str)) -> Result<Outcome> {
+        show(&format!("\n== {}", self.name));
         let start = Instant::now();
         let mut command = Command::new(&self.program);
         command.arg("--show-output").args(filter).current_dir(&self.folder);
@@ -134,7 +177,7 @@ impl Binary {
             .with_context(|| format!("cannot start {}", self.program.display()))?;
         let lines = lines_of(&mut child);
         let mut outcome = Outcome { name: self.name.clone(), ..Outcome::default() };
-        let finished = follow(&mut child, &lines, &mut outcome);
+        let finished = follow(&mut child, &lines, &mut outcome, show);
         if !finished {
             child.kill().context("cannot end a hanging test binary")?;
             outcome.broken = Some(format!("hung for {} s", DEADLINE.as_secs()));
@@ -162,7 +205,12 @@ fn lines_of(child: &mut Child) -> Receiver<String> {
 }
 
 /// Reads a test binary's lines until it ends; false when it does not end in time.
-fn follow(child: &mut Child, lines: &Receiver<String>, outcome: &mut Outcome) -> bool {
+fn follow(
+    child: &mut Child,
+    lines: &Receiver<String>,
+    outcome: &mut Outcome,
+    show: &mut dyn FnMut(&str),
+) -> bool {
     let deadline = Instant::now() + DEADLINE;
     let mut ended: Option<Instant> = None;
     let mut quiet = false;
@@ -170,7 +218,7 @@ fn follow(child: &mut Child, lines: &Receiver<String>, outcome: &mut Outcome) ->
         match lines.recv_timeout(Duration::from_millis(200)) {
             Ok(line) => {
                 if note(&line, &mut quiet, outcome) {
-                    println!("{line}");
+                    show(&line);
                 }
             }
             Err(RecvTimeoutError::Disconnected) => return true,

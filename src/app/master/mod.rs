@@ -11,6 +11,7 @@ mod peers;
 mod reach;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use model::leader::SignedRecord;
@@ -176,7 +177,8 @@ impl MasterRole {
         drop(self.place);
         self.loops.cut().await;
         say_ended(&self.mandate);
-        self.store.detach().await;
+        // A store that waits for its disk does it before it shows its objects to anybody else.
+        let _ = tokio::time::timeout(Duration::from_millis(300), self.store.detach()).await;
     }
 }
 
@@ -485,9 +487,7 @@ fn say_ended(mandate: &Mandate) {
 /// Milliseconds since the board started.
 fn boot_ms() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
-    now.map_or(0, |now| {
-        u64::try_from(std::time::Duration::from(now).as_millis()).unwrap_or(u64::MAX)
-    })
+    now.map_or(0, |now| u64::try_from(Duration::from(now).as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Shut once the leader may not act any more.

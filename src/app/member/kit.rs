@@ -10,9 +10,10 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use model::limits::KIT_BYTES_MAX;
-use model::masters::{KitAskV1, KitV1, MemberId};
+use model::masters::{KitAskV1, KitV1};
 use tokio::sync::watch;
 
+use super::Holds;
 use crate::app::addresses::Addresses;
 use crate::app::config::Config;
 use crate::app::master::reachable;
@@ -44,7 +45,7 @@ pub(super) struct Asker {
     pub(super) public_key: Vec<u8>,
     pub(super) addresses: watch::Receiver<Addresses>,
     /// Which member this board is already.
-    pub(super) member: Option<MemberId>,
+    pub(super) holds: Holds,
     pub(super) said: watch::Sender<Option<Said>>,
 }
 
@@ -96,7 +97,8 @@ impl Asker {
             role: config.role.into(),
             capable: has_room(&self.data),
             leaving: false,
-            member: self.member,
+            member: self.holds.member(),
+            pausing: self.holds == Holds::Pausing,
             addresses: reachable(&self.addresses.borrow_and_update()),
             api_port: config.api_port,
             mqtt_port: config.mqtt_port,

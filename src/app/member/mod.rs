@@ -53,8 +53,8 @@ pub(super) struct MemberOptions<'a> {
     pub(super) credentials: Credentials,
     /// This board's addresses.
     pub(super) addresses: watch::Receiver<Addresses>,
-    /// Which member of the group of masters it is.
-    pub(super) member: Option<MemberId>,
+    /// What it holds of the log.
+    pub(super) holds: Holds,
     /// The link to the agent of this board.
     pub(super) link: MasterEnd,
     /// How it hears of leaders.
@@ -67,6 +67,27 @@ pub(super) enum Ears {
     Own(watch::Receiver<Option<SignedRecord>>, watch::Receiver<Book>),
     /// It asks masters; and it passes clients of the API on to them, at this port.
     Asking(Door),
+}
+
+/// What a board that another one leads holds of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// Nothing.
+    Nothing,
+    /// All of it, as this member of the group.
+    Log(MemberId),
+    /// All of it, but its disk does not let it be opened at the moment.
+    Pausing,
+}
+
+impl Holds {
+    /// Which member takes part in the group.
+    fn member(self) -> Option<MemberId> {
+        match self {
+            Self::Log(member) => Some(member),
+            Self::Nothing | Self::Pausing => None,
+        }
+    }
 }
 
 /// The running role.
@@ -126,7 +147,7 @@ impl MemberRole {
     /// # Errors
     /// The board's certificate cannot be used.
     pub(super) fn start(options: MemberOptions<'_>) -> Result<Self> {
-        let MemberOptions { dirs, config, identity, credentials, addresses, member, link, ears } =
+        let MemberOptions { dirs, config, identity, credentials, addresses, holds, link, ears } =
             options;
         let mut loops = Loops::new();
         let (found, leader) = watch::channel(None);
@@ -188,7 +209,7 @@ impl MemberRole {
                 data: dirs.data.clone(),
                 public_key: BoardKey::open(&dirs.data)?.public_key(),
                 addresses,
-                member,
+                holds,
                 said,
             };
             loops.spawn("ask for the log", asker.run(loops.stop_signal()));

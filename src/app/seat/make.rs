@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use model::leader::SignedRecord;
-use model::masters::{KitV1, MemberId};
-use tokio::time::timeout;
+use model::masters::KitV1;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 use super::{Base, Reopen, Seat};
 use crate::app::follower::FollowerRole;
@@ -15,14 +16,15 @@ use crate::app::master::{Lead, MasterRole};
 use crate::app::mastership::Mastership;
 use crate::app::member::dial;
 use crate::app::member::locate::is_ours;
-use crate::app::member::{Ears, MemberOptions, MemberRole};
+use crate::app::member::{Ears, Holds, MemberOptions, MemberRole};
 use crate::app::standing::Standing;
 use crate::io::link::Socket;
 use crate::io::store::{self, Mandate, Store};
 use crate::io::tls::Credentials;
+use crate::master::members::Rows;
 
 /// The board's certificate, from its join.
-pub(super) fn own_credentials(base: &Base) -> Result<Credentials> {
+fn own_credentials(base: &Base) -> Result<Credentials> {
     Credentials::load(&base.dirs.data)?.with_context(|| {
         format!(
             "the certificate of this board is missing from {}: remove {} and join again with a token \
@@ -42,41 +44,58 @@ pub(super) async fn lead(
     began: Instant,
 ) -> Result<Seat> {
     let lead = Lead::Elected(mandate.clone());
-    match MasterRole::start(base, standing, lead, socket.plug()).await {
+    let error = match MasterRole::start(base, standing, lead, socket.plug()).await {
         Ok(master) => {
             say_ready(base, began);
-            Ok(Seat::Leading(Box::new(master)))
+            return Ok(Seat::Leading(Box::new(master)));
         }
-        Err(error) if mandate.is_over() => {
-            let error = format!("{error:#}");
-            tracing::info!(error, "the reign was over before it began");
-            Ok(Seat::Following(follower(base, socket, standing)?))
+        Err(error) => format!("{error:#}"),
+    };
+    if mandate.is_over() {
+        tracing::info!(error, "the reign was over before it began");
+    } else {
+        tracing::error!(error, "this board cannot lead: another master shall");
+        let handing = standing.members.grouping().hand_over();
+        let handed = timeout(UNABLE_PAUSE, handing).await;
+        if !matches!(handed, Ok(true)) {
+            // Nobody took over: it is tried again, not at once.
+            sleep(UNABLE_PAUSE).await;
         }
-        Err(error) => Err(error),
     }
+    // Half of a leading role may hear of the objects already.
+    standing.store.detach().await;
+    Ok(Seat::Following(follower(base, socket, standing)?))
 }
 
-/// Who was promoted while this board was off: asked only by the one voter of a group, which would
-/// lead without asking anybody.
+/// Pause before a board that could not lead tries again.
+const UNABLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Who was promoted while this board was off: asked only by the one voter of a group, which is elected
+/// without asking anybody, before it acts as the leader.
 pub(super) async fn fenced_by(base: &Base, standing: &Standing) -> Option<SignedRecord> {
     let members = standing.store.members()?;
     let store::Standing::Member { own, epoch } = standing.store.standing() else { return None };
     if members.voters() != BTreeSet::from([own]) {
         return None;
     }
-    let others = standing.members.grouping().book();
-    let others = others.borrow().clone();
-    for at in others.iter().filter(|at| at.member != own) {
-        for address in &at.addresses {
-            let address = (*address, at.peer_port).into();
-            let asking = dial::leader(address, &standing.credentials);
-            let Ok(Ok(record)) = timeout(FENCE_WITHIN, asking).await else { continue };
-            let ours = is_ours(&record, &standing.credentials, &base.identity.cluster);
-            if ours && record.record().epoch > epoch {
-                let leader = record.record().name.as_str();
-                tracing::warn!(leader, "another board was promoted meanwhile: this one follows it");
-                return Some(record);
-            }
+    let (rows, _) = Rows::read(&standing.store).ok()?;
+    let mut asked = JoinSet::new();
+    for at in rows.members.into_values().filter(|at| at.member != own) {
+        for address in at.addresses {
+            let (address, credentials) = ((address, at.peer_port).into(), &standing.credentials);
+            let credentials = credentials.clone();
+            asked.spawn(
+                async move { timeout(FENCE_WITHIN, dial::leader(address, &credentials)).await },
+            );
+        }
+    }
+    while let Some(answer) = asked.join_next().await {
+        let Ok(Ok(Ok(record))) = answer else { continue };
+        let ours = is_ours(&record, &standing.credentials, &base.identity.cluster);
+        if ours && record.record().epoch > epoch {
+            let leader = record.record().name.as_str();
+            tracing::warn!(leader, "another board was promoted meanwhile: this one follows it");
+            return Some(record);
         }
     }
     None
@@ -91,12 +110,54 @@ pub(super) async fn hold(
     socket: &Socket,
     mastership: Option<&Mastership>,
 ) -> Result<(Standing, Seat)> {
-    let standing = Standing::open(base, mastership).await?;
-    if !standing.enter(mastership).await? {
+    let standing = match Standing::open(base, mastership).await {
+        Ok(standing) => standing,
+        Err(error) => {
+            base.doors.close();
+            return Err(error);
+        }
+    };
+    let entered = standing.enter(&base.dirs, mastership).await;
+    if !matches!(entered, Ok(true)) {
+        standing.close().await;
+        base.doors.close();
+        entered?;
         bail!("the log of this board names no group: start the board again");
     }
     let seat = Seat::Following(follower(base, socket, &standing)?);
     Ok((standing, seat))
+}
+
+/// Opens what this board holds of the log; `None` when a member's copy is lost, and with it its vote: it
+/// begins anew as a worker, and the leader gives it another one.
+///
+/// # Errors
+/// As [`Standing::open`].
+pub(super) async fn open_held(
+    base: &mut Base,
+    mastership: Option<&Mastership>,
+) -> Result<Option<Standing>> {
+    match Standing::open(base, mastership).await {
+        Err(error) if mastership.is_some() && is_lost(&error) => {
+            begin_anew(base, &error).await?;
+            Ok(None)
+        }
+        opened => opened.map(Some),
+    }
+}
+
+async fn begin_anew(base: &mut Base, error: &Error) -> Result<()> {
+    let error = format!("{error:#}");
+    tracing::error!(error, "this board's copy of the log is lost: it asks the leader for another");
+    leave(base).await?;
+    base.doors.close();
+    Ok(())
+}
+
+/// Whether this replica may have promised or confirmed what it does not know any more.
+fn is_lost(error: &Error) -> bool {
+    let cause = error.chain().find_map(|cause| cause.downcast_ref::<store::OpenError>());
+    matches!(cause, Some(store::OpenError::Lost(_) | store::OpenError::Vote(_)))
 }
 
 /// Forgets that this board was a master. Whoever founded the cluster has not founded this one any
@@ -116,33 +177,33 @@ pub(super) fn follower(base: &Base, socket: &Socket, standing: &Standing) -> Res
     let own = standing.members.grouping().engine().borrow().as_ref().map(|engine| engine.own);
     let credentials = standing.credentials.clone();
     let ears = Ears::Own(standing.roll.record(), standing.members.grouping().book());
-    let member = start_member(base, socket, credentials, own, ears)?;
+    let holds = own.map_or(Holds::Pausing, Holds::Log);
+    let member = member(base, socket, credentials, holds, ears)?;
     Ok(FollowerRole::start(member, standing, &base.doors))
 }
 
-/// The role of a board that holds no log.
-pub(super) fn member(base: &Base, socket: &Socket, credentials: Credentials) -> Result<MemberRole> {
+/// The role of a board without a standing. The doors of masters close: nobody would accept on them.
+pub(super) fn worker(base: &Base, socket: &Socket, holds: Holds) -> Result<MemberRole> {
+    base.doors.close();
+    base.clock.follow();
     let ears = Ears::Asking(base.doors.api.clone());
-    start_member(base, socket, credentials, None, ears)
+    member(base, socket, own_credentials(base)?, holds, ears)
 }
 
-fn start_member(
+fn member(
     base: &Base,
     socket: &Socket,
     credentials: Credentials,
-    own: Option<MemberId>,
+    holds: Holds,
     ears: Ears,
 ) -> Result<MemberRole> {
-    if own.is_none() {
-        base.clock.follow();
-    }
     MemberRole::start(MemberOptions {
         dirs: &base.dirs,
         config: &base.config,
         identity: &base.identity,
         credentials,
         addresses: base.addresses.clone(),
-        member: own,
+        holds,
         link: socket.plug(),
         ears,
     })
@@ -162,6 +223,7 @@ pub(super) async fn take_kit(
     kit: Box<KitV1>,
     reopen: &mut Reopen,
 ) -> Result<(Option<Standing>, Seat)> {
+    reopen.at = None;
     let dirs = base.dirs.clone();
     let taking = tokio::task::spawn_blocking(move || Mastership::take(&dirs, &kit)).await?;
     let held = match &taking {
@@ -173,18 +235,21 @@ pub(super) async fn take_kit(
         Err(error) => {
             let error = format!("{error:#}");
             tracing::error!(error, "this board cannot become a master: check its disk");
-            if taking.is_ok() {
-                reopen.next();
-            }
-            let member = member(base, socket, own_credentials(base)?)?;
-            Ok((None, Seat::Working(member)))
+            let holds = match taking {
+                Ok(_) => {
+                    reopen.next();
+                    Holds::Pausing
+                }
+                Err(_) => Holds::Nothing,
+            };
+            Ok((None, Seat::Working(worker(base, socket, holds)?)))
         }
     }
 }
 
 /// Tries again to hold the log; a worker meanwhile.
 pub(super) async fn reopen_log(
-    base: &Base,
+    base: &mut Base,
     socket: &Socket,
     reopen: &mut Reopen,
 ) -> Result<(Option<Standing>, Seat)> {
@@ -192,12 +257,15 @@ pub(super) async fn reopen_log(
     let mastership = Mastership::load(&base.dirs)?;
     match hold(base, socket, mastership.as_ref()).await {
         Ok((standing, seat)) => Ok((Some(standing), seat)),
+        Err(error) if mastership.is_some() && is_lost(&error) => {
+            begin_anew(base, &error).await?;
+            Ok((None, Seat::Working(worker(base, socket, Holds::Nothing)?)))
+        }
         Err(error) => {
             let pause = reopen.next();
             let error = format!("{error:#}");
             tracing::error!(error, ?pause, "this board cannot hold the log: check its disk");
-            let member = member(base, socket, own_credentials(base)?)?;
-            Ok((None, Seat::Working(member)))
+            Ok((None, Seat::Working(worker(base, socket, Holds::Pausing)?)))
         }
     }
 }

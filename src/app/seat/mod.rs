@@ -34,7 +34,7 @@ use super::identity::{Identity, Role};
 use super::loops::Loops;
 use super::master::{Lead, MasterRole};
 use super::mastership::Mastership;
-use super::member::{MemberRole, Said};
+use super::member::{Holds, MemberRole, Said};
 use super::membership::Membership;
 use super::standing::Standing;
 use crate::io::clock::Clock;
@@ -44,10 +44,9 @@ use crate::io::store::Mandate;
 use crate::master::tokens::Tokens;
 pub(super) use images::SeatImages;
 use make::{
-    fenced_by, follower, lead, leave, member, own_credentials, promote, reopen_log, say_ready,
-    take_kit,
+    fenced_by, follower, lead, leave, open_held, promote, reopen_log, say_ready, take_kit, worker,
 };
-use wait::{deposed, due, engine_failed, reign_changes, told};
+use wait::{deposed, due, engine_failed, over, reign_changes, told};
 
 /// A loop that fails this long before its reign is known to be over failed because of that.
 const OVER_WITHIN: Duration = Duration::from_secs(2);
@@ -162,23 +161,13 @@ impl Seats {
         let mastership = Mastership::load(&base.dirs)?;
         let mut base = base;
         let holds = mastership.is_some() || base.identity.role == Role::Founder;
-        let mut standing = match holds {
-            true => Some(Standing::open(&base, mastership.as_ref()).await?),
+        let standing = match holds {
+            true => open_held(&mut base, mastership.as_ref()).await?,
             false => None,
         };
-        if let Some(held) = standing.take() {
-            match fenced_by(&base, &held).await {
-                None => standing = Some(held),
-                Some(record) => {
-                    held.close().await;
-                    Membership { leader: Some(record), masters: Vec::new() }.save(&base.dirs)?;
-                    leave(&mut base).await?;
-                }
-            }
-        }
         let seat = match &standing {
-            None => Seat::Working(member(&base, &socket, own_credentials(&base)?)?),
-            Some(standing) if standing.enter(mastership.as_ref()).await? => {
+            None => Seat::Working(worker(&base, &socket, Holds::Nothing)?),
+            Some(standing) if standing.enter(&base.dirs, mastership.as_ref()).await? => {
                 Seat::Following(follower(&base, &socket, standing)?)
             }
             Some(standing) => {
@@ -246,6 +235,7 @@ impl Seats {
             // An error means that nobody can ask any more.
             _ = stop.wait_for(|stop| *stop) => return Ok(Event::Stop),
             event = reign_changes(reigns.clone(), own.as_ref()) => return Ok(event),
+            () = over(own.as_ref()) => return Ok(Event::Follow),
             why = engine_failed(engine) => return Ok(Event::Fail(why)),
             event = told(said, self.standing.is_some()) => return Ok(event),
             () = due(self.reopen.at) => return Ok(Event::Reopen),
@@ -260,8 +250,14 @@ impl Seats {
             return Err(failed);
         }
         // Whatever failed may have met the end of the reign before it was told here.
-        let over = tokio::time::timeout(OVER_WITHIN, reign_changes(reigns, own.as_ref())).await;
-        let Ok(event) = over else { return Err(failed) };
+        // Cancel safety: both only wait.
+        let ends = async {
+            tokio::select! {
+                event = reign_changes(reigns, own.as_ref()) => event,
+                () = over(own.as_ref()) => Event::Follow,
+            }
+        };
+        let Ok(event) = tokio::time::timeout(OVER_WITHIN, ends).await else { return Err(failed) };
         let error = format!("{failed:#}");
         tracing::debug!(error, "a part of the leader ended with its reign");
         Ok(event)
@@ -274,10 +270,18 @@ impl Seats {
         let began = Instant::now();
         seat.cut().await;
         let (standing, seat) = match (event, standing) {
-            (Event::Lead(mandate), Some(standing)) => {
-                let seat = lead(&base, &socket, &standing, mandate, began).await?;
-                (Some(standing), seat)
-            }
+            (Event::Lead(mandate), Some(standing)) => match fenced_by(&base, &standing).await {
+                None => {
+                    let seat = lead(&base, &socket, &standing, mandate, began).await?;
+                    (Some(standing), seat)
+                }
+                Some(record) => {
+                    standing.close().await;
+                    Membership { leader: Some(record), masters: Vec::new() }.save(&base.dirs)?;
+                    leave(&mut base).await?;
+                    (None, Seat::Working(worker(&base, &socket, Holds::Nothing)?))
+                }
+            },
             (Event::Join(kit), None) => take_kit(&base, &socket, kit, &mut reopen).await?,
             (Event::Promote(answer), Some(standing)) => {
                 standing.close().await;
@@ -291,21 +295,24 @@ impl Seats {
             (Event::Leave | Event::Deposed, Some(standing)) => {
                 standing.close().await;
                 leave(&mut base).await?;
-                (None, Seat::Working(member(&base, &socket, own_credentials(&base)?)?))
+                (None, Seat::Working(worker(&base, &socket, Holds::Nothing)?))
             }
             (Event::Fail(why), Some(standing)) => {
                 let pause = reopen.next();
                 tracing::error!(why, ?pause, "this board cannot hold the log: check its disk");
                 standing.close().await;
-                (None, Seat::Working(member(&base, &socket, own_credentials(&base)?)?))
+                (None, Seat::Working(worker(&base, &socket, Holds::Pausing)?))
             }
-            (Event::Reopen, None) => reopen_log(&base, &socket, &mut reopen).await?,
+            (Event::Reopen, None) => reopen_log(&mut base, &socket, &mut reopen).await?,
             (_, Some(standing)) => {
                 tracing::info!(millis = began.elapsed().as_millis(), "another master may lead");
                 let seat = Seat::Following(follower(&base, &socket, &standing)?);
                 (Some(standing), seat)
             }
-            (_, None) => (None, Seat::Working(member(&base, &socket, own_credentials(&base)?)?)),
+            (_, None) => {
+                let holds = if reopen.at.is_some() { Holds::Pausing } else { Holds::Nothing };
+                (None, Seat::Working(worker(&base, &socket, holds)?))
+            }
         };
         let seats =
             Self { base, socket, standing, seat, control, is_master, images, reopen, promotions };

@@ -8,6 +8,14 @@ use crate::app::member::Said;
 use crate::io::store::Mandate;
 use crate::master::members::Engine;
 
+/// Resolves when the reign is over; never without one.
+pub(super) async fn over(own: Option<&Mandate>) {
+    match own {
+        Some(own) => own.over().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Resolves when this board shall lead otherwise than in `own`, or lead no more.
 pub(super) async fn reign_changes(
     reigns: Option<watch::Receiver<Option<Mandate>>>,
@@ -15,7 +23,8 @@ pub(super) async fn reign_changes(
 ) -> Event {
     let Some(mut reigns) = reigns else { return std::future::pending().await };
     loop {
-        let mandate = reigns.borrow_and_update().clone();
+        // The store's thread says late that a reign is over when it waits for the disk.
+        let mandate = reigns.borrow_and_update().clone().filter(|mandate| !mandate.is_over());
         match (mandate, own) {
             (Some(mandate), Some(own)) if mandate.reign() == own.reign() => {}
             (Some(mandate), _) => return Event::Lead(mandate),

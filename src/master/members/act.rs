@@ -105,7 +105,12 @@ impl Work {
             self.write_rows(|rows| ((), rows.without(id))).await?;
             return Err(Trouble::Lost(board.to_owned()));
         }
-        Ok(group.change(MemberChange::AddLearner(member)).await?)
+        let added = group.change(MemberChange::AddLearner(member)).await;
+        let members = self.leading.registry.store().members();
+        if added.is_err() && members.is_none_or(|members| members.get(id).is_none()) {
+            self.write_rows(|rows| ((), rows.without(id))).await?;
+        }
+        Ok(added?)
     }
 
     fn kit(

@@ -256,6 +256,9 @@ impl Driver {
         let wanted = Wanted { voters: said.voters.or(leading.wanted.voters), ..said };
         let now = self.now();
         actions.extend(self.policy.take(Input::Wanted(wanted), now));
+        for (board, old) in self.lost() {
+            actions.extend(self.policy.take(Input::Rejoin { board, old }, now));
+        }
         let heard = engine.as_ref().map(|engine| engine.group.heard()).unwrap_or_default();
         let boards = self.seen(&leading, health.as_ref(), &heard);
         actions.extend(self.policy.take(Input::Boards(boards), now));
@@ -275,6 +278,18 @@ impl Driver {
                 self.acting = Some(Box::pin(work.keep_rows()));
             }
         }
+    }
+
+    /// Boards that ask as if they were no members and are some: their copy of the log is lost (another
+    /// card, a damaged one). Their votes went with it, so they come back as other members.
+    fn lost(&self) -> Vec<(String, MemberId)> {
+        let candidates = self.members.desk().candidates().into_iter();
+        let lost = candidates.filter(|(_, it)| it.ask.member.is_none() && !it.ask.pausing);
+        lost.filter_map(|(board, _)| {
+            let old = self.known.of_board(&board)?.id;
+            Some((board, old))
+        })
+        .collect()
     }
 
     /// How long this leader must still wait before it may say who is no member.

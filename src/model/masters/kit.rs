@@ -81,6 +81,9 @@ pub struct KitAskV1 {
     /// The member that it is; none yet.
     #[serde(default)]
     pub member: Option<MemberId>,
+    /// It is a member whose log cannot be opened at the moment: it says no id, and has not lost it.
+    #[serde(default)]
+    pub pausing: bool,
     /// Where it is, the best first.
     #[serde(default)]
     pub addresses: Vec<Ipv4Addr>,

@@ -51,6 +51,12 @@ pub(super) enum Command {
         after_help = "Examples:\n  kumquat board list                  every board: where it is, whether it is ready, how many pods it has\n  kumquat board list -o json          for programs\n  sudo kumquat board approve pi-4     lets in a board that waits (`kumquat up --join`) and shows the same words\n  sudo kumquat board evict pi-4       throws a board out for good; prints the Secrets that it had"
     )]
     Board(BoardCommand),
+    /// Save the whole cluster to one sealed file, check such a file, restore a cluster from it.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  sudo kumquat backup key                                  the key that opens the backups: write it down\n  sudo kumquat backup save --to /mnt/usb --keep 7          now; by itself: see `kumquat backup save --help`\n  sudo kumquat backup verify /mnt/usb/kumquat-lab-*.backup\n  sudo kumquat backup restore lab.backup --key-file key    on a fresh board, when all masters are gone"
+    )]
+    Backup(super::backup::BackupCommand),
     /// Make, list and revoke the tokens with which boards join (on the master board).
     #[command(
         subcommand,
@@ -267,7 +273,7 @@ pub(super) struct StatusArgs {
 }
 
 /// `-o`.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(super) struct OutputArgs {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
@@ -386,7 +392,7 @@ pub(super) struct RepairArgs {
 }
 
 /// Reads `500ms`, `60s`, `5m`, `2h`, `7d`, or plain seconds.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..digits].parse().map_err(|_| "give a number and a unit: 60s")?;
     let millis = match &text[digits..] {

@@ -4,13 +4,15 @@ use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use logic::masters::Wanted;
-use model::limits::{GENESIS_EXPECT_MAX, PEERS_MAX};
+use model::limits::{BACKUP_EVERY_SECONDS_MIN, BACKUP_KEEP_MAX, GENESIS_EXPECT_MAX, PEERS_MAX};
 use model::network::{Ipv4Block, Protocol};
 use serde::{Deserialize, Serialize};
 
+use super::backup;
 use super::cli::{Role, UpArgs};
 use crate::io::bus::external::BrokerUrl;
 use crate::io::tls::{trusting_config, unverified_config};
@@ -20,6 +22,8 @@ use crate::master::audit::AuditTo;
 const MDNS_PORT: u16 = 5353;
 /// What boards of different subnets send each other's pods.
 const VXLAN_PORT: u16 = 8472;
+/// Backups that a schedule keeps when the user says nothing.
+const BACKUP_KEEP: u32 = 7;
 
 /// The file, every field optional. Unknown fields are refused: a typing error must not pass.
 #[derive(Debug, Default, Deserialize)]
@@ -42,6 +46,7 @@ struct File {
     audit: AuditFile,
     #[serde(default)]
     masters: MastersFile,
+    backup: Option<BackupFile>,
     #[serde(default)]
     watchdog: bool,
 }
@@ -67,6 +72,15 @@ struct AuditFile {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct MastersFile {
     voters: Option<u8>,
+}
+
+/// The section `[backup]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct BackupFile {
+    every: String,
+    to: PathBuf,
+    keep: Option<u32>,
 }
 
 /// Somebody else's broker, the same on every board of a cluster.
@@ -127,6 +141,8 @@ pub(super) struct Config {
     pub broker: Option<ExternalBroker>,
     /// Where writes are told of while this board is master.
     pub audit: AuditTo,
+    /// Backups by themselves while this board leads.
+    pub backup: Option<backup::Plan>,
     /// Feed the hardware watchdog.
     pub watchdog: bool,
     /// What is wanted of the group of masters, unless the cluster's own object says otherwise.
@@ -247,6 +263,7 @@ pub(super) fn load(flags: &UpArgs) -> Result<Config> {
         stop_pods: flags.stop_pods,
         broker: broker(file.bus)?,
         audit: file.audit.to,
+        backup: file.backup.map(backup_plan).transpose()?,
         watchdog: file.watchdog,
         masters: masters(&file.masters)?,
     };
@@ -261,6 +278,23 @@ pub(super) fn load(flags: &UpArgs) -> Result<Config> {
         );
     }
     Ok(config)
+}
+
+fn backup_plan(file: BackupFile) -> Result<backup::Plan> {
+    let BackupFile { every: text, to, keep } = file;
+    let least = Duration::from_secs(BACKUP_EVERY_SECONDS_MIN);
+    let every = super::cli::duration(&text).ok().filter(|every| *every >= least);
+    let Some(every) = every else {
+        bail!("[backup] every = {text:?} cannot be: write \"24h\" or another time from 1m on");
+    };
+    if !to.is_absolute() {
+        bail!("[backup] to = {to:?} must begin with /: the folder that backups are written to");
+    }
+    let keep = keep.unwrap_or(BACKUP_KEEP);
+    if !(1..=BACKUP_KEEP_MAX).contains(&keep) {
+        bail!("[backup] keep = {keep} cannot be: write 1 to {BACKUP_KEEP_MAX}");
+    }
+    Ok(backup::Plan { every, to, keep })
 }
 
 fn masters(file: &MastersFile) -> Result<Wanted> {

@@ -137,7 +137,15 @@ pub(super) const DEFAULT_CLUSTER: &str = "kumquat";
 /// # Errors
 /// It is no name for a Node.
 pub(super) fn board_name(config: &Config) -> Result<String> {
-    let name = config.name.clone().unwrap_or_else(host_name);
+    chosen_name(config.name.as_deref())
+}
+
+/// The name that was chosen, or the host's.
+///
+/// # Errors
+/// It is no name for a Node.
+pub(super) fn chosen_name(chosen: Option<&str>) -> Result<String> {
+    let name = chosen.map_or_else(host_name, str::to_owned);
     check_label("--name", &name)?;
     Ok(name)
 }

@@ -5,6 +5,7 @@ mod say;
 
 mod addresses;
 pub mod api_client;
+mod backup;
 mod board;
 mod boards;
 mod certificates;
@@ -77,6 +78,7 @@ fn run(cli: &Cli) -> anyhow::Result<Ending> {
         Command::Up(arguments) => up::run(&dirs, arguments),
         Command::Wait(arguments) => one_thread.block_on(client::wait(&dirs, arguments)),
         Command::Status(arguments) => one_thread.block_on(client::status(&dirs, arguments)),
+        Command::Backup(command) => one_thread.block_on(backup::run(&dirs, command)),
         Command::Board(command) => one_thread.block_on(boards::run(&dirs, command)),
         Command::Secrets(command) => one_thread.block_on(secrets::run(&dirs, command)),
         Command::Token(command) => one_thread.block_on(token::run(&dirs, command)),

@@ -12,6 +12,7 @@ use model::masters::{ClusterTimeV1, MemberId};
 use tokio::sync::watch;
 
 use super::addresses::Addresses;
+use super::backup;
 use super::certificates;
 use super::dirs::Dirs;
 use super::identity::Identity;
@@ -29,7 +30,7 @@ use crate::master::api::Gateway;
 use crate::master::elector::{Book, GroupClock};
 use crate::master::keys::Keys;
 use crate::master::members::{self, FOUNDER, Grouping, GroupingOptions, Members};
-use crate::master::registry::ServiceRange;
+use crate::master::registry::{Registry, ServiceRange};
 use crate::master::way;
 
 /// How often the clock is told who votes.
@@ -199,6 +200,18 @@ impl Standing {
         let following = certificate.follow(base.addresses.clone(), self.loops.stop_signal());
         self.loops.spawn("API certificate", following);
         Ok(())
+    }
+
+    /// What a backup of this master is made of.
+    pub(super) fn backup(&self, identity: &Identity, registry: &Registry) -> backup::Source {
+        backup::Source {
+            store: self.store.clone(),
+            pki: Arc::clone(&self.pki),
+            token_keys: self.token_keys.clone(),
+            secrets_keys: self.secrets_keys.clone(),
+            identity: identity.clone(),
+            clock: registry.clock().clone(),
+        }
     }
 
     /// Ends its loops, then closes the store.

@@ -1,5 +1,6 @@
 //! Adapters: each owns one outside thing and its crate, and none knows another.
 
+pub mod backup;
 pub mod bus;
 pub mod clock;
 pub mod control;

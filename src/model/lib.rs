@@ -3,6 +3,7 @@
 //! Floors 0 and 1: this crate does no IO, reads no clock, and knows no other crate of the project.
 
 pub mod access;
+pub mod backup;
 pub mod defaulting;
 pub mod genesis;
 #[cfg(test)]

@@ -3,11 +3,13 @@
 //! A name ends in its unit and `_MAX`/`_MIN`. Every queue, buffer and body is bounded by one of these.
 
 mod access;
+mod backup;
 mod masters;
 mod network;
 mod trust;
 
 pub use access::*;
+pub use backup::*;
 pub use masters::*;
 pub use network::*;
 pub use trust::*;

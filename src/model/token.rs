@@ -289,7 +289,7 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
 }
 
 /// Base32 of bytes whose number is a multiple of five.
-fn base32(bytes: &[u8]) -> String {
+pub(crate) fn base32(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 8 / 5);
     for group in bytes.chunks(5) {
         let bits = group.iter().fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
@@ -302,7 +302,7 @@ fn base32(bytes: &[u8]) -> String {
 
 /// The bytes of base32 text, or the first character that is none of its alphabet with its place. A
 /// rest that is no whole group is left out.
-fn decode(text: &str) -> Result<Vec<u8>, (usize, char)> {
+pub(crate) fn decode(text: &str) -> Result<Vec<u8>, (usize, char)> {
     let mut bytes = Vec::with_capacity(text.len() * 5 / 8);
     let (mut bits, mut digits) = (0_u64, 0);
     for (at, found) in text.chars().enumerate() {
@@ -320,7 +320,7 @@ fn decode(text: &str) -> Result<Vec<u8>, (usize, char)> {
 
 /// CRC-16/CCITT-FALSE: finds every error within 16 bits in a row, so every wrong character and every
 /// two neighbours that changed places.
-fn check(bytes: &[u8]) -> u16 {
+pub(crate) fn check(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0xffff, |crc, byte| {
         (0..8).fold(crc ^ u16::from(*byte) << 8, |crc, _| match crc & 0x8000 {
             0 => crc << 1,

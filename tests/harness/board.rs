@@ -291,6 +291,18 @@ impl Board {
         self.up = Some(child.expect("kumquat up starts"));
     }
 
+    /// Starts `kumquat up` on what a restore has made: name and cluster are known there.
+    pub fn start_restored(&mut self) {
+        let known = fs::read(self.data_dir().join("board.json")).expect("an identity");
+        let known: Value = serde_json::from_slice(&known).expect("an identity");
+        for (own, known) in
+            [(&mut self.node, &known["name"]), (&mut self.cluster, &known["cluster"])]
+        {
+            *own = known.as_str().expect("text").to_owned();
+        }
+        self.start(&[]);
+    }
+
     /// Gives every later `kumquat up` this configuration file.
     pub fn configure(&mut self, text: &str) {
         self.config = self.folder.join("config.toml");

@@ -1,5 +1,6 @@
 //! Clusters of several masters on one switch: real boards, real wires, real faults.
 
+mod backup;
 mod cell;
 mod doors;
 mod failover;

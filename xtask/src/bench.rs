@@ -21,6 +21,11 @@ pub(crate) fn bench(words: &[String]) -> Result<()> {
     if words.first().is_some_and(|word| word == "rules") {
         return rules();
     }
+    if let Some((word, rest)) = words.split_first()
+        && word == "backup"
+    {
+        return backup(rest.first().map_or("10000", String::as_str));
+    }
     let (benches, words, default) = match words.split_first() {
         Some((word, rest)) if word == "boards" => (&["boards"][..], rest, "2"),
         Some((word, rest)) if word == "pods" => (&["pods", "keeper"][..], rest, "0"),
@@ -43,6 +48,16 @@ fn dns() -> Result<()> {
     let binary = setup::build_static("release")?;
     let bench = ["bench", "--profile", "fast", "--bench", "dns"];
     run(cargo().current_dir(root()).env("KUMQUAT_BINARY", &binary).args(bench))
+}
+
+/// A cluster of so many objects is saved and restored.
+fn backup(objects: &str) -> Result<()> {
+    let binary = setup::build_static("release")?;
+    run(cargo()
+        .current_dir(root())
+        .env("KUMQUAT_BINARY", &binary)
+        .env("KUMQUAT_OBJECTS", objects)
+        .args(["bench", "--profile", "dev", "--bench", "backup"]))
 }
 
 /// Rules of up to 10,000 services beside the chains that iptables has for them.

@@ -5,6 +5,7 @@
 
 mod boards;
 mod images;
+mod saving;
 mod secrets;
 mod tokens;
 
@@ -18,6 +19,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::addresses::Addresses;
+use super::backup;
 use super::identity::Identity;
 use super::member::LeaderView;
 use super::seat::Promotion;
@@ -75,6 +77,8 @@ pub(super) struct MasterSeat {
     pub(super) evictor: Evictor,
     /// Seal Secrets.
     pub(super) secrets_keys: SecretsKeys,
+    /// What a backup is made of.
+    pub(super) backup: backup::Source,
 }
 
 impl Handler for Control {
@@ -92,6 +96,7 @@ impl Handler for Control {
                 (Method::DELETE, "/v1/images") => images::remove(&self.images, &request).await,
                 (Method::GET, "/v1/images/export") => images::export(&self.images, &request),
                 (Method::POST, "/v1/secrets/rotate") => self.rotate(),
+                (Method::GET, backup::CONTENT | backup::KEY) => self.backup(&path).await,
                 (_, "/v1/tokens") => self.tokens(request).await,
                 (Method::POST, "/v1/promote") => self.promote(&request).await,
                 (Method::POST, "/v1/boards/approve" | "/v1/boards/evict") => {
@@ -137,6 +142,17 @@ impl Control {
             ControlSeat::Master(master) => secrets::rotate(&master),
             ControlSeat::Member(leader) | ControlSeat::Follower(leader, _) => {
                 leader.only_there("kumquat secrets")
+            }
+            ControlSeat::Nobody => between_seats(),
+        }
+    }
+
+    async fn backup(&self, path: &str) -> Response<Body> {
+        match self.seat() {
+            ControlSeat::Master(master) if path == backup::KEY => saving::key(&master),
+            ControlSeat::Master(master) => saving::content(&master).await,
+            ControlSeat::Member(leader) | ControlSeat::Follower(leader, _) => {
+                leader.only_there("kumquat backup")
             }
             ControlSeat::Nobody => between_seats(),
         }

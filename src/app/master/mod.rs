@@ -9,6 +9,7 @@ mod announce;
 mod audited;
 mod peers;
 mod reach;
+mod saving;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -142,6 +143,7 @@ impl MasterRole {
         let place = standing.port.sit(peers);
         core.serve_own_board(link, &mut loops);
         core.lead_members();
+        core.keep_saving(&mut loops);
         say_began(&core.mandate, &core.store);
         let members = standing.members.clone();
         let Core { store, mandate, images, .. } = core;

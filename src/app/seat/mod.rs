@@ -394,6 +394,7 @@ impl Seat {
                 joining: Arc::clone(&master.joining),
                 evictor: master.evictor.clone(),
                 secrets_keys: standing.secrets_keys.clone(),
+                backup: standing.backup(&master.status.identity, &master.status.registry),
             }),
             (Self::Following(follower), Some(standing)) => {
                 ControlSeat::Follower(follower.member.view(), Arc::clone(&standing.pki))

@@ -18,6 +18,7 @@ use model::limits::{CONTAINER_OPEN_FILES, OPEN_FILES_MAX};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::backup;
 use super::cli::UpArgs;
 use super::client::Ending;
 use super::config::{self, Config};
@@ -56,6 +57,9 @@ pub(in crate::app) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
     }
     let dirs = prepare(dirs)?;
     let _lock = lock(&dirs.data)?;
+    if backup::finish(&dirs.data)? {
+        tracing::info!("the restore of a backup is complete");
+    }
     let start = decide::start(Identity::load(&dirs, &config)?, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
@@ -72,7 +76,7 @@ pub(in crate::app) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
 
 /// Makes both folders and gives their absolute paths. Secrets, logs and the programs of image layers,
 /// setuid ones too, lie in them: they are closed to all others of this machine at every start.
-fn prepare(dirs: &Dirs) -> Result<Dirs> {
+pub(in crate::app) fn prepare(dirs: &Dirs) -> Result<Dirs> {
     for folder in [&dirs.data, &dirs.run] {
         let failed = || format!("cannot make {}", folder.display());
         fs::create_dir_all(folder).with_context(failed)?;

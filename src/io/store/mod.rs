@@ -10,6 +10,7 @@
 //! index (the controllers' views have it).
 
 mod backoff;
+mod backup;
 mod cursor;
 mod entry;
 mod file;
@@ -56,6 +57,7 @@ use model::{
 };
 use tokio::sync::{Semaphore, oneshot, watch};
 
+pub use backup::{Capture, SnapshotFacts};
 pub use cursor::Cursor;
 pub use group::{
     BoxFuture, ChangeError, Group, GroupError, GroupHealth, GroupOptions, GroupWire, MemberChange,
@@ -90,6 +92,8 @@ pub struct Store {
     syncing: Syncing,
     /// What Secrets are sealed with; `None` leaves them in the open.
     secrets: Option<SecretsKeys>,
+    /// How many may read all of it at once.
+    captures: Arc<Semaphore>,
 }
 
 /// In whose name this store writes.
@@ -166,8 +170,9 @@ impl Store {
             .spawn(move || writer.run())
             .map_err(log::io_error("start the thread of", &dir))?;
         let queue = Arc::new(Semaphore::new(STORE_QUEUE_BYTES_MAX / QUEUE_UNIT_BYTES));
-        let (bound, reign) = (None, reigns);
-        Ok(Self { shared, requests: sender, queue, reign, bound, standing, syncing, secrets })
+        let (bound, reign, captures) = (None, reigns, backup::places());
+        let requests = sender;
+        Ok(Self { shared, requests, queue, reign, bound, standing, syncing, secrets, captures })
     }
 
     /// Ends the thread and waits until its files are free.

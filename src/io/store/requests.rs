@@ -7,6 +7,7 @@ use model::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
+    backup::Flushed,
     group::seam::{Asks, GroupRequest, GroupState},
     snapshot::Written,
     standing::{Mandate, NotLeading},
@@ -51,6 +52,8 @@ pub(super) enum Request {
     },
     /// Be no part of a group's engine any more.
     Leave(oneshot::Sender<()>),
+    /// Flush, and give the state for a capture.
+    Flushed(oneshot::Sender<std::io::Result<Flushed>>),
     /// What the group's engine asks for.
     Group(GroupRequest),
     /// Flush and end.

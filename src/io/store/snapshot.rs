@@ -109,7 +109,12 @@ pub(super) fn adopt(
 }
 
 /// Names a whole and durable file in `dir` after its position, and removes those before it.
-fn name(dir: &Path, file: &Path, position: Position, faults: &Faults) -> io::Result<PathBuf> {
+pub(super) fn name(
+    dir: &Path,
+    file: &Path,
+    position: Position,
+    faults: &Faults,
+) -> io::Result<PathBuf> {
     let named = path(dir, position);
     fs::rename(file, &named)?;
     file::sync_dir(dir, faults)?;
@@ -121,6 +126,24 @@ fn name(dir: &Path, file: &Path, position: Position, faults: &Faults) -> io::Res
 
 fn write_file(path: &Path, state: &State, faults: &Faults) -> io::Result<(Head, u64)> {
     let file = DiskFile::create(path, faults)?;
+    let Rows { head, bytes, .. } = write_rows(&file, state)?;
+    file.sync_all()?;
+    file::settle(file.inner())?;
+    Ok((head, bytes))
+}
+
+/// What was written to a file.
+pub(super) struct Rows {
+    /// Of which state.
+    pub(super) head: Head,
+    /// Its size.
+    pub(super) bytes: u64,
+    /// How many objects.
+    pub(super) rows: u32,
+}
+
+/// Writes the state to an empty file, which is not durable by that.
+pub(super) fn write_rows(file: &DiskFile, state: &State) -> io::Result<Rows> {
     // One transaction for all rows: a snapshot that mixed positions could hold writes of a log's tail
     // that is lost later, whose versions would then be used twice. It ends before the slow part, the
     // sync: while it lives LMDB cannot use pages again.
@@ -156,9 +179,8 @@ fn write_file(path: &Path, state: &State, faults: &Faults) -> io::Result<(Head, 
         chunk.extend_from_slice(&word.to_le_bytes());
     }
     file.write_all_at(&chunk, at)?;
-    file.sync_all()?;
-    file::settle(file.inner())?;
-    Ok((Head { position, membership }, at + chunk.len() as u64))
+    let bytes = at + chunk.len() as u64;
+    Ok(Rows { head: Head { position, membership }, bytes, rows })
 }
 
 fn push_row(chunk: &mut Vec<u8>, key: &[u8], record: &[&[u8]]) {
@@ -186,9 +208,17 @@ pub(super) struct SnapshotRow<'a> {
 /// Reads a snapshot and checks all of it; rows come before the check is complete.
 pub(super) fn load(
     path: &Path,
+    visit: impl FnMut(&[u8], SnapshotRow<'_>) -> io::Result<()>,
+) -> io::Result<Head> {
+    load_from(fs::File::open(path)?, visit)
+}
+
+/// As [`load`], from wherever it comes; reads to the end.
+pub(super) fn load_from(
+    from: impl Read,
     mut visit: impl FnMut(&[u8], SnapshotRow<'_>) -> io::Result<()>,
 ) -> io::Result<Head> {
-    let mut file = io::BufReader::with_capacity(CHUNK_BYTES, fs::File::open(path)?);
+    let mut file = io::BufReader::with_capacity(CHUNK_BYTES, from);
     let head = read_head(&mut file)?;
     let (mut rows, mut buffer) = (0u32, Vec::new());
     loop {

@@ -275,6 +275,7 @@ impl Writer {
             Request::Enter { entry, answer } => {
                 let _ = answer.send(self.enter(entry));
             }
+            Request::Flushed(answer) => drop(answer.send(self.flush_for_capture())),
             Request::Leave(answer) => {
                 self.leave();
                 let _ = answer.send(());

@@ -129,6 +129,17 @@ impl Pki {
         file::write(&folder.join("ca.key"), &key.serialize_pem(), file::SECRET)
     }
 
+    /// Puts certificate and key of an authority into a folder without one.
+    ///
+    /// # Errors
+    /// As [`Pki::install`].
+    pub fn restore(data_dir: &Path, certificate: &str, key: &[u8]) -> Result<(), TlsError> {
+        let folder = data_dir.join("pki");
+        file::make_folder(&folder)?;
+        file::write(&folder.join("ca.crt"), certificate, file::PUBLIC)?;
+        Self::install(data_dir, key)
+    }
+
     /// Takes the authority's key away again, and what only a master has.
     ///
     /// # Errors

@@ -1,0 +1,232 @@
+//! `kumquat backup`: the cluster as one sealed file, and back.
+//!
+//! ```text
+//! leader: snapshot of the store + keys ─ control socket ─▶ save: sealed, FILE.new, read back, FILE
+//!                                      └ schedule ────────▶ the same into [backup] to
+//! restore: FILE ─▶ <data-dir>/restore.new ─ whole ─▶ <data-dir>/restore ─▶ its places ─▶ `kumquat up`
+//! ```
+//! Whatever ends in the middle leaves no file and no board that looks whole and is not.
+
+mod args;
+mod content;
+mod folder;
+mod restore;
+mod schedule;
+mod write;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http::Method;
+use model::limits::{BACKUP_ANSWER_SECONDS_MAX, BACKUP_PASSPHRASE_BYTES_MAX};
+use serde_json::json;
+
+use super::cli::{Output, OutputArgs};
+use super::client::Ending;
+use super::dirs::Dirs;
+use crate::io::backup::{Header, Secret, on_same_disk};
+use crate::io::control::{Client, PieceReader, bytes_body};
+pub(super) use args::BackupCommand;
+use args::{SaveArgs, VerifyArgs};
+pub(super) use content::Source;
+pub(super) use restore::finish;
+pub(super) use schedule::{Plan, run as keep_saving};
+use write::{Task, Verified};
+
+/// Where the control socket gives the plain content of a backup.
+pub(super) const CONTENT: &str = "/v1/backup";
+/// Where it gives the recovery key.
+pub(super) const KEY: &str = "/v1/backup/key";
+/// Passphrase or recovery key, for scripts.
+const VARIABLE: &str = "KUMQUAT_BACKUP_KEY";
+
+/// Runs the command.
+pub(super) async fn run(dirs: &Dirs, command: &BackupCommand) -> Result<Ending> {
+    let task = Task::new();
+    let stop = task.stop();
+    let running = async {
+        match command {
+            BackupCommand::Save(arguments) => save(dirs, arguments, task).await?,
+            BackupCommand::Verify(arguments) => verify(dirs, arguments, task).await?,
+            BackupCommand::Key => say!("{}", recovery_key(&Client::new(&dirs.socket())).await?),
+            BackupCommand::Restore(arguments) => {
+                let (dirs, arguments) = (dirs.clone(), arguments.clone());
+                let secret = secret(arguments.key_file.as_deref())?;
+                tokio::task::spawn_blocking(move || restore::run(&dirs, &arguments, secret, &task))
+                    .await??;
+            }
+        }
+        Ok(Ending::Done)
+    };
+    tokio::pin!(running);
+    // Cancel safety: what runs is asked to stop, and waited for, so that it can clean up.
+    tokio::select! {
+        ended = &mut running => ended,
+        _ = tokio::signal::ctrl_c() => {
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            running.await
+        }
+    }
+}
+
+async fn save(dirs: &Dirs, arguments: &SaveArgs, task: Task) -> Result<()> {
+    let secret = secret(arguments.key_file.as_deref())?;
+    if let Some(secret) = &secret {
+        secret.check()?;
+    }
+    let folder = match (&arguments.file, &arguments.to) {
+        (Some(file), _) if file.is_dir() => {
+            bail!("{} is a folder: say `--to {0}`, or name a file", file.display())
+        }
+        (Some(file), _) => parent(file),
+        (None, Some(to)) => to.clone(),
+        (None, None) => bail!("where to? `kumquat backup save FILE`, or `--to FOLDER`"),
+    };
+    if !folder.is_dir() {
+        bail!("{} is no folder: make it, or plug in and mount the stick", folder.display());
+    }
+    if on_same_disk(&folder, &dirs.data).unwrap_or(false) {
+        eprintln!(
+            "warning: {} lies on the same file system as this board's data: a card that breaks takes \
+             both; save to a USB stick, or copy the file to another machine",
+            folder.display()
+        );
+    }
+    let client = Client::new(&dirs.socket());
+    let asking = client.send(Method::GET, CONTENT, bytes_body(Bytes::new()));
+    let within = Duration::from_secs(BACKUP_ANSWER_SECONDS_MAX);
+    let answer = tokio::time::timeout(within, asking).await;
+    let answer = answer.context("the board gives no snapshot: look at its log")??;
+    let mut content = PieceReader::new(answer.into_body());
+    let is_recovery = matches!(secret, None | Some(Secret::Recovery(_)));
+    let (file, keep, output) = (arguments.file.clone(), arguments.keep, arguments.output.output);
+    let (path, saved) = tokio::task::spawn_blocking(move || {
+        let head = content::read_head(&mut content).context("the board gives no backup")?;
+        let path = file.unwrap_or_else(|| folder.join(folder::name(&head)));
+        let saved = write::write(&path, &head, &mut content, secret.as_ref(), &task)?;
+        if let Some(keep) = keep {
+            folder::prune(&folder, &head.cluster, keep)?;
+        }
+        anyhow::Ok((path, saved))
+    })
+    .await??;
+    tell_saved(&path, &saved, output);
+    if is_recovery && output == Output::Text {
+        say!(
+            "it opens with the cluster's recovery key: `kumquat backup key` prints it; keep it apart from the boards"
+        );
+    }
+    Ok(())
+}
+
+fn tell_saved(path: &Path, saved: &Verified, output: Output) {
+    let megabytes = saved.file_bytes as f64 / 1e6;
+    match output {
+        Output::Json => say!("{}", described(path, saved)),
+        Output::Text => say!(
+            "saved {}: {} objects at version {}, {megabytes:.1} MB, read back and verified",
+            path.display(),
+            saved.facts.objects,
+            saved.facts.version
+        ),
+    }
+}
+
+fn described(path: &Path, saved: &Verified) -> serde_json::Value {
+    json!({
+        "file": path.display().to_string(), "bytes": saved.file_bytes, "cluster": saved.head.cluster,
+        "board": saved.head.board, "taken": saved.head.taken.to_string(), "epoch": saved.facts.epoch,
+        "version": saved.facts.version.0, "objects": saved.facts.objects, "boards": saved.head.boards,
+        "release": saved.head.release,
+    })
+}
+
+async fn verify(dirs: &Dirs, arguments: &VerifyArgs, task: Task) -> Result<()> {
+    let mut secret = secret(arguments.key_file.as_deref())?;
+    if secret.is_none() {
+        // A board that leads knows the key of its own cluster.
+        let known = recovery_key(&Client::new(&dirs.socket())).await.ok();
+        secret = known.map(|text| Secret::typed(&text)).transpose()?;
+    }
+    let file = arguments.file.clone();
+    let verified = tokio::task::spawn_blocking(move || {
+        write::verify_file(&file, |header| wanted(secret, header), &task)
+    })
+    .await??;
+    let head = &verified.head;
+    match arguments.output.output {
+        Output::Json => say!("{}", described(&arguments.file, &verified)),
+        Output::Text => say!(
+            "{} is whole: cluster {}, taken {} by board {} (kumquat {}), epoch {}, version {}, {} objects, \
+             boards {}",
+            arguments.file.display(),
+            head.cluster,
+            head.taken,
+            head.board,
+            head.release,
+            verified.facts.epoch,
+            verified.facts.version,
+            verified.facts.objects,
+            head.boards.join(" ")
+        ),
+    }
+    Ok(())
+}
+
+async fn recovery_key(client: &Client) -> Result<String> {
+    let answer = client.get_json(KEY).await?;
+    Ok(answer["key"].as_str().context("the board gives no key")?.to_owned())
+}
+
+/// What opens a backup, or a word on how to give it.
+fn wanted(secret: Option<Secret>, header: &Header) -> std::io::Result<Secret> {
+    secret.ok_or_else(|| {
+        let (wanted, id) = (header.wanted(), header.key_id());
+        let which = if header.is_recovery { format!(" {id}") } else { String::new() };
+        std::io::Error::other(format!(
+            "this backup opens with the {wanted}{which}: give it with --key-file FILE (`-` reads standard \
+             input) or in {VARIABLE}"
+        ))
+    })
+}
+
+/// The passphrase or recovery key that was given, if one was.
+fn secret(file: Option<&Path>) -> Result<Option<Secret>> {
+    let text = match file {
+        Some(path) if path == Path::new("-") => limited(std::io::stdin().lock(), "standard input")?,
+        Some(path) => {
+            let failed = || format!("cannot read {}", path.display());
+            limited(std::fs::File::open(path).with_context(failed)?, &path.display().to_string())?
+        }
+        None => match std::env::var(VARIABLE) {
+            Ok(text) => text,
+            Err(std::env::VarError::NotPresent) => return Ok(None),
+            Err(error) => return Err(error).context(VARIABLE),
+        },
+    };
+    if text.trim().is_empty() {
+        bail!("the passphrase is empty");
+    }
+    Ok(Some(Secret::typed(&text)?))
+}
+
+fn limited(from: impl Read, name: &str) -> Result<String> {
+    let mut text = String::new();
+    let read = from.take(BACKUP_PASSPHRASE_BYTES_MAX as u64 + 16).read_to_string(&mut text);
+    read.with_context(|| format!("cannot read {name}"))?;
+    Ok(text)
+}
+
+/// The folder of a file.
+fn parent(file: &Path) -> PathBuf {
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new(".")).to_owned()
+}
+
+/// How a task is told to stop.
+type Stop = Arc<AtomicBool>;

@@ -252,7 +252,9 @@ fn rebuild(dir: &Path, paths: &Paths, log: &Log) -> Result<(State, Position), Op
         return Err(OpenError::Unrecoverable { dir: dir.to_owned(), first_index });
     }
     state::remove(&paths.state)?;
-    let state = State::open(&paths.state).map_err(state_error(&paths.state))?;
+    // A full disk is told as such, here as well.
+    let state = State::open(&paths.state)
+        .map_err(|error| flush_error(&paths.state)(FlushError::from(error)))?;
     let filled = fill(&state, found, paths);
     match filled {
         Ok(position) => Ok((state, position)),

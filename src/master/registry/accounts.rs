@@ -13,7 +13,7 @@ use model::validation::FieldError;
 use model::validation::error::invalid;
 use serde_json::{Value, json};
 
-use super::object::parse;
+use super::object::{meta_mut, meta_str, parse};
 use super::types::{Target, WriteOptions};
 use super::{Registry, body, metadata};
 
@@ -99,6 +99,10 @@ impl Registry {
     ) -> Result<TokenRequest, ApiError> {
         let wanted = body::Type::of("authentication.k8s.io", "v1", "TokenRequest");
         let warnings = body::check_as(wanted, &mut object, options)?;
+        // The name in the body may be left away, as `kubectl create token` does.
+        if meta_str(&object, "name").is_empty() {
+            meta_mut(&mut object).insert("name".into(), account.name.clone().into());
+        }
         body::check_name(account, &mut object)?;
         self.record(account)?;
         let spec = &object["spec"];

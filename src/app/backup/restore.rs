@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use model::backup::BackupHeadV1;
 use model::masters::SecretBytes;
+use nix::sys::statvfs::statvfs;
 
 use super::args::RestoreArgs;
 use super::content::read_head;
@@ -25,6 +26,8 @@ use crate::io::backup::{Opener, Secret};
 use crate::io::store::{SecretsKeys, SnapshotFacts, Store};
 use crate::io::tls::{Pki, TokenKeys};
 
+/// A disk with less than this is full.
+const FULL_BYTES: u64 = 256 * 1024;
 /// What is whole and goes to its places.
 const WHOLE: &str = "restore";
 /// What is being written.
@@ -125,7 +128,8 @@ fn fill(
     let epochs = epochs(&head, arguments)?;
     let store = staging.join("store");
     let mut counted = Counted { from: opener, bytes: 0 };
-    let facts = Store::restore(&store, &mut counted, epochs).with_context(named)?;
+    let restored = Store::restore(&store, &mut counted, epochs);
+    let facts = restored.map_err(|error| told_full(error.into(), staging)).with_context(named)?;
     // The snapshot was read to the end of the file, which was authenticated.
     if counted.read(&mut [0])? != 0 {
         bail!("{} goes on after its end", path.display());
@@ -143,6 +147,20 @@ fn fill(
     }
     identity.save(&Dirs::new(staging, &dirs.run))?;
     Ok((identity, facts))
+}
+
+/// The database calls a write that the disk had half the space for an error of the device.
+fn told_full(error: anyhow::Error, folder: &Path) -> anyhow::Error {
+    #[allow(clippy::useless_conversion, reason = "both are 32 bits wide on some boards")]
+    let free =
+        statvfs(folder).map(|disk| u64::from(disk.blocks_free()) * u64::from(disk.fragment_size()));
+    match free {
+        Ok(free) if free < FULL_BYTES => {
+            anyhow::Error::from(io::Error::from(ErrorKind::StorageFull))
+                .context(format!("{error:#}"))
+        }
+        _ => error,
+    }
 }
 
 /// Who this board becomes.

@@ -15,7 +15,7 @@ use super::addresses::Addresses;
 use super::backup;
 use super::certificates;
 use super::dirs::Dirs;
-use super::identity::Identity;
+use super::identity::{Identity, Role};
 use super::loops::Loops;
 use super::master::server_names;
 use super::mastership::Mastership;
@@ -84,7 +84,9 @@ impl Standing {
         options.secrets = Some(secrets_keys.clone());
         let opened = tokio::task::spawn_blocking(move || Store::open(options));
         let store = opened.await?.context("cannot open the store")?;
-        if mastership.is_some_and(|it| it.entered) && store.standing() == store::Standing::Sole {
+        // Whoever was promoted has founded a cluster of one with this log.
+        let is_member = identity.role == Role::Member && mastership.is_some_and(|it| it.entered);
+        if is_member && store.standing() == store::Standing::Sole {
             store.close().await;
             return Err(store::OpenError::Lost(dirs.store()).into());
         }

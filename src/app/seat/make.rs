@@ -146,6 +146,20 @@ pub(super) async fn open_held(
     }
 }
 
+/// What this board is a member as; a promotion that was cut off before its last step has ended that.
+pub(super) fn without_promoted(
+    base: &Base,
+    standing: Option<&Standing>,
+    mastership: Option<Mastership>,
+) -> Result<Option<Mastership>> {
+    let is_alone = standing.is_some_and(|it| it.store.standing() == store::Standing::Sole);
+    if base.identity.role == Role::Founder && is_alone && mastership.is_some() {
+        Mastership::forget(&base.dirs)?;
+        return Ok(None);
+    }
+    Ok(mastership)
+}
+
 async fn begin_anew(base: &mut Base, error: &Error) -> Result<()> {
     let error = format!("{error:#}");
     tracing::error!(error, "this board's copy of the log is lost: it asks the leader for another");

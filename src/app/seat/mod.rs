@@ -44,7 +44,8 @@ use crate::io::store::Mandate;
 use crate::master::tokens::Tokens;
 pub(super) use images::SeatImages;
 use make::{
-    fenced_by, follower, lead, leave, open_held, promote, reopen_log, say_ready, take_kit, worker,
+    fenced_by, follower, lead, leave, open_held, promote, reopen_log, say_ready, take_kit,
+    without_promoted, worker,
 };
 use wait::{deposed, due, engine_failed, over, reign_changes, told};
 
@@ -165,6 +166,7 @@ impl Seats {
             true => open_held(&mut base, mastership.as_ref()).await?,
             false => None,
         };
+        let mastership = without_promoted(&base, standing.as_ref(), mastership)?;
         let seat = match &standing {
             None => Seat::Working(worker(&base, &socket, Holds::Nothing)?),
             Some(standing) if standing.enter(&base.dirs, mastership.as_ref()).await? => {

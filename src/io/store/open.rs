@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! read the vote -> finish an interrupted install -> check log (cut a torn tail, stop on damage)
+//! -> finish an interrupted promotion (the log is of a later epoch than the vote)
 //! -> open LMDB, check every record
 //!   LMDB missing, damaged or older than the log -> rebuild from the newest whole snapshot, or from entry 1
 //!   LMDB newer than the log (the card lost the log's tail) -> go on after LMDB in a new epoch
@@ -117,9 +118,16 @@ pub(super) fn open(options: &Options) -> Result<Opened, OpenError> {
     let paths = Paths::of(dir);
     let lock = paths.lock(dir)?;
     make_durable(&paths, options)?;
-    let vote = VoteFile::open(&paths.vote, &options.faults)?;
+    let mut vote = VoteFile::open(&paths.vote, &options.faults)?;
     install::resume(&paths, options)?;
     let mut log = Log::open(&paths.log, &options.faults)?;
+    if vote.as_ref().is_some_and(|vote| vote.ballot().epoch < log.position().epoch) {
+        // A promotion has begun the new epoch, in which this replica is alone: its last step is left.
+        let removed = file::remove(&paths.vote, &options.faults)
+            .and_then(|()| file::sync_dir(dir, &options.faults));
+        removed.map_err(io_error("remove", &paths.vote))?;
+        vote = None;
+    }
     options.clock.advance(log.last_time());
     let (state, applied) = usable_state(dir, &paths, &log)?;
     let ready = (|| {

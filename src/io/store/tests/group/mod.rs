@@ -250,6 +250,25 @@ async fn a_vote_and_the_member_id_outlive_a_kill() {
 }
 
 #[tokio::test]
+async fn a_promotion_that_is_cut_off_before_its_last_step_is_finished() {
+    let dir = Dir::new();
+    let replica = Replica::open(&dir.0).await;
+    let log = history(6, 100);
+    replica.append_and_commit(&log).await;
+    replica.store.abandon().await;
+    let path = dir.0.join("vote");
+    let vote = std::fs::read(&path).expect("a vote");
+    Store::promote(&dir.0).expect("promoted");
+    std::fs::write(&path, vote).expect("as before the last step");
+    let store = Store::open(Options::new(&dir.0)).expect("opens");
+    assert_eq!(store.standing(), Standing::Sole);
+    let mandate = store.lead_alone(Box::new(())).await.expect("leads");
+    assert_eq!(mandate.reign().epoch, 2);
+    assert!(!path.exists());
+    store.close().await;
+}
+
+#[tokio::test]
 async fn a_store_with_entries_of_its_own_joins_no_group() {
     let dir = Dir::new();
     let store = dir.open();

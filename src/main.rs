@@ -8,5 +8,8 @@ fn main() -> ExitCode {
     if let Some(code) = kumquat::io::keeper::dispatch(&arguments) {
         return code;
     }
+    if let Some(code) = kumquat::io::exchange::dispatch(&arguments) {
+        return code;
+    }
     kumquat::app::main()
 }

@@ -44,6 +44,10 @@ pub(super) struct BoardOptions<'a> {
     pub(super) link: BoardEnd,
     /// Whether this board is a master too, which may change.
     pub(super) is_master: watch::Receiver<bool>,
+    /// Exchanges the binary.
+    pub(super) upgrades: Arc<dyn node::Upgrades>,
+    /// Whether the keeper goes over to this binary: not while that is on trial.
+    pub(super) renews_keeper: bool,
 }
 
 /// The running role.
@@ -59,7 +63,9 @@ impl BoardRole {
     /// There is no keeper to be had.
     pub(super) async fn start(options: BoardOptions<'_>) -> Result<Self> {
         let keeper = Keeper::connect_or_spawn(options.keeper.clone()).await?;
-        renew(&keeper, &options.keeper.exe).await;
+        if options.renews_keeper {
+            renew(&keeper, &options.keeper.exe).await;
+        }
         let agent = node::NodeOptions {
             name: options.identity.name.clone(),
             root: PathBuf::from("/"),
@@ -74,6 +80,7 @@ impl BoardRole {
             version: version::git_version(),
             address: node_address(options.addresses),
             is_master: options.is_master,
+            upgrades: Some(options.upgrades),
         };
         let mut loops = Loops::new();
         loops.spawn("agent", node::run(agent, loops.stop_signal()));
@@ -97,7 +104,7 @@ fn network(identity: &Identity, config: &Config) -> node::NetworkOptions {
 }
 
 /// A keeper of another build goes on as this one, with its containers.
-async fn renew(keeper: &Keeper, exe: &Path) {
+pub(super) async fn renew(keeper: &Keeper, exe: &Path) {
     match keeper.info().await {
         Ok(info) if info.version != keeper::build_id() => match keeper.upgrade(exe).await {
             Ok(()) => tracing::info!(before = info.version, "keeper is upgraded"),

@@ -95,6 +95,11 @@ pub(super) enum Command {
         after_help = "Example:\n  sudo kumquat promote      on the board that is left; `kumquat status` shows it as a learner\n\nEverything that its log holds counts from then on, in a new epoch. The old master may come back: it\nfinds that it was fenced, gives up what only it had, and becomes a learner. It is refused while the\nleader answers; --force does it all the same."
     )]
     Promote(PromoteArgs),
+    /// Give every board another binary, one after the other; boards that do not get ready with it go back.
+    #[command(
+        after_help = "Examples:\n  sudo kumquat upgrade --from kumquat-arm64                   on a master board\n  sudo kumquat upgrade --from kumquat-arm64 --from kumquat-armv6   one file for each architecture\n  sudo kumquat upgrade --from kumquat-arm64 --dry-run\n\nWorkers come first, then masters, the leader last; pods do not notice. A board that is not ready with\nthe new binary in time goes back to the old one by itself, and no further board is touched (exit 1).\nRun it again at any time: boards that run their file are left alone."
+    )]
+    Upgrade(UpgradeArgs),
     /// Continue with a damaged log by giving up what was written after a version.
     #[command(
         after_help = "Example:\n  sudo kumquat repair --accept-loss-after 29360128\n\nThe error of `kumquat up` names the last good version. Stop the board first; versions are never\ngiven out twice."
@@ -381,6 +386,20 @@ pub(super) struct PromoteArgs {
     /// Also when the leader answers: what it takes from here on is lost.
     #[arg(long)]
     pub force: bool,
+}
+
+/// `kumquat upgrade`.
+#[derive(Args, Debug)]
+pub(super) struct UpgradeArgs {
+    /// The new binary; once for each architecture.
+    #[arg(long, value_name = "FILE", required = true)]
+    pub from: Vec<PathBuf>,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Within which time each board must be ready with it.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub ready_within: Duration,
 }
 
 /// `kumquat repair`.

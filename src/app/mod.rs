@@ -40,6 +40,7 @@ mod standing;
 mod status;
 mod token;
 mod up;
+mod upgrade;
 pub mod version;
 mod watchdog;
 
@@ -87,6 +88,7 @@ fn run(cli: &Cli) -> anyhow::Result<Ending> {
         Command::Demo(arguments) => one_thread.block_on(demo::run(arguments)),
         Command::Doctor(arguments) => one_thread.block_on(doctor::run(&dirs, arguments)),
         Command::Promote(arguments) => one_thread.block_on(client::promote(&dirs, arguments)),
+        Command::Upgrade(arguments) => one_thread.block_on(upgrade::run(&dirs, arguments)),
         Command::Repair(arguments) => repair::run(&dirs, arguments).map(|()| Ending::Done),
         Command::Hello(arguments) => {
             one_thread.block_on(hello::run(&arguments)).map(|()| Ending::Done)

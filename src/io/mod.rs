@@ -8,6 +8,7 @@ pub mod crowd;
 pub mod discovery;
 pub mod dns;
 pub mod durable;
+pub mod exchange;
 pub mod host;
 pub mod image;
 pub mod keeper;

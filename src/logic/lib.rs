@@ -15,4 +15,5 @@ pub mod network;
 pub mod pod;
 pub mod schedule;
 pub mod time;
+pub mod upgrade;
 pub mod world;

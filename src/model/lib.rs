@@ -26,6 +26,7 @@ pub mod status;
 pub mod table;
 pub mod timestamp;
 pub mod token;
+pub mod upgrade;
 pub mod validation;
 pub mod view;
 pub mod wire;

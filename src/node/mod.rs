@@ -29,12 +29,13 @@ pub use network::NetworkOptions;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use model::upgrade::UpgradeRequestV1;
 use tokio::sync::watch;
 
 use crate::io::clock::Clock;
 use crate::io::image::{ImageStore, Source};
 use crate::io::keeper::{Keeper, KeeperError};
-use crate::io::link::BoardEnd;
+use crate::io::link::{BoardEnd, StreamAnswer};
 use network::{NetFiles, NetHeld};
 
 /// What a board is made of.
@@ -67,6 +68,14 @@ pub struct NodeOptions {
     pub network: Option<NetworkOptions>,
     /// The way to the master.
     pub link: BoardEnd,
+    /// Exchanges the binary of this board; `None` where there is nothing to exchange.
+    pub upgrades: Option<Arc<dyn Upgrades>>,
+}
+
+/// Exchanges the binary of a board, as its leader asks.
+pub trait Upgrades: std::fmt::Debug + Send + Sync {
+    /// Answers a request; must not wait.
+    fn answer(&self, request: UpgradeRequestV1, answer: StreamAnswer);
 }
 
 /// Why the board's role ended.

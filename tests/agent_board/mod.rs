@@ -90,6 +90,7 @@ impl Board {
                 source: None,
                 network: None,
                 link,
+                upgrades: None,
             },
             stopped,
         ));

@@ -260,6 +260,13 @@ impl Board {
         Command::new(own)
     }
 
+    /// Gives the board another binary for whatever is started from here on.
+    pub fn install(&self, binary: &Path) {
+        let fresh = self.folder.join("kumquat.fresh");
+        fs::copy(binary, &fresh).expect("copy of the binary");
+        fs::rename(&fresh, self.folder.join("kumquat")).expect("the binary in its place");
+    }
+
     /// Starts `kumquat up` with more arguments and waits until the board is ready.
     pub fn up(&mut self, arguments: &[&str]) {
         self.start(arguments);
@@ -355,11 +362,45 @@ impl Board {
         fs::read_to_string(self.folder.join("up.log")).unwrap_or_default()
     }
 
-    /// Sends SIGKILL to `kumquat up`.
+    /// Sends SIGKILL to `kumquat up`, also to one that the guard of an upgrade has started.
     pub fn kill(&mut self) {
         let mut child = self.up.take().expect("the board is up");
         child.kill().expect("kill");
         child.wait().expect("wait");
+        self.end_all("up");
+    }
+
+    /// The pid of the `kumquat up` that runs, whoever has started it.
+    pub fn up_pid(&self) -> i32 {
+        self.all("up").first().copied().unwrap_or_default()
+    }
+
+    /// Whether a new binary is on trial.
+    pub fn is_on_trial(&self) -> bool {
+        !self.all("upgrade-watch").is_empty()
+    }
+
+    /// The binary of this board.
+    pub fn binary_file(&self) -> PathBuf {
+        self.folder.join("kumquat")
+    }
+
+    /// Processes of this board's binary with this subcommand.
+    fn all(&self, subcommand: &str) -> Vec<i32> {
+        let mut pids = self.processes();
+        pids.retain(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).nth(1) == Some(subcommand.as_bytes())
+        });
+        pids
+    }
+
+    fn end_all(&self, subcommand: &str) {
+        for pid in self.all(subcommand) {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            // It may have ended meanwhile.
+            let _gone = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
     }
 
     /// Sends SIGTERM to `kumquat up` and waits for its end.
@@ -381,6 +422,7 @@ impl Board {
     /// What pulling the plug leaves: no process, no mount, an empty run-dir, a new namespace (on the
     /// switch again, if it hung on one).
     pub fn pull_the_plug(&mut self) {
+        self.end_all("upgrade-watch");
         if self.up.is_some() {
             self.kill();
         }
@@ -497,10 +539,12 @@ impl Board {
 
     /// Pids of `kumquat up` and of the keeper's processes, containers not included.
     pub fn processes(&self) -> Vec<i32> {
-        let own = self.folder.join("kumquat");
+        let own = ["kumquat", "kumquat.trial"].map(|name| self.folder.join(name));
         let entries = fs::read_dir("/proc").expect("proc").flatten();
         entries
-            .filter(|entry| fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == own))
+            .filter(|entry| {
+                fs::read_link(entry.path().join("exe")).is_ok_and(|exe| own.contains(&exe))
+            })
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
             .collect()
     }

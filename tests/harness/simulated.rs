@@ -128,6 +128,7 @@ impl SimulatedBoard {
             source: site.source,
             network: None,
             link,
+            upgrades: None,
         };
         let agent = tokio::spawn(node::run(options, stopped));
         Self { keeper, run_dir, stop, agent }

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use crate::growth;
 use crate::masters;
 use crate::setup;
 use crate::shell::{cargo, run};
@@ -76,6 +77,9 @@ pub(crate) fn soak(words: &[String]) -> Result<()> {
     let wanted = words.first().map(String::as_str);
     if wanted == Some("masters") {
         return masters::soak(&words[1..]);
+    }
+    if wanted == Some("upgrade") {
+        return growth::soak();
     }
     let chosen: Vec<_> =
         TRIALS.iter().filter(|trial| wanted.is_none_or(|name| name == trial.name)).collect();

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::addresses::Addresses;
@@ -24,6 +24,7 @@ use super::identity::Identity;
 use super::member::LeaderView;
 use super::seat::Promotion;
 use super::status::ClusterStatus;
+use super::upgrade::{self, Rollout};
 use super::version;
 use crate::io::control::{Body, Handler, bytes_body, json as answer};
 use crate::io::image::ImageStore;
@@ -79,6 +80,8 @@ pub(super) struct MasterSeat {
     pub(super) secrets_keys: SecretsKeys,
     /// What a backup is made of.
     pub(super) backup: backup::Source,
+    /// Gives boards another binary.
+    pub(super) rollout: Rollout,
 }
 
 impl Handler for Control {
@@ -102,6 +105,7 @@ impl Handler for Control {
                 (Method::POST, "/v1/boards/approve" | "/v1/boards/evict") => {
                     self.boards(&request).await
                 }
+                (_, path) if upgrade::takes(path) => self.upgrade(request).await,
                 _ => refusal(StatusCode::NOT_FOUND, "this board does not know that request"),
             }
         })
@@ -123,6 +127,27 @@ impl Control {
                 let address = self.addresses.borrow().own;
                 answer(StatusCode::OK, &leader.status(&self.identity, address).await)
             }
+            ControlSeat::Nobody => between_seats(),
+        }
+    }
+
+    /// What the leader says of the cluster; nothing while it does not answer.
+    pub(super) async fn cluster(&self) -> Option<Value> {
+        match self.seat() {
+            ControlSeat::Master(master) => master.status.value().ok(),
+            ControlSeat::Member(leader) | ControlSeat::Follower(leader, _) => {
+                let address = self.addresses.borrow().own;
+                Some(leader.status(&self.identity, address).await)
+            }
+            ControlSeat::Nobody => None,
+        }
+    }
+
+    async fn upgrade(&self, request: Request<Incoming>) -> Response<Body> {
+        match self.seat() {
+            ControlSeat::Master(master) => upgrade::from_control(&master.rollout, request).await,
+            ControlSeat::Follower(leader, _) => leader.pass_on(request).await,
+            ControlSeat::Member(leader) => leader.only_there("kumquat upgrade"),
             ControlSeat::Nobody => between_seats(),
         }
     }

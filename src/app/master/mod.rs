@@ -9,6 +9,7 @@ mod announce;
 mod audited;
 mod peers;
 mod reach;
+mod reign;
 mod saving;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use model::leader::SignedRecord;
-use model::masters::{MasterAtV1, MemberId, Part, Reign};
+use model::masters::{MasterAtV1, MemberId, Part};
 use tokio::sync::watch;
 
 use super::addresses::Addresses;
@@ -27,9 +28,10 @@ use super::port::{Place, Sitting};
 use super::seat::Base;
 use super::standing::Standing;
 use super::status::ClusterStatus;
+use super::upgrade::{FILES, Rollout, RolloutOptions};
 use super::version;
 use crate::io::bus::external::{ExternalOptions, Sessions};
-use crate::io::link::{Gate, MasterEnd};
+use crate::io::link::MasterEnd;
 use crate::io::store::{Mandate, Store};
 use crate::io::tls::{Credentials, Pki};
 use crate::master::accounts::Accounts;
@@ -56,6 +58,7 @@ use peers::Peers;
 pub(super) use peers::{LEADER, STATUS};
 use reach::Reach;
 pub(super) use reach::server_names;
+use reign::{gate, mapped, say_began, say_ended};
 
 /// Why this board leads.
 pub(super) enum Lead {
@@ -80,6 +83,8 @@ pub(super) struct MasterRole {
     pub(super) joining: Arc<Joining>,
     /// Throws boards out.
     pub(super) evictor: Evictor,
+    /// Gives boards another binary.
+    pub(super) rollout: Rollout,
     /// Turns true when a leader of a later epoch is heard.
     pub(super) rivals: watch::Receiver<bool>,
     /// In whose name it acts.
@@ -139,7 +144,8 @@ impl MasterRole {
         let tokens = Tokens::new(core.registry.clone(), core.pki.pin());
         genesis::after_founding(&base.dirs, &tokens).await?;
         let evictor = core.evictor();
-        let peers = core.peers(Arc::clone(&joining), record, messages, &status);
+        let rollout = core.rollout(&status);
+        let peers = core.peers(Arc::clone(&joining), record, messages, &status, rollout.clone());
         let place = standing.port.sit(peers);
         core.serve_own_board(link, &mut loops);
         core.lead_members();
@@ -153,6 +159,7 @@ impl MasterRole {
             images,
             joining,
             evictor,
+            rollout,
             rivals,
             mandate,
             store,
@@ -366,12 +373,23 @@ impl<'a> Core<'a> {
         record: watch::Receiver<SignedRecord>,
         messages: Messages,
         status: &Arc<ClusterStatus>,
+        rollout: Rollout,
     ) -> Sitting {
         let routes = Routes::new(self.streams.clone(), self.images.clone(), messages);
         let routes = routes.with_bus(self.bus_keys.clone());
         let (status, desk) = (Arc::clone(status), self.standing.members.desk().clone());
-        let peers = Arc::new(Peers { joining, status, record, desk, routes });
+        let peers = Arc::new(Peers { joining, status, record, desk, routes, rollout });
         Arc::new(move |caller, request| Box::pin(Arc::clone(&peers).answer(caller, request)))
+    }
+
+    fn rollout(&self, status: &Arc<ClusterStatus>) -> Rollout {
+        Rollout::new(RolloutOptions {
+            status: Arc::clone(status),
+            streams: self.streams.clone(),
+            images: self.images.clone(),
+            folder: self.base.dirs.data.join(FILES),
+            mandate: self.mandate.clone(),
+        })
     }
 
     /// Throws boards out; one that holds the log leaves the group first.
@@ -451,49 +469,4 @@ impl<'a> Core<'a> {
         let serving = dispatcher::run(views, registry, as_leader, own, link, stop);
         loops.spawn("dispatcher", serving);
     }
-}
-
-/// What another channel says, in other words; ends with it.
-fn mapped<T: Send + Sync + 'static, U: Send + Sync + 'static>(
-    mut from: watch::Receiver<T>,
-    map: impl Fn(&T) -> U + Send + 'static,
-) -> watch::Receiver<U> {
-    let (sender, receiver) = watch::channel(map(&from.borrow_and_update()));
-    tokio::spawn(async move {
-        // Cancel safety: both only wait.
-        loop {
-            tokio::select! {
-                changed = from.changed() => if changed.is_err() {
-                    return;
-                },
-                () = sender.closed() => return,
-            }
-            sender.send_replace(map(&from.borrow_and_update()));
-        }
-    });
-    receiver
-}
-
-/// For whoever compares what several boards did: this one acts from here on.
-fn say_began(mandate: &Mandate, store: &Store) {
-    let (Reign { epoch, term }, version) = (mandate.reign(), store.version().0);
-    tracing::info!(epoch, term, version, boottime_ms = boot_ms(), "reign began");
-}
-
-/// And from here on it does not: every gate is shut.
-fn say_ended(mandate: &Mandate) {
-    let Reign { epoch, term } = mandate.reign();
-    tracing::info!(epoch, term, boottime_ms = boot_ms(), "reign ended");
-}
-
-/// Milliseconds since the board started.
-fn boot_ms() -> u64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
-    now.map_or(0, |now| u64::try_from(Duration::from(now).as_millis()).unwrap_or(u64::MAX))
-}
-
-/// Shut once the leader may not act any more.
-fn gate(mandate: &Mandate) -> Gate {
-    let mandate = mandate.clone();
-    Gate::new(move || mandate.may_act())
 }

@@ -9,6 +9,7 @@ use model::leader::SignedRecord;
 use tokio::sync::watch;
 
 use crate::app::status::ClusterStatus;
+use crate::app::upgrade::{self, Rollout};
 use crate::io::peer::{self, Body, Caller};
 use crate::master::join::Joining;
 use crate::master::members::Desk;
@@ -31,6 +32,8 @@ pub(super) struct Peers {
     pub(super) desk: Desk,
     /// The tunnels: streams, images, messages too large for the bus.
     pub(super) routes: Routes,
+    /// Gives boards another binary, as another master asks.
+    pub(super) rollout: Rollout,
 }
 
 impl Peers {
@@ -51,6 +54,9 @@ impl Peers {
                 peer::text(StatusCode::OK, record)
             }
             (&Method::GET, STATUS) => self.status(),
+            (_, path) if upgrade::takes(path) => {
+                upgrade::from_master(&self.rollout, board, request).await
+            }
             _ if Desk::takes(&path) => self.desk.answer(board, request).await,
             _ if Routes::takes(&path) => self.routes.answer(board, request).await,
             _ => peer::text(StatusCode::NOT_FOUND, "masters do not know that request"),

@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use model::leader::LeaderRecord;
 use model::limits::CONTROL_ANSWER_BYTES_MAX;
 use serde_json::{Value, json};
@@ -44,6 +46,24 @@ impl LeaderView {
             Err(_) => "no answer in time".to_owned(),
         };
         alone(own, address, leader.as_ref(), &why)
+    }
+
+    /// Has the leader answer a request of this master's control socket.
+    pub(in crate::app) async fn pass_on(&self, request: Request<Incoming>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let mut passed = Request::new(body.map_err(Into::into).boxed_unsync());
+        *passed.method_mut() = parts.method;
+        *passed.uri_mut() = parts.uri;
+        let answer = match self.tunnel.send(passed).await {
+            Ok(answer) => answer,
+            Err(error) => return refusal(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+        };
+        let status = answer.status();
+        if status.is_success() {
+            return answer.map(|body| body.map_err(std::io::Error::other).boxed());
+        }
+        let text = peer::read(answer.into_body(), CONTROL_ANSWER_BYTES_MAX).await;
+        refusal(status, &String::from_utf8_lossy(&text.unwrap_or_default()))
     }
 
     /// The refusal of what only the master board can do.

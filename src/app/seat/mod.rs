@@ -397,6 +397,7 @@ impl Seat {
                 evictor: master.evictor.clone(),
                 secrets_keys: standing.secrets_keys.clone(),
                 backup: standing.backup(&master.status.identity, &master.status.registry),
+                rollout: master.rollout.clone(),
             }),
             (Self::Following(follower), Some(standing)) => {
                 ControlSeat::Follower(follower.member.view(), Arc::clone(&standing.pki))

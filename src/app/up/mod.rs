@@ -27,6 +27,7 @@ use super::dirs::Dirs;
 use super::doors::Doors;
 use super::identity::Identity;
 use crate::io::clock::Clock;
+use crate::io::exchange::{self, Begun, Plan, Trial};
 use crate::io::host;
 use crate::io::keeper::{self, Keeper, KeeperPaths};
 use crate::node;
@@ -56,22 +57,41 @@ pub(in crate::app) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
         bail!("`kumquat up` makes containers and networks, which needs root: run it with sudo");
     }
     let dirs = prepare(dirs)?;
-    let _lock = lock(&dirs.data)?;
+    let lock = lock(&dirs.data)?;
     if backup::finish(&dirs.data)? {
         tracing::info!("the restore of a backup is complete");
     }
+    let trial = on_trial(&dirs)?;
     let start = decide::start(Identity::load(&dirs, &config)?, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(live(&dirs, &config, start, began));
+    let ended = runtime.block_on(live(&dirs, &config, start, began, trial));
     // Threads that wait for a slow disk or client must not hold up the end.
     runtime.shutdown_timeout(Duration::from_secs(5));
-    if ended.is_ok() {
+    let Some(plan) = ended? else {
         tracing::info!("stopped");
+        return Ok(Ending::Done);
+    };
+    drop(lock);
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let error = exchange::exchange(&dirs.data, &plan, &arguments);
+    Err(error).context("this board cannot go on as another binary")
+}
+
+/// Whether this binary is on trial; says when one is no more.
+fn on_trial(dirs: &Dirs) -> Result<Option<Trial>> {
+    let exe = std::env::current_exe().context("this program does not know where it lies")?;
+    match exchange::begin(&dirs.data, &exe).context("upgrade.json")? {
+        Begun::Usual => Ok(None),
+        Begun::OnTrial(trial) => Ok(Some(trial)),
+        Begun::Returned(record) => {
+            let (why, millis) = (record.why.unwrap_or_default(), record.millis);
+            tracing::warn!(why, millis, "this board went back to the binary that it had");
+            Ok(None)
+        }
     }
-    ended.map(|()| Ending::Done)
 }
 
 /// Makes both folders and gives their absolute paths. Secrets, logs and the programs of image layers,
@@ -100,26 +120,33 @@ pub(in crate::app) fn lock(data: &Path) -> Result<Flock<File>> {
     }
 }
 
-/// From the first decision to the last container, if pods stop with the process.
-async fn live(dirs: &Dirs, config: &Config, start: Start, began: Instant) -> Result<()> {
+/// From the first decision to the last container, if pods stop with the process; gives as which binary
+/// the board goes on, if it does.
+async fn live(
+    dirs: &Dirs,
+    config: &Config,
+    start: Start,
+    began: Instant,
+    trial: Option<Trial>,
+) -> Result<Option<Plan>> {
     let mut signals = Signals::catch()?;
     let clock = Clock::asking(Default::default(), host::clock_synced);
     let doors = Doors::new(config);
     // Cancel safety: a board that is told to stop before it is in a cluster is in none.
     let identity = tokio::select! {
-        () = signals.any() => return Ok(()),
+        () = signals.any() => return Ok(None),
         identity = arrive(dirs, config, &clock, &doors, start) => identity?,
     };
-    let mut running = Running::start(dirs, config, &identity, clock, &doors, began).await?;
+    let mut running = Running::start(dirs, config, &identity, clock, &doors, began, trial).await?;
     let settled = tokio::spawn(settle());
     // Cancel safety: both lose nothing when dropped.
     let ended = tokio::select! {
-        () = signals.any() => Ok(()),
-        error = running.failed() => Err(error),
+        () = signals.any() => Ok(None),
+        ended = running.ended() => ended.map(Some),
     };
     settled.abort();
     let keeper = running.stop().await;
-    if config.stop_pods {
+    if config.stop_pods && !matches!(ended, Ok(Some(_))) {
         stop_pods(keeper).await?;
     }
     ended

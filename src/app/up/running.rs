@@ -1,11 +1,12 @@
 //! The parts of a board that is in a cluster: what every board has, its seat in the cluster, and the
 //! board role.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::app::addresses::{self, Addresses};
 use crate::app::board::{BoardOptions, BoardRole};
@@ -16,10 +17,12 @@ use crate::app::doors::Doors;
 use crate::app::identity::Identity;
 use crate::app::loops::Loops;
 use crate::app::seat::{Base, Seats};
+use crate::app::upgrade::{Proof, Upgrader, prove};
 use crate::app::watchdog;
 use crate::io::clock::Clock;
 use crate::io::control;
-use crate::io::image::ImageStore;
+use crate::io::exchange::{Plan, Trial};
+use crate::io::image::{ImageStore, Source};
 use crate::io::keeper::KeeperPaths;
 use crate::io::link;
 use crate::io::net::AddressChanges;
@@ -37,6 +40,7 @@ pub(super) struct Running {
     seat: Loops,
     board: BoardRole,
     keeper: KeeperPaths,
+    plans: mpsc::Receiver<Plan>,
 }
 
 impl Running {
@@ -51,6 +55,7 @@ impl Running {
         clock: Clock,
         doors: &Doors,
         began: Instant,
+        trial: Option<Trial>,
     ) -> Result<Self> {
         let mut loops = Loops::new();
         // Before the addresses are read: no change may fall between.
@@ -67,7 +72,7 @@ impl Running {
             run_dir: dirs.run.clone(),
             data_dir: dirs.data.clone(),
             cgroup: identity.cgroup(),
-            exe: std::env::current_exe()?,
+            exe: exe(trial.as_ref())?,
         };
         let images =
             ImageStore::open(dirs.data.join("images")).context("cannot open the image store")?;
@@ -94,7 +99,18 @@ impl Running {
             promote: shown.promote,
             seat: shown.control,
         };
-        serve_control(dirs, control, &mut loops)?;
+        let control = Arc::new(control);
+        serve_control(dirs, Arc::clone(&control), &mut loops)?;
+        let on_trial = watch::Sender::new(trial.is_some());
+        let source: Arc<dyn Source> = Arc::new(shown.images);
+        let (upgrader, plans) =
+            Upgrader::new(&dirs.data, &keeper.exe, Arc::clone(&source), on_trial.subscribe());
+        let renews_keeper = trial.is_none();
+        if let Some(trial) = trial {
+            let (keeper, stop) = (keeper.clone(), loops.stop_signal());
+            let proof = Proof { trial, on_trial, control, keeper, stop };
+            loops.spawn("trial of the new binary", prove(proof));
+        }
         let board = BoardRole::start(BoardOptions {
             dirs,
             config,
@@ -103,50 +119,73 @@ impl Running {
             clock,
             images,
             addresses,
-            source: Some(Arc::new(shown.images)),
+            source: Some(source),
             link: board_end,
             is_master: shown.is_master,
+            upgrades: Arc::new(upgrader),
+            renews_keeper,
         });
         let board = board.await?;
-        Ok(Self { loops, seat, board, keeper })
+        Ok(Self { loops, seat, board, keeper, plans })
     }
 
-    /// Waits for a loop that ends although nobody asked it to, and says why it did.
+    /// Waits until the board goes on as another binary.
+    ///
+    /// # Errors
+    /// A loop ended although nobody asked it to: why it did.
     ///
     /// # Cancel safety
     /// Nothing is lost when this is dropped.
-    pub(super) async fn failed(&mut self) -> Error {
-        let first = self.any_failed().await;
+    pub(super) async fn ended(&mut self) -> Result<Plan> {
+        let Self { loops, seat, board, plans, .. } = self;
+        // Cancel safety: `Loops::failed` and `recv` lose nothing.
+        let first = tokio::select! {
+            error = any_failed(loops, seat, board) => error,
+            Some(plan) = plans.recv() => return Ok(plan),
+        };
+        Err(self.cause(first).await)
+    }
+
+    async fn cause(&mut self, first: Error) -> Error {
         if !is_consequence(&first) {
             return first;
         }
-        let cause = tokio::time::timeout(CAUSE_WITHIN, self.any_failed()).await;
+        let Self { loops, seat, board, .. } = self;
+        let cause = tokio::time::timeout(CAUSE_WITHIN, any_failed(loops, seat, board)).await;
         cause.unwrap_or(first)
-    }
-
-    async fn any_failed(&mut self) -> Error {
-        // Cancel safety: `Loops::failed` loses nothing.
-        tokio::select! {
-            error = self.loops.failed() => error,
-            error = self.seat.failed() => error,
-            error = self.board.loops.failed() => error,
-        }
     }
 
     /// Ends every role; containers go on. Gives where their keeper works.
     pub(super) async fn stop(self) -> KeeperPaths {
-        let Self { loops, seat, board, keeper } = self;
+        let Self { loops, seat, board, keeper, plans: _ } = self;
         tokio::join!(loops.stop(), seat.stop(), board.stop());
         keeper
     }
 }
 
-fn serve_control(dirs: &Dirs, control: Control, loops: &mut Loops) -> Result<()> {
+async fn any_failed(loops: &mut Loops, seat: &mut Loops, board: &mut BoardRole) -> Error {
+    // Cancel safety: `Loops::failed` loses nothing.
+    tokio::select! {
+        error = loops.failed() => error,
+        error = seat.failed() => error,
+        error = board.loops.failed() => error,
+    }
+}
+
+/// The binary of this board.
+fn exe(trial: Option<&Trial>) -> Result<PathBuf> {
+    Ok(match trial {
+        Some(trial) => trial.exe().to_owned(),
+        None => std::env::current_exe()?,
+    })
+}
+
+fn serve_control(dirs: &Dirs, control: Arc<Control>, loops: &mut Loops) -> Result<()> {
     let socket = dirs.socket();
     let listener = control::bind(&socket).context("cannot make the control socket")?;
     let stop = loops.stop_signal();
     loops.spawn("control socket", async move {
-        control::serve(listener, Arc::new(control), stop).await;
+        control::serve(listener, control, stop).await;
         anyhow::Ok(())
     });
     Ok(())

@@ -211,7 +211,11 @@ pub enum OpenError {
         first_index: u64,
     },
     /// Written by a build that is too new.
-    #[error("{path} has format {format}, which this build does not read", path = path.display())]
+    #[error(
+        "{path} has format {format}, which this build is too old for: a later version of kumquat wrote \
+         it; start that version",
+        path = path.display()
+    )]
     Format {
         /// The file.
         path: PathBuf,

@@ -5,11 +5,13 @@
 //! pass through: nothing but manifests is held. Several boards that ask for the same are each given
 //! it. Deliberately absent: a choice of the nearest board, registries.
 
+mod binaries;
 mod known;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,6 +33,8 @@ use crate::io::image::{
 };
 use crate::master::controllers::Views;
 use crate::master::registry::{Registry, Target};
+pub use binaries::BINARY_NAME;
+use binaries::Binaries;
 use known::Known;
 
 /// The images of the cluster; clones share them.
@@ -49,6 +53,8 @@ struct Shared {
     of_boards: Mutex<HashMap<String, Arc<Semaphore>>>,
     /// Spreads the work over the boards that have an image.
     turn: AtomicUsize,
+    /// Binaries that every board may fetch.
+    binaries: Binaries,
 }
 
 /// A blob on its way.
@@ -120,6 +126,7 @@ impl Images {
             relays: Arc::new(Semaphore::new(BLOB_RELAYS_MAX)),
             of_boards: Mutex::default(),
             turn: AtomicUsize::new(0),
+            binaries: Binaries::default(),
         }))
     }
 
@@ -151,6 +158,10 @@ impl Images {
         digest: Digest,
         from: u64,
     ) -> Result<Relay, SourceError> {
+        if name == BINARY_NAME {
+            let permits = self.permits(board)?;
+            return Ok(Relay { chunks: self.0.binaries.open(digest, from)?, permits });
+        }
         let name = self.check(board, name)?;
         let permits = self.permits(board)?;
         let mut away = None;
@@ -171,6 +182,11 @@ impl Images {
             Some(why) => SourceError::Away(why),
             None => SourceError::Refused(format!("blob {digest} is not part of image {name}")),
         })
+    }
+
+    /// Lets every board fetch a binary, as a blob under [`BINARY_NAME`].
+    pub fn lend(&self, digest: Digest, path: PathBuf) {
+        self.0.binaries.lend(digest, path);
     }
 
     /// The same for the master's own board.

@@ -8,6 +8,6 @@ mod images;
 mod routes;
 mod streams;
 
-pub use images::{Images, Relay};
+pub use images::{BINARY_NAME, Images, Relay};
 pub use routes::Routes;
 pub use streams::{NotYours, Requests, Streams, Taken};

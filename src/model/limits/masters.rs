@@ -59,6 +59,17 @@ pub const AUDIT_QUEUE_MAX: usize = 1024;
 /// Service-account tokens that one board holds.
 pub const ACCOUNT_TOKENS_PER_BOARD_MAX: usize = 512;
 
+/// Binaries that `kumquat upgrade` takes at a time: one for each architecture.
+pub const UPGRADE_FILES_MAX: usize = 4;
+/// Bytes of one of them; a build for debugging is larger than a release.
+pub const UPGRADE_FILE_BYTES_MAX: u64 = 512 << 20;
+/// Bytes of what the command asks of the leader.
+pub const UPGRADE_ASK_BYTES_MAX: usize = 16 * 1024;
+/// Lines of the answer that wait for whoever reads them; further ones are dropped.
+pub const UPGRADE_LINES_MAX: usize = 256;
+/// Seconds that a board may at most take to be ready with another binary.
+pub const UPGRADE_READY_SECONDS_MAX: u32 = 3_600;
+
 /// Seconds after which a silent voter is replaced.
 pub const VOTER_SILENCE_SECONDS: u64 = 300;
 /// Seconds that a candidate for a vote must have been there without a break.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Uid;
+use crate::upgrade::UpgradeRequestV1;
 
 /// First message of a stream; the answer of the first two is raw bytes until the stream ends, that of
 /// the others, and what the master sends meanwhile, are frames of [`super::channel`].
@@ -18,12 +19,14 @@ pub enum StreamRequestV1 {
     Attach(AttachRequestV1),
     /// A TCP connection into the pod.
     PortForward(PortForwardRequestV1),
+    /// The binary of the board; the answer is lines of JSON.
+    Upgrade(UpgradeRequestV1),
 }
 
 impl StreamRequestV1 {
     /// Whether the master also sends while the board answers.
     pub fn is_duplex(&self) -> bool {
-        !matches!(self, Self::Logs(_) | Self::Blob(_))
+        !matches!(self, Self::Logs(_) | Self::Blob(_) | Self::Upgrade(_))
     }
 }
 

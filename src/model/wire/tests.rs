@@ -13,6 +13,7 @@ use crate::network::{
     Protocol,
 };
 use crate::timestamp::Timestamp;
+use crate::upgrade::{TryV1, UpgradeRequestV1};
 
 const UID: Uid = Uid(*b"0123456789abcdef");
 
@@ -232,4 +233,9 @@ fn streams() {
     check(StreamRequestV1::Attach(attach), &[&[3], uid, b"\x01c", &[1, 1, 0, 1]]);
     let forward = PortForwardRequestV1 { pod, port: 300 };
     check(StreamRequestV1::PortForward(forward), &[&[4], uid, &[0xac, 2]]);
+    check(StreamRequestV1::Upgrade(UpgradeRequestV1::State), &[&[5, 0]]);
+    let sha256 = *b"0123456789abcdef0123456789abcdef";
+    let wanted = TryV1 { attempt: "a".into(), sha256, bytes: 300, ready_seconds: 60 };
+    let golden: &[&[u8]] = &[&[5, 1], b"\x01a", uid, uid, &[0xac, 2, 60]];
+    check(StreamRequestV1::Upgrade(UpgradeRequestV1::Try(wanted)), golden);
 }

@@ -271,6 +271,10 @@ impl Agent {
         match decode(header.kind, body) {
             Ok(StreamRequestV1::Logs(request)) => self.open_logs(request, answer),
             Ok(StreamRequestV1::Blob(request)) => self.open_blob(request, answer),
+            Ok(StreamRequestV1::Upgrade(request)) => match &self.driver.upgrades {
+                Some(upgrades) => upgrades.answer(request, answer),
+                None => refuse("this board has no binary to exchange".to_owned()),
+            },
             Ok(request) => match input {
                 Some(input) => self.open_duplex(request, answer, input),
                 None => refuse("the request has no input".to_owned()),

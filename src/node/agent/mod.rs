@@ -111,6 +111,7 @@ pub(super) async fn run(
         dns: options.network.as_ref().map(NetworkOptions::dns_address),
         api: options.network.as_ref().map(NetworkOptions::api_address),
         answers: answers.clone(),
+        upgrades: options.upgrades,
     });
     let mut link = options.link;
     let mut exits = options.keeper.events();

@@ -26,7 +26,7 @@ impl Agent {
             StreamRequestV1::Exec(request) => self.open_exec(request, answer, input),
             StreamRequestV1::Attach(request) => self.open_attach(&request, answer, input),
             StreamRequestV1::PortForward(request) => self.open_forward(request, answer, input),
-            StreamRequestV1::Logs(_) | StreamRequestV1::Blob(_) => {
+            StreamRequestV1::Logs(_) | StreamRequestV1::Blob(_) | StreamRequestV1::Upgrade(_) => {
                 Err("this stream is answered only".to_owned())
             }
         };

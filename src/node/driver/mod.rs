@@ -54,6 +54,8 @@ pub(super) struct Driver {
     pub(super) api: Option<Ipv4Addr>,
     /// Where answers go: also what is to be told before an effect is through.
     pub(super) answers: mpsc::Sender<Answer>,
+    /// Exchanges the binary of this board.
+    pub(super) upgrades: Option<Arc<dyn super::Upgrades>>,
 }
 
 /// An effect with all that it needs.

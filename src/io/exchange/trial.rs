@@ -1,0 +1,221 @@
+//! A binary on trial: how it begins, and what a start finds of it.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::record::{Record, State, last};
+use super::staged::digest_of;
+use super::{guard, process};
+
+/// A staged binary that shall be tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Which run of the command wants it.
+    pub attempt: String,
+    /// Its SHA-256.
+    pub sha256: [u8; 32],
+    /// Where it lies, beside `exe`.
+    pub staged: PathBuf,
+    /// The binary of this board.
+    pub exe: PathBuf,
+    /// Seconds within which it has to prove itself.
+    pub ready_seconds: u32,
+}
+
+/// What a start finds.
+#[derive(Debug)]
+pub enum Begun {
+    /// Nothing is on trial.
+    Usual,
+    /// This process is.
+    OnTrial(Trial),
+    /// A trial ended with the old binary, which this process is.
+    Returned(Record),
+}
+
+/// This process has to prove itself.
+#[derive(Debug)]
+pub struct Trial {
+    data: PathBuf,
+    record: Record,
+}
+
+/// Goes on as the staged binary with the same arguments, guarded; comes back only as the old binary, or
+/// with an error.
+pub fn exchange(data: &Path, plan: &Plan, arguments: &[OsString]) -> io::Error {
+    let mut record = Record {
+        state: State::Trial,
+        attempt: plan.attempt.clone(),
+        sha256: hex(&plan.sha256),
+        exe: plan.exe.clone(),
+        staged: plan.staged.clone(),
+        ready_seconds: plan.ready_seconds,
+        began_ms: process::boot_ms(),
+        ..Record::default()
+    };
+    let guarded = record.save(data).and_then(|()| guard::start(data, &plan.exe, arguments));
+    let error = match guarded {
+        Ok(()) => Command::new(&plan.staged).args(arguments).exec(),
+        Err(error) => error,
+    };
+    record.why = Some(format!("it cannot be started: {error}"));
+    record.state = State::Returned;
+    // What cannot be written is judged by the next start: this binary is not the one on trial.
+    let _unwritten = record.save(data);
+    let _gone = fs::remove_file(&plan.staged);
+    Command::new(&plan.exe).args(arguments).exec()
+}
+
+/// To be called by every start of the board, once it has the data-dir for itself.
+///
+/// # Errors
+/// The disk.
+pub fn begin(data: &Path, exe: &Path) -> io::Result<Begun> {
+    let Some(mut record) = last(data).filter(|record| record.state == State::Trial) else {
+        return Ok(Begun::Usual);
+    };
+    if exe == record.staged {
+        return Ok(Begun::OnTrial(Trial { data: data.to_owned(), record }));
+    }
+    if !record.staged.exists() && hex(&digest_of(exe)?) == record.sha256 {
+        // It had proven itself; a cut came before that was written down.
+        record.state = State::Kept;
+        record.save(data)?;
+        return Ok(Begun::Usual);
+    }
+    record.state = State::Returned;
+    record.millis = record.age_ms();
+    let why = "the board was stopped or lost its power before it was ready with it";
+    record.why.get_or_insert_with(|| why.to_owned());
+    match fs::remove_file(&record.staged) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    record.save(data)?;
+    Ok(Begun::Returned(record))
+}
+
+impl Trial {
+    /// The binary whose place this one takes.
+    pub fn exe(&self) -> &Path {
+        &self.record.exe
+    }
+
+    /// The board has proven itself: the binary takes the place of the old one, durably. Gives how long
+    /// that took, in milliseconds.
+    ///
+    /// # Errors
+    /// The disk; the trial goes on.
+    pub fn keep(&mut self) -> io::Result<u64> {
+        fs::rename(&self.record.staged, &self.record.exe)?;
+        let folder = self.record.exe.parent().unwrap_or(Path::new("/"));
+        File::open(folder)?.sync_all()?;
+        self.record.state = State::Kept;
+        self.record.millis = self.record.age_ms();
+        self.record.save(&self.data)?;
+        Ok(self.record.millis)
+    }
+
+    /// A person stops the board: nobody shall start it again.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn stopped(&mut self) -> io::Result<()> {
+        if self.record.state != State::Trial {
+            return Ok(());
+        }
+        self.record.state = State::Returned;
+        self.record.millis = self.record.age_ms();
+        self.record.why = Some("the board was stopped before it was ready with it".to_owned());
+        self.record.save(&self.data)
+    }
+}
+
+pub(super) fn hex(digest: &[u8; 32]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bed {
+        data: PathBuf,
+        exe: PathBuf,
+        staged: PathBuf,
+    }
+
+    impl Bed {
+        fn new(name: &str) -> Self {
+            let name = format!("kumquat-trial-{name}-{}", std::process::id());
+            let data = std::env::temp_dir().join(name);
+            fs::create_dir_all(&data).expect("folder");
+            let (exe, staged) = (data.join("kumquat"), data.join("kumquat.trial"));
+            fs::write(&exe, "old").expect("written");
+            fs::write(&staged, "new").expect("written");
+            let sha256 = hex(&digest_of(&staged).expect("read"));
+            let record = Record {
+                state: State::Trial,
+                sha256,
+                exe: exe.clone(),
+                staged: staged.clone(),
+                ..Record::default()
+            };
+            record.save(&data).expect("saved");
+            Self { data, exe, staged }
+        }
+
+        fn begin(&self, exe: &Path) -> Begun {
+            begin(&self.data, exe).expect("read")
+        }
+    }
+
+    impl Drop for Bed {
+        fn drop(&mut self) {
+            let _gone = fs::remove_dir_all(&self.data);
+        }
+    }
+
+    #[test]
+    fn a_binary_that_proves_itself_takes_the_place() {
+        let bed = Bed::new("kept");
+        let Begun::OnTrial(mut trial) = bed.begin(&bed.staged) else { panic!("it is on trial") };
+        assert_eq!(fs::read_to_string(&bed.exe).expect("there"), "old", "until it has");
+        trial.keep().expect("kept");
+        assert_eq!(fs::read_to_string(&bed.exe).expect("there"), "new");
+        assert_eq!(last(&bed.data).map(|record| record.state), Some(State::Kept));
+        trial.stopped().expect("nothing to do");
+        assert!(matches!(bed.begin(&bed.exe), Begun::Usual));
+        assert_eq!(last(&bed.data).map(|record| record.state), Some(State::Kept));
+    }
+
+    #[test]
+    fn after_a_power_cut_the_old_one_runs_and_says_so() {
+        let bed = Bed::new("cut");
+        let Begun::Returned(record) = bed.begin(&bed.exe) else { panic!("it went back") };
+        assert!(record.why.is_some_and(|why| why.contains("power")));
+        assert!(!bed.staged.exists());
+        assert!(matches!(bed.begin(&bed.exe), Begun::Usual), "told once");
+    }
+
+    #[test]
+    fn a_cut_after_the_rename_leaves_the_new_one() {
+        let bed = Bed::new("renamed");
+        fs::rename(&bed.staged, &bed.exe).expect("renamed");
+        assert!(matches!(bed.begin(&bed.exe), Begun::Usual));
+        assert_eq!(last(&bed.data).map(|record| record.state), Some(State::Kept));
+    }
+
+    #[test]
+    fn a_person_who_stops_the_board_ends_the_trial() {
+        let bed = Bed::new("stopped");
+        let Begun::OnTrial(mut trial) = bed.begin(&bed.staged) else { panic!("it is on trial") };
+        trial.stopped().expect("written");
+        assert_eq!(last(&bed.data).map(|record| record.state), Some(State::Returned));
+        assert!(matches!(bed.begin(&bed.exe), Begun::Usual));
+    }
+}

@@ -1,6 +1,6 @@
 //! Which board gets another binary next: workers, then masters that do not vote, voters, the leader.
 
-use model::upgrade::{BoardBuildV1, UpgradeAskV1, UpgradeFileV1};
+use model::upgrade::{BoardBuildV1, OutcomeV1, UpgradeAskV1, UpgradeFileV1};
 
 /// What a board is among the masters, in the order in which boards are exchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,7 +38,7 @@ pub enum Verdict<'a> {
     /// It is left as it is, because of this.
     LeaveOut(String),
     /// It went back: nobody else shall try that file.
-    WentBack(String),
+    WentBack(&'a OutcomeV1),
 }
 
 /// Brings boards into the order in which they are exchanged.
@@ -47,7 +47,7 @@ pub fn order(boards: &mut [Board]) {
 }
 
 /// What is to be done with a board that runs `build`.
-pub fn judge<'a>(build: &BoardBuildV1, ask: &'a UpgradeAskV1) -> Verdict<'a> {
+pub fn judge<'a>(build: &'a BoardBuildV1, ask: &'a UpgradeAskV1) -> Verdict<'a> {
     let Some(file) = ask.files.iter().find(|file| file.arch == build.arch) else {
         return Verdict::LeaveOut(format!(
             "there is no file for its architecture ({})",
@@ -59,7 +59,7 @@ pub fn judge<'a>(build: &BoardBuildV1, ask: &'a UpgradeAskV1) -> Verdict<'a> {
         _ if build.on_trial => Verdict::LeaveOut("another binary is on trial there".to_owned()),
         _ if build.sha256 == file.sha256 => Verdict::Runs,
         Some(last) if !last.kept && last.attempt == ask.attempt && last.sha256 == file.sha256 => {
-            Verdict::WentBack(last.why.clone())
+            Verdict::WentBack(last)
         }
         _ => Verdict::Try(file),
     }
@@ -82,8 +82,6 @@ pub fn in_the_way<'a>(boards: &'a [Board], next: &Board) -> Vec<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use model::upgrade::OutcomeV1;
-
     use super::*;
 
     fn board(name: &str, standing: Standing, sound: bool) -> Board {
@@ -143,7 +141,7 @@ mod tests {
             why: "it ended".into(),
             ..OutcomeV1::default()
         });
-        assert_eq!(judge(&build, &ask), Verdict::WentBack("it ended".into()));
+        assert!(matches!(judge(&build, &ask), Verdict::WentBack(last) if last.why == "it ended"));
         let again = UpgradeAskV1 { attempt: "two".into(), ..ask.clone() };
         assert_eq!(judge(&build, &again), Verdict::Try(&again.files[0]), "a person tries again");
         build.on_trial = true;

@@ -1,7 +1,6 @@
 //! The parts of a board that is in a cluster: what every board has, its seat in the cluster, and the
 //! board role.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,12 +67,7 @@ impl Running {
         if config.watchdog {
             loops.spawn("watchdog", watchdog::run(loops.stop_signal()));
         }
-        let keeper = KeeperPaths {
-            run_dir: dirs.run.clone(),
-            data_dir: dirs.data.clone(),
-            cgroup: identity.cgroup(),
-            exe: exe(trial.as_ref())?,
-        };
+        let keeper = keeper_paths(dirs, identity, trial.as_ref())?;
         let images =
             ImageStore::open(dirs.data.join("images")).context("cannot open the image store")?;
         // The control socket answers before the agent knows which containers run on which image.
@@ -101,16 +95,9 @@ impl Running {
         };
         let control = Arc::new(control);
         serve_control(dirs, Arc::clone(&control), &mut loops)?;
-        let on_trial = watch::Sender::new(trial.is_some());
         let source: Arc<dyn Source> = Arc::new(shown.images);
-        let (upgrader, plans) =
-            Upgrader::new(&dirs.data, &keeper.exe, Arc::clone(&source), on_trial.subscribe());
         let renews_keeper = trial.is_none();
-        if let Some(trial) = trial {
-            let (keeper, stop) = (keeper.clone(), loops.stop_signal());
-            let proof = Proof { trial, on_trial, control, keeper, stop };
-            loops.spawn("trial of the new binary", prove(proof));
-        }
+        let (upgrader, plans) = exchanges(&keeper, &source, trial, control, &mut loops);
         let board = BoardRole::start(BoardOptions {
             dirs,
             config,
@@ -172,12 +159,33 @@ async fn any_failed(loops: &mut Loops, seat: &mut Loops, board: &mut BoardRole) 
     }
 }
 
-/// The binary of this board.
-fn exe(trial: Option<&Trial>) -> Result<PathBuf> {
-    Ok(match trial {
+/// Where the keeper works. Its binary is the board's own, not one on trial.
+fn keeper_paths(dirs: &Dirs, identity: &Identity, trial: Option<&Trial>) -> Result<KeeperPaths> {
+    let exe = match trial {
         Some(trial) => trial.exe().to_owned(),
         None => std::env::current_exe()?,
-    })
+    };
+    let (run_dir, data_dir) = (dirs.run.clone(), dirs.data.clone());
+    Ok(KeeperPaths { run_dir, data_dir, cgroup: identity.cgroup(), exe })
+}
+
+/// What exchanges the binary of this board; one on trial proves itself.
+fn exchanges(
+    keeper: &KeeperPaths,
+    source: &Arc<dyn Source>,
+    trial: Option<Trial>,
+    control: Arc<Control>,
+    loops: &mut Loops,
+) -> (Upgrader, mpsc::Receiver<Plan>) {
+    let on_trial = watch::Sender::new(trial.is_some());
+    let (data, exe) = (&keeper.data_dir, &keeper.exe);
+    let made = Upgrader::new(data, exe, Arc::clone(source), on_trial.subscribe());
+    if let Some(trial) = trial {
+        let (keeper, stop) = (keeper.clone(), loops.stop_signal());
+        let proof = Proof { trial, on_trial, control, keeper, stop };
+        loops.spawn("trial of the new binary", prove(proof));
+    }
+    made
 }
 
 fn serve_control(dirs: &Dirs, control: Arc<Control>, loops: &mut Loops) -> Result<()> {

@@ -146,7 +146,9 @@ impl Rollout {
                     lines.say(format!("{}: left out: {why}", board.name));
                     left_out += 1;
                 }
-                Verdict::WentBack(why) => return Err(went_back(&board.name, 0, &why)),
+                Verdict::WentBack(last) => {
+                    return Err(went_back(&board.name, last.millis, &last.why));
+                }
                 Verdict::OnTrial(file) => {
                     self.prove(&board.name, file, ask, lines).await?;
                     run += 1;

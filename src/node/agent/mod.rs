@@ -114,8 +114,7 @@ pub(super) async fn run(
         upgrades: options.upgrades,
     });
     let mut link = options.link;
-    let mut exits = options.keeper.events();
-    let mut imports = options.images.changes();
+    let (mut exits, mut imports) = (options.keeper.events(), options.images.changes());
     let started = Started { driver, net, up: link.up, answers, version: options.version };
     // Cancel safe: what recovery has begun is found again by the next one.
     let mut agent = tokio::select! {

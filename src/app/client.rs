@@ -71,8 +71,9 @@ fn lasting(mut status: Value) -> Value {
 
 fn status_text(status: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let durability = if status["durability"] == "both" { "   durability both" } else { "" };
     let mut out = format!(
-        "cluster {}   leader {}   epoch {}   term {}\n\n{:<24} {:<16} {:<8} {:<6} {}\n",
+        "cluster {}   leader {}   epoch {}   term {}{durability}\n\n{:<24} {:<16} {:<8} {:<6} {}\n",
         text(&status["cluster"]),
         text(&status["leader"]),
         status["epoch"],

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use logic::masters::Wanted;
+use logic::masters::{Durability, Wanted};
 use model::limits::{BACKUP_EVERY_SECONDS_MIN, BACKUP_KEEP_MAX, GENESIS_EXPECT_MAX, PEERS_MAX};
 use model::network::{Ipv4Block, Protocol};
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,17 @@ struct AuditFile {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct MastersFile {
     voters: Option<u8>,
+    #[serde(default)]
+    durability: DurabilityFile,
+}
+
+/// When a write of two boards is answered.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum DurabilityFile {
+    #[default]
+    One,
+    Both,
 }
 
 /// The section `[backup]`.
@@ -298,8 +309,12 @@ fn backup_plan(file: BackupFile) -> Result<backup::Plan> {
 }
 
 fn masters(file: &MastersFile) -> Result<Wanted> {
+    let durability = match file.durability {
+        DurabilityFile::One => Durability::One,
+        DurabilityFile::Both => Durability::Both,
+    };
     match file.voters {
-        None | Some(1 | 3 | 5) => Ok(Wanted { voters: file.voters, ..Wanted::default() }),
+        None | Some(1 | 3 | 5) => Ok(Wanted { voters: file.voters, durability }),
         Some(other) => bail!(
             "[masters] voters = {other} cannot be: write 1, 3 or 5, or leave it away to have the \
              cluster choose by its size"
@@ -436,6 +451,13 @@ mod tests {
         assert_eq!(check("[masters]\nvoters = 5"), Ok(Some(5)));
         let refusal = check("[masters]\nvoters = 2").expect_err("even");
         assert!(refusal.contains("1, 3 or 5"), "{refusal}");
+        let durability = |text: &str| {
+            let file = toml::from_str::<File>(text).ok()?;
+            masters(&file.masters).map(|wanted| wanted.durability).ok()
+        };
+        assert_eq!(durability("name = 'x'"), Some(Durability::One));
+        assert_eq!(durability("[masters]\ndurability = 'both'"), Some(Durability::Both));
+        assert_eq!(durability("[masters]\ndurability = 'three'"), None);
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::io::peer::{self, Connection};
 use crate::io::store::{self, SecretsKeys, Store};
 use crate::io::tls::{ApiTls, Clients, Credentials, Pki, TokenKeys};
 use crate::master::api::Gateway;
+use crate::master::both::Both;
 use crate::master::elector::{Book, GroupClock};
 use crate::master::keys::Keys;
 use crate::master::members::{self, FOUNDER, Grouping, GroupingOptions, Members};
@@ -145,6 +146,12 @@ impl Standing {
         }
         tracing::info!(member = %own, epoch, "this board holds the log");
         Ok(true)
+    }
+
+    /// Whether writes wait for a second board.
+    pub(super) fn both(&self, base: &Base) -> Both {
+        let grouping = self.members.grouping().clone();
+        Both::new(grouping, self.store.clone(), base.config.masters)
     }
 
     fn follow_members(&mut self, book: watch::Sender<Book>, own: MemberId) {

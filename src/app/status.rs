@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::identity::Identity;
 use crate::io::store::GroupHealth;
+use crate::master::both::{Both, Copies};
 use crate::master::contacts::Contacts;
 use crate::master::controllers::Views;
 use crate::master::members::Members;
@@ -31,10 +32,12 @@ pub(super) struct ClusterStatus {
     pub(super) pending: PendingBoards,
     /// The group of masters.
     pub(super) members: Members,
+    /// Whether writes wait for a second board.
+    pub(super) both: Both,
 }
 
 impl ClusterStatus {
-    /// `{cluster, epoch, term, leader, boards, voters, pending, warnings}`.
+    /// `{cluster, epoch, term, leader, boards, voters, pending, warnings, durability}`.
     ///
     /// # Errors
     /// The store's words.
@@ -71,15 +74,23 @@ impl ClusterStatus {
             let (board, reason, remedy) = words(warning);
             json!({ "board": board.unwrap_or(&self.identity.name), "reason": reason, "remedy": remedy })
         }));
+        let copies = self.both.copies();
+        if copies == Copies::Alone {
+            warnings
+                .push(json!({ "board": self.identity.name, "reason": ALONE, "remedy": NOT_ALONE }));
+        }
         Ok(json!({
             "cluster": self.identity.cluster, "epoch": self.leader.epoch,
             "term": self.leader.term, "leader": self.identity.name, "boards": boards,
             "voters": group.voters(), "pending": self.pending.list(), "warnings": warnings,
+            "durability": if copies == Copies::One { "one" } else { "both" },
         }))
     }
 }
 
 const WORKER: &str = "worker";
+const ALONE: &str = "durability is \"both\", and no other board holds the log";
+const NOT_ALONE: &str = "bring the other board back, or add one (`kumquat token create`)";
 
 /// Who holds the log.
 struct Masters<'a> {

@@ -6,6 +6,7 @@ pub mod api;
 pub mod audit;
 pub mod boards;
 pub mod bootstrap;
+pub mod both;
 pub mod contacts;
 pub mod controllers;
 pub mod dispatcher;

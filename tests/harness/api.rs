@@ -20,6 +20,7 @@ use kumquat::io::tls::{ApiTls, BoardKey, Pki, ServerNames};
 use kumquat::master::access;
 use kumquat::master::api::{self, ApiOptions, Health, SharedLogs};
 use kumquat::master::audit::{Audit, AuditLines};
+use kumquat::master::both::Both;
 use kumquat::master::controllers::{self, Views};
 use kumquat::master::registry::{Registry, RegistryOptions};
 use model::timestamp::Timestamp;
@@ -118,6 +119,7 @@ impl Server {
             views,
             tokens: Arc::new(api::NoTokens),
             audit,
+            both: Both::default(),
             logs,
             clock,
             health: Health::default().alive_when("store", || true),

@@ -1,45 +1,66 @@
 //! Two boards: one decides and one has everything; a person says which of them goes on.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::board::{self, Board, text};
+use serde_json::Value;
+
+use crate::board::{self, Board, Lost, text};
+use crate::cell::Disks;
+use crate::clients::Doors;
+use crate::disk::{remount, shut_down};
+use crate::history::Answer;
 use crate::switch::Cluster;
 use crate::three::{MAPS, config_map, standing, status, wait_until};
+use crate::writers::{self, Plan, Written};
 
 const WITHIN: Duration = Duration::from_secs(120);
+/// How long a write waits for the second board.
+const WAITED: Duration = Duration::from_secs(2);
+const WISH: &str = "/api/v1/namespaces/kube-system/configmaps/kumquat-masters";
+/// Writers are at work for so long before the master dies.
+const WRITING: Duration = Duration::from_secs(3);
+/// Less than it takes to notice that the learner is away.
+const APART: Duration = Duration::from_millis(500);
 
 #[test]
-fn the_board_that_is_left_is_promoted_and_the_old_master_comes_back_fenced() {
+fn the_board_that_is_left_is_promoted_and_has_all_that_both_boards_acknowledged() {
     if !board::possible("promote") {
         return;
     }
-    let mut cluster = Cluster::of_masters("two", 2);
+    let mut disks = Disks::default();
+    let mut cluster = Cluster::off("two", 2);
+    disks.add(&cluster.boards[0]);
+    for board in &mut cluster.boards {
+        board.configure("[masters]\ndurability = \"both\"");
+    }
+    cluster.role = "auto";
+    cluster.boards[0].up(&[]);
+    cluster.join();
     let (first, second) =
         (cluster.boards[0].node().to_owned(), cluster.boards[1].node().to_owned());
-    wait_until("a learner", &cluster.boards, WITHIN, || {
-        let said = status(&cluster.boards[0]);
-        standing(&said, &second) == "learner" && lag(&said, &second) == Some(0)
-    });
+    caught_up(&cluster, &second);
     let said = status(&cluster.boards[0]);
     assert_eq!(said["voters"].as_array().map(Vec::len), Some(1), "never two: {said}");
+    assert_eq!(said["durability"], "both", "{said}");
     let refused = cluster.boards[1].command(&["promote"]);
     assert!(!refused.status.success() && text(&refused).contains("--force"), "{}", text(&refused));
-    cluster.boards[0].create(MAPS, &config_map("before"));
-    wait_until("the learner has it", &cluster.boards, WITHIN, || {
-        lag(&status(&cluster.boards[0]), &second) == Some(0)
+    the_learner_is_away(&mut cluster, &second);
+
+    let keeper = cluster.boards[1].keeper_pid();
+    let written = until_the_power_is_cut(&mut cluster);
+    // Refused until the leader is missed.
+    wait_until("promoted", &cluster.boards[1..], WITHIN, || {
+        cluster.boards[1].command(&["promote"]).status.success()
     });
-    let keepers: Vec<i32> = cluster.boards.iter().map(Board::keeper_pid).collect();
-    cluster.boards[0].kill();
-    wait_until("the leader is missed", &cluster.boards[1..], WITHIN, || {
-        status(&cluster.boards[1])["leader"].is_null()
-    });
-    let promoted = cluster.boards[1].command(&["promote"]);
-    assert!(promoted.status.success(), "{}\n{}", text(&promoted), cluster.boards[1].log());
-    let kept = cluster.boards[1].get(&format!("{MAPS}/before"));
-    assert_eq!(kept["data"]["key"], "before", "what was acknowledged is there");
+    judge(&written, &cluster.boards[1]);
     cluster.boards[1].create(MAPS, &config_map("after"));
     let now = status(&cluster.boards[1]);
     assert_eq!((&now["leader"], now["epoch"].as_u64()), (&second.as_str().into(), Some(2)));
+    assert!(now["warnings"].to_string().contains("no other board holds the log"), "{now}");
     let reigns = |board: &Board| board.log().matches("reign began").count();
     let reigned = reigns(&cluster.boards[0]);
     cluster.boards[0].start(&[]);
@@ -49,13 +70,113 @@ fn the_board_that_is_left_is_promoted_and_the_old_master_comes_back_fenced() {
     assert_eq!(reigns(&cluster.boards[0]), reigned, "it asks before it leads");
     let said = status(&cluster.boards[0]);
     assert_eq!(said["leader"], second.as_str(), "{said}");
+    caught_up_with(&cluster.boards[1], &first);
+    cluster.boards[1].create(MAPS, &config_map("with-both-again"));
     assert_eq!(cluster.boards[1].get(&format!("{MAPS}/after"))["data"]["key"], "after");
-    for (board, keeper) in cluster.boards.iter().zip(keepers) {
-        assert_eq!(board.keeper_pid(), keeper, "pods do not notice");
+    assert_eq!(cluster.boards[1].keeper_pid(), keeper, "pods do not notice");
+}
+
+/// Nothing is acknowledged that one board alone has, unless somebody says so.
+fn the_learner_is_away(cluster: &mut Cluster, second: &str) {
+    cluster.boards[1].kill();
+    // What is on its way when it dies is not refused: nobody knows whether it happened.
+    wait_until("the learner is missed", &cluster.boards[..1], WITHIN, || {
+        let said = cluster.boards[0].api("POST", MAPS, Some(&config_map("probe")));
+        said.is_err_and(|error| error.contains("nothing has changed"))
+    });
+    let began = Instant::now();
+    let refused = cluster.boards[0].api("POST", MAPS, Some(&config_map("alone")));
+    let refused = refused.expect_err("the second board is away");
+    let waited = began.elapsed();
+    println!("refused after {waited:?}: {refused}");
+    assert!(waited >= WAITED, "after {waited:?}");
+    for said in ["both", second, "Bring it back", "kubectl"] {
+        assert!(refused.contains(said), "{said}: {refused}");
+    }
+    let alone = cluster.boards[0].get(&format!("{MAPS}?fieldSelector=metadata.name=alone"));
+    assert_eq!(alone["items"].as_array().map(Vec::len), Some(0), "nothing has happened");
+    wish(&cluster.boards[0], "one");
+    cluster.boards[0].create(MAPS, &config_map("alone"));
+    assert_eq!(status(&cluster.boards[0])["durability"], "one");
+    wish(&cluster.boards[0], "both");
+    cluster.boards[1].start(&[]);
+    caught_up(cluster, second);
+}
+
+fn wish(board: &Board, copies: &str) {
+    let mut object = board.get(WISH);
+    object["data"]["durability"] = copies.into();
+    board.api("PUT", WISH, Some(&object)).expect("the wish can be said with one board");
+}
+
+fn caught_up(cluster: &Cluster, learner: &str) {
+    caught_up_with(&cluster.boards[0], learner);
+}
+
+fn caught_up_with(leader: &Board, learner: &str) {
+    wait_until("a learner", std::slice::from_ref(leader), WITHIN, || {
+        let said = status(leader);
+        standing(&said, learner) == "learner" && lag(&said, learner) == Some(0)
+    });
+}
+
+/// Writers write at the leader until its plug is pulled, and what its disk had not synced is gone. For a
+/// moment before that the leader writes what the learner does not get.
+fn until_the_power_is_cut(cluster: &mut Cluster) -> Written {
+    let kubeconfig = fs::read_to_string(cluster.boards[0].kubeconfig()).expect("kubeconfig");
+    let address = (cluster.boards[0].address(), 6443).into();
+    let doors = Doors::new(&kubeconfig, vec![address]);
+    let plan = Plan {
+        collection: MAPS.to_owned(),
+        writers: 4,
+        padding: 100,
+        pause: Duration::from_millis(5),
+        patience: Duration::from_secs(5),
+        values: Arc::default(),
+        last_accepted: Arc::new(AtomicU64::new(0)),
+    };
+    cluster.switch.listen();
+    let (stop, namespace) = (AtomicBool::new(false), cluster.switch.namespace().to_owned());
+    let data_dir = cluster.boards[0].data_dir();
+    let written = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| writers::write(&namespace, &doors, &plan, &stop));
+        std::thread::sleep(WRITING);
+        cluster.boards[1].lose(Lost::Incoming);
+        std::thread::sleep(APART);
+        shut_down(&data_dir);
+        cluster.boards[0].pull_the_plug();
+        stop.store(true, Ordering::SeqCst);
+        writing.join().expect("writers")
+    });
+    cluster.boards[1].lose_nothing();
+    remount(&data_dir);
+    written
+}
+
+/// The newest acknowledged value of each key, or a later one, is there.
+fn judge(written: &Written, board: &Board) {
+    let mut acknowledged: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut count = 0;
+    for operation in &written.history.operations {
+        let (Some((_, Answer::Written(_))), Some(value)) =
+            (operation.returned, operation.call.value())
+        else {
+            continue;
+        };
+        count += 1;
+        let newest = acknowledged.entry(&operation.key).or_default();
+        *newest = value.max(*newest);
+    }
+    println!("{count} writes acknowledged under both before the power was cut");
+    assert!(count > 50, "the writers wrote {count} times");
+    for (key, value) in acknowledged {
+        let kept = board.get(&format!("{MAPS}/{key}"));
+        let has = kept["data"]["value"].as_str().and_then(|value| value.parse::<u64>().ok());
+        assert!(has >= Some(value), "{key} was acknowledged with {value}, now it has {has:?}");
     }
 }
 
-fn lag(status: &serde_json::Value, board: &str) -> Option<u64> {
+fn lag(status: &Value, board: &str) -> Option<u64> {
     let mut boards = status["boards"].as_array()?.iter();
     boards.find(|it| it["name"] == board)?["lag"].as_u64()
 }

@@ -263,6 +263,7 @@ impl<'a> Core<'a> {
             views: self.views.clone(),
             tokens: Arc::new(self.accounts.clone()),
             audit,
+            both: self.standing.both(self.base),
             logs: Arc::new(self.streams.clone()),
             clock: self.base.clock.clone(),
             health: Health::default().alive_when("store", move || !failed.failed()),
@@ -282,25 +283,17 @@ impl<'a> Core<'a> {
             contacts: contacts.clone(),
             pending: self.pending.clone(),
             members: self.standing.members.clone(),
+            both: self.standing.both(self.base),
         };
         let driver = controllers::run(views.clone(), registry, loops.stop_signal());
         loops.spawn("controllers", driver);
         let telling = net::run(views.clone(), loops.stop_signal());
-        loops.spawn("network of the boards", async move {
-            telling.await;
-            anyhow::Ok(())
-        });
+        loops.spawn("network of the boards", async move { anyhow::Ok(telling.await) });
         let (store, keys) = (self.store.clone(), self.standing.secrets_keys.clone());
         let sealing = secrets::run(store, keys, loops.stop_signal());
-        loops.spawn("Secrets at rest", async move {
-            sealing.await;
-            anyhow::Ok(())
-        });
+        loops.spawn("Secrets at rest", async move { anyhow::Ok(sealing.await) });
         let judging = contacts::run(contacts, loops.stop_signal());
-        loops.spawn("contacts", async move {
-            judging.await;
-            anyhow::Ok(())
-        });
+        loops.spawn("contacts", async move { anyhow::Ok(judging.await) });
         status
     }
 

@@ -50,6 +50,7 @@ pub use health::{Check, Health};
 pub use logs::{LogAnswer, LogSource, NoLogs, SharedLogs};
 
 use super::audit::Audit;
+use super::both::Both;
 use super::controllers::Views;
 use super::registry::Registry;
 use crate::io::clock::Clock;
@@ -65,6 +66,8 @@ pub struct ApiOptions {
     pub tokens: Arc<dyn BearerTokens>,
     /// Where writes are told of.
     pub audit: Audit,
+    /// Whether writes wait for a second board.
+    pub both: Both,
     /// Where container logs come from.
     pub logs: SharedLogs,
     /// Judges certificates and ages.

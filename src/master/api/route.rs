@@ -35,6 +35,7 @@ use super::{
 use crate::io::clock::Clock;
 use crate::io::tls::BoardPeer;
 use crate::master::audit::{Audit, Note};
+use crate::master::both::Both;
 use crate::master::controllers::Views;
 use crate::master::keys::Keys;
 use crate::master::registry::{Registry, UserInfo};
@@ -51,6 +52,7 @@ pub(super) struct Api {
     pub(super) tokens: Arc<dyn BearerTokens>,
     /// Where writes are told of.
     pub(super) audit: Audit,
+    both: Both,
     /// Knows which boards belong here.
     pub(super) keys: Keys,
     pub(super) clock: Clock,
@@ -71,13 +73,15 @@ pub(super) struct Api {
 
 impl Api {
     pub(super) fn new(options: ApiOptions, shutdown: watch::Receiver<bool>) -> Self {
-        let ApiOptions { registry, views, tokens, audit, clock, logs, health, version } = options;
+        let ApiOptions { registry, views, tokens, audit, both, clock, logs, health, version } =
+            options;
         Self {
             keys: Keys::new(registry.clone()),
             registry,
             views,
             tokens,
             audit,
+            both,
             clock,
             logs,
             health,
@@ -314,6 +318,11 @@ async fn on_resource(
     if wants_newest(verb, &call.query) {
         call.api.registry.confirm().await?;
     }
+    let both = call.api.both.clone();
+    let waits = write::waits_for_both(verb, &place);
+    if waits {
+        both.before().await?;
+    }
     let mut answer = match verb {
         "get" if place.subresource.is_some_and(|sub| sub.name == "log") => {
             logs::answer(&call, &place).await
@@ -329,6 +338,9 @@ async fn on_resource(
         "deletecollection" => write::delete_collection(&call, &place, body).await,
         _ => Err(method_not_allowed()),
     }?;
+    if waits {
+        both.after().await?;
+    }
     if place.resource.key == "/endpoints" {
         add_warnings(&mut answer, &[OLD_ENDPOINTS.to_owned()]);
     }

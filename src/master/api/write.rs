@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use http::StatusCode;
 use logic::access::{Ask, Resource as Asked, Verdict, What};
-use model::resource::Resource;
+use model::masters::MASTERS_OBJECT;
+use model::resource::{Resource, Storage};
 use model::schema;
 use model::status::ApiError;
 use serde_json::Value;
@@ -16,7 +17,18 @@ use super::route::{Call, Place, add_warnings, generic, object_answer};
 use super::{negotiate, render};
 use crate::master::access;
 use crate::master::audit::WriteOf;
+use crate::master::keys::SYSTEM;
 use crate::master::registry::{Guard, PatchBody, PatchKind, Target, WriteOptions, Written};
+
+/// Whether two boards are to have what a request writes. Of what lies in memory there is one copy, and the
+/// object that says how many there are must be written when one board is left.
+pub(super) fn waits_for_both(verb: &str, place: &Place) -> bool {
+    let writes = matches!(verb, "create" | "update" | "patch" | "delete" | "deletecollection");
+    let lasts = place.resource.storage != Storage::Memory && !super::reviews::serves(place);
+    let own = place.resource.key == "/configmaps"
+        && (place.namespace.as_str(), place.name.as_str()) == (SYSTEM, MASTERS_OBJECT);
+    writes && lasts && !own && place.subresource.is_none_or(|sub| sub.name != "token")
+}
 
 /// POST: a new object, or a `binding` or `eviction` of a pod.
 pub(super) async fn create(call: &Call, place: &Place, body: Sent) -> Result<Answer, ApiError> {

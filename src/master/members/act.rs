@@ -169,6 +169,7 @@ impl Work {
         let own = self.engine.as_ref().map_or(FOUNDER, |engine| engine.own);
         let at = self.leading.at.borrow().clone();
         let mut said = rows.with(MasterAtV1 { member: own, part: Part::Learner, ..at });
+        said = said.wishing(self.leading.wanted);
         for (board, candidate) in self.desk().candidates() {
             let Some(id) = candidate.ask.member else { continue };
             let member = self.known.get(id);

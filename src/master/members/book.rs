@@ -36,7 +36,26 @@ pub struct Rows {
     /// Members, and those that are to become some.
     pub members: BTreeMap<MemberId, MasterAtV1>,
     /// What the user wants.
-    pub wanted: Wanted,
+    pub said: Said,
+}
+
+/// What the object says that the user wants; nothing of what it does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Voters.
+    pub voters: Option<u8>,
+    /// Copies of each write.
+    pub durability: Option<Durability>,
+}
+
+impl Said {
+    /// What is wanted, where the object's word counts more than a board's configuration.
+    pub fn over(self, configured: Wanted) -> Wanted {
+        Wanted {
+            voters: self.voters.or(configured.voters),
+            durability: self.durability.unwrap_or(configured.durability),
+        }
+    }
 }
 
 /// One member as its row says it.
@@ -84,17 +103,18 @@ impl Rows {
                 Some((id, row.at(id)?))
             })
             .collect();
-        let wanted = Wanted {
+        let said = Said {
             voters: text(VOTERS).and_then(|voters| voters.parse().ok()),
             durability: match text(DURABILITY) {
-                Some("both") => Durability::Both,
-                _ => Durability::One,
+                Some("both") => Some(Durability::Both),
+                Some("one") => Some(Durability::One),
+                _ => None,
             },
         };
         // Never below what is there, whatever the object says.
         let above = members.last_key_value().map_or(2, |(id, _)| id.0 + 1);
         let next = text(NEXT).and_then(|next| next.parse().ok()).unwrap_or(0).max(above);
-        Self { next, members, wanted }
+        Self { next, members, said }
     }
 
     /// The id for a new member, and the rows in which it is taken.
@@ -114,6 +134,14 @@ impl Rows {
         rows
     }
 
+    /// The same, with what a board's configuration wants of every board, where nothing was said.
+    pub(super) fn wishing(mut self, configured: Wanted) -> Self {
+        if configured.durability == Durability::Both {
+            self.said.durability.get_or_insert(Durability::Both);
+        }
+        self
+    }
+
     /// The same without a member; its id stays used.
     pub(super) fn without(&self, member: MemberId) -> Self {
         let mut rows = self.clone();
@@ -125,6 +153,12 @@ impl Rows {
     pub(super) fn data_since(&self, before: &Self) -> Value {
         let mut data = Map::new();
         data.insert(NEXT.to_owned(), self.next.max(2).to_string().into());
+        if let Some(durability) =
+            self.said.durability.filter(|it| before.said.durability != Some(*it))
+        {
+            let word = if durability == Durability::Both { "both" } else { "one" };
+            data.insert(DURABILITY.to_owned(), word.into());
+        }
         for (id, at) in &self.members {
             if before.members.get(id) != Some(at) {
                 data.insert(format!("{MEMBER}{id}"), Row::of(at).into());
@@ -264,6 +298,18 @@ mod tests {
     }
 
     #[test]
+    fn the_wish_of_a_configuration_becomes_that_of_all_unless_somebody_said_otherwise() {
+        let both = Wanted { durability: Durability::Both, ..Wanted::default() };
+        let rows = Rows::default().wishing(both);
+        assert_eq!(rows.data_since(&Rows::default())["durability"], "both");
+        assert_eq!(Rows::parse(rows.object().to_string().as_bytes()).said, rows.said);
+        let one = Said { durability: Some(Durability::One), ..Said::default() };
+        let said = Rows { said: one, ..Rows::default() }.wishing(both);
+        assert_eq!(said.said.over(both), Wanted::default());
+        assert_eq!(Rows::default().wishing(Wanted::default()).said, Said::default());
+    }
+
+    #[test]
     fn what_a_person_broke_is_left_out() {
         let body = json!({ "data": {
             "next": "none", "member-7": "{}", "member-x": "{}", "member-5": Row::of(&at("pi-5")),
@@ -272,7 +318,7 @@ mod tests {
         let rows = Rows::parse(body.to_string().as_bytes());
         assert_eq!(rows.members.keys().collect::<Vec<_>>(), [&MemberId(5)]);
         assert_eq!(rows.next, 6);
-        assert_eq!(rows.wanted, Wanted { voters: Some(5), durability: Durability::Both });
+        assert_eq!(rows.said, Said { voters: Some(5), durability: Some(Durability::Both) });
         assert_eq!(parse_key("zz"), None);
     }
 }

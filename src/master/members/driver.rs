@@ -251,9 +251,8 @@ impl Driver {
             self.acting = None;
             return;
         };
-        let said = Rows::read(leading.registry.store()).map(|(rows, _)| rows.wanted);
-        let said = said.unwrap_or_default();
-        let wanted = Wanted { voters: said.voters.or(leading.wanted.voters), ..said };
+        let said = Rows::read(leading.registry.store()).map(|(rows, _)| rows.said);
+        let wanted = said.unwrap_or_default().over(leading.wanted);
         let now = self.now();
         actions.extend(self.policy.take(Input::Wanted(wanted), now));
         for (board, old) in self.lost() {

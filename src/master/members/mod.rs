@@ -17,7 +17,7 @@ mod desk;
 mod driver;
 mod grouping;
 
-pub use book::{Rows, follow as follow_book};
+pub use book::{Rows, Said, follow as follow_book};
 pub use desk::{Candidate, Desk};
 pub use driver::{Leading, Members, run};
 pub use grouping::{Engine, FOUNDER, Grouping, GroupingOptions};

@@ -6,7 +6,7 @@ use crate::setup;
 use crate::shell::{cargo, root, run};
 
 /// Builds the static release binary and measures one board; minutes of idling may be given. `boards`
-/// measures ten boards on a switch, `broker` the broker beside mosquitto, `rules` the rules of services
+/// measures ten boards on a switch, `masters` three masters among them, `broker` the broker beside mosquitto, `rules` the rules of services
 /// beside those of iptables, `dns` the DNS
 /// beside dnsmasq, `pods` a hundred pods and
 /// where their time goes, beside crun and runc.
@@ -26,6 +26,9 @@ pub(crate) fn bench(words: &[String]) -> Result<()> {
     {
         return backup(rest.first().map_or("10000", String::as_str));
     }
+    if words.first().is_some_and(|word| word == "masters") {
+        return masters(&words[1..]);
+    }
     let (benches, words, default) = match words.split_first() {
         Some((word, rest)) if word == "boards" => (&["boards"][..], rest, "2"),
         Some((word, rest)) if word == "pods" => (&["pods", "keeper"][..], rest, "0"),
@@ -41,6 +44,17 @@ pub(crate) fn bench(words: &[String]) -> Result<()> {
             .args(["bench", "--profile", "dev", "--bench", bench]))?;
     }
     Ok(())
+}
+
+/// Three masters among ten boards: what idling for so many seconds costs each, and what a write does.
+fn masters(words: &[String]) -> Result<()> {
+    let binary = setup::build_static("release")?;
+    let mut bench = cargo();
+    if let Some(seconds) = words.first() {
+        bench.env("KUMQUAT_IDLE_SECONDS", seconds);
+    }
+    let arguments = ["bench", "--profile", "dev", "--bench", "masters"];
+    run(bench.current_dir(root()).env("KUMQUAT_BINARY", &binary).args(arguments))
 }
 
 /// A board's DNS beside dnsmasq, and unbound where it is installed, under the same load.

@@ -29,6 +29,7 @@ cargo xtask TASK
   cluster N       run N boards in network namespaces until Ctrl-C, from a quick build
   bench           measure the budgets of SPEC.md on this machine
   bench backup    measure saving and restoring a cluster of 10,000 objects
+  bench masters [SECONDS]   three masters among ten boards: cost of idling and of a durable write
   bench broker    measure the broker beside mosquitto: memory and latency of 1,000 and 3,000 clients
   bench rules     measure the rules of 1 to 10,000 services beside those of Debian's iptables
   bench dns       measure a board's DNS beside dnsmasq: queries a second, memory, a dead upstream, restarts

@@ -213,11 +213,10 @@ impl Lab {
         apply(&self.engine, patch, false)?;
         let manifest = self.tree.join("Cargo.toml");
         let text = fs::read_to_string(&manifest)?;
-        fs::write(
-            &manifest,
-            format!("{text}\n[patch.crates-io]\n{name} = {{ path = \"../engine\" }}\n"),
-        )?;
-        Ok(())
+        let table = "[patch.crates-io]\n";
+        let (before, after) = text.split_once(table).context("the table of patched crates")?;
+        let text = format!("{before}{table}{name} = {{ path = \"../engine\" }}\n{after}");
+        Ok(fs::write(&manifest, text)?)
     }
 
     fn restore_manifests(&self) -> Result<()> {

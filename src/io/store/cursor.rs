@@ -49,8 +49,8 @@ impl Cursor {
         namespace: Option<String>,
         position: Version,
     ) -> Result<Self, Expired> {
-        let mut live = shared.write();
-        let id = kind.as_ref().map(|kind| live.history.id(kind));
+        let id = kind.as_ref().map(|kind| shared.kind_id(kind));
+        let live = shared.read();
         let oldest = oldest(&live, id);
         if position < oldest || was_given_up(&live.segments, position) {
             return Err(Expired { oldest });

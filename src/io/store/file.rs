@@ -72,6 +72,12 @@ impl Faults {
         self.full.store(full, std::sync::atomic::Ordering::SeqCst);
     }
 
+    /// Waits as long as a sync takes.
+    fn pause(&self) {
+        let millis = self.stall_ms.load(std::sync::atomic::Ordering::SeqCst);
+        std::thread::sleep(std::time::Duration::from_millis(millis));
+    }
+
     /// Whether the failure was reached.
     pub(super) fn fired(&self) -> bool {
         let left =
@@ -108,8 +114,7 @@ impl Faults {
     /// As `check`, for a sync.
     #[cfg(test)]
     fn check_sync(&self) -> io::Result<()> {
-        let millis = self.stall_ms.load(std::sync::atomic::Ordering::SeqCst);
-        std::thread::sleep(std::time::Duration::from_millis(millis));
+        self.pause();
         self.check()
     }
 
@@ -117,6 +122,18 @@ impl Faults {
     #[inline]
     fn check_sync(&self) -> io::Result<()> {
         self.check()
+    }
+
+    #[cfg(not(test))]
+    #[inline]
+    #[expect(clippy::unused_self, reason = "the test build waits here")]
+    fn pause(&self) {}
+
+    /// LMDB syncs by itself: here a trial makes it slow, or fail.
+    pub(super) fn commits(&self) -> io::Result<()> {
+        injected(Call::Sync)?;
+        self.pause();
+        Ok(())
     }
 
     /// Notes what a write covers, in case it is lost.
@@ -266,6 +283,7 @@ impl DiskFile {
 
 /// Makes names made, renamed or removed in `dir` durable.
 pub(super) fn sync_dir(dir: &Path, faults: &Faults) -> io::Result<()> {
+    faults.pause();
     faults.check_open()?;
     File::open(dir)?.sync_all()
 }

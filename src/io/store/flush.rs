@@ -31,23 +31,12 @@ impl Writer {
     /// Moves LMDB to the last applied entry, whether or not it changed an object. What the log holds
     /// beyond is not committed: LMDB must not claim it.
     pub(super) fn flush_all(&mut self) -> io::Result<()> {
-        let shared = self.shared.clone();
         self.waits_for_disk(true);
-        let flushed = {
-            let live = shared.read();
-            let Some(state) = &live.state else { return Err(io::ErrorKind::NotConnected.into()) };
-            let puts = live.overlay.iter().map(|(key, latest)| Put {
-                key,
-                version: latest.version,
-                uid: latest.uid,
-                body: latest.body.as_deref(),
-            });
-            state.flush(puts, Some(self.applied), live.membership.as_ref())
-        };
+        let flushed = self.flush_to_state();
         self.waits_for_disk(false);
-        match flushed {
+        match flushed? {
             Ok(()) => {
-                shared.write().overlay_clear();
+                self.shared.write().overlay_clear();
                 self.flushed_bytes = self.log.appended_bytes();
                 self.flush_at = None;
                 self.flush_backoff = FLUSH_IDLE;
@@ -70,6 +59,28 @@ impl Writer {
                 Err(error)
             }
         }
+    }
+
+    /// One synced transaction. Nothing is locked meanwhile: it may take seconds, and readers would wait.
+    /// Only this thread changes what it writes.
+    fn flush_to_state(&self) -> io::Result<Result<(), FlushError>> {
+        let (state, overlay, membership) = {
+            let live = self.shared.read();
+            let Some(state) = live.state.clone() else {
+                return Err(io::ErrorKind::NotConnected.into());
+            };
+            (state, live.overlay.clone(), live.membership.clone())
+        };
+        if let Err(error) = self.options.faults.commits() {
+            return Ok(Err(heed::Error::Io(error).into()));
+        }
+        let puts = overlay.iter().map(|(key, latest)| Put {
+            key,
+            version: latest.version,
+            uid: latest.uid,
+            body: latest.body.as_deref(),
+        });
+        Ok(state.flush(puts, Some(self.applied), membership.as_ref()))
     }
 
     /// Log bytes at which a snapshot is due.
@@ -142,5 +153,28 @@ impl Writer {
         }
         self.shared.write().segments = self.log.segments().to_vec();
         removed.map(drop)
+    }
+
+    /// Removes one of the segments that a group does not need any more, if there are more than are kept:
+    /// each takes a sync, and whoever asks for something else meanwhile waits for no more than one.
+    pub(super) fn purge_some(&mut self) {
+        let Some(upto) = self.purging else { return };
+        let removed = if self.log.bytes() > self.cut_at() / 2 {
+            self.waits_for_disk(true);
+            let removed = self.log.remove_covered(upto);
+            self.waits_for_disk(false);
+            removed
+        } else {
+            Ok(false)
+        };
+        match removed {
+            Ok(true) => self.shared.write().segments = self.log.segments().to_vec(),
+            Ok(false) => self.purging = None,
+            Err(error) => {
+                // The next snapshot tries again.
+                self.purging = None;
+                tracing::warn!(%error, "cannot remove the beginning of the log");
+            }
+        }
     }
 }

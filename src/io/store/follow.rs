@@ -34,11 +34,9 @@ const SPARE_BYTES: u64 = 16 * 1024;
 /// This replica.
 pub(super) struct Replica {
     asks: Asks,
-    /// In which reign this board leads.
-    leads: Option<Reign>,
+    /// Whether this board leads, in the reign that is told.
+    leads: bool,
     flight: Flight,
-    /// Purges beyond the end of the log: they are done when the snapshot is installed that covers them.
-    pub(super) parked: Vec<(u64, Done<()>)>,
     /// Who waits for the snapshot that is being written.
     pub(super) snapshots: Vec<Done<SnapshotFile>>,
     /// The engine was asked for a snapshot.
@@ -57,9 +55,8 @@ impl Replica {
     pub(super) fn new(asks: Asks) -> Self {
         Self {
             asks,
-            leads: None,
+            leads: false,
             flight: Flight::default(),
-            parked: Vec::new(),
             snapshots: Vec::new(),
             asked_for_snapshot: false,
         }
@@ -86,7 +83,7 @@ impl Writer {
         match request {
             GroupRequest::Append { .. } => {}
             GroupRequest::Truncate { after, done } => answer(done, self.truncate(after)),
-            GroupRequest::Purge { upto, done } => self.purge(upto, done),
+            GroupRequest::Purge { upto } => self.purge(upto),
             GroupRequest::SaveVote { vote, done } => {
                 self.waits_for_disk(true);
                 let saved = match &mut self.vote {
@@ -183,21 +180,22 @@ impl Writer {
         cut
     }
 
-    fn purge(&mut self, upto: u64, done: Done<()>) {
-        if upto > self.log.position().index
-            && let Role::Group(replica) = &mut self.role
-        {
-            return replica.parked.push((upto, done));
-        }
-        // No further than LMDB or a snapshot reaches: a lost LMDB is rebuilt from these.
+    /// Notes what nobody needs any more; it goes between other requests.
+    fn purge(&mut self, upto: u64) {
+        // No further than a snapshot reaches: a lost LMDB is rebuilt from it.
         let covered = self.newest.as_ref().map_or(0, |newest| newest.head.last.index);
-        answer(done, self.remove_covered(upto.min(covered)));
+        self.purging = self.purging.max(Some(upto.min(covered)));
     }
 
     fn apply_committed(&mut self, entries: Vec<LogEntry>) -> io::Result<()> {
         let applied = self.applied.index;
         if !entries.iter().zip(applied + 1..).all(|(entry, index)| entry.index == index) {
             return Err(io::Error::other("committed entries do not follow the applied ones"));
+        }
+        // The engine commits what a majority has, which may leave this log out: one that ends before the
+        // state would count as lost.
+        if entries.last().is_some_and(|last| last.index > self.log.position().index) {
+            return Err(io::Error::other("committed entries are not in this log"));
         }
         if self.shared.read().overlay_bytes > STORE_OVERLAY_BYTES_MAX {
             self.flush_all()?;
@@ -243,10 +241,10 @@ impl Writer {
     pub(super) fn hand_over(&mut self) {
         loop {
             let Role::Group(replica) = &mut self.role else { return };
-            let Some(reign) = replica.leads else { return };
-            if replica.flight.queue.is_empty() || !replica.flight.has_room() {
+            if !replica.leads || replica.flight.queue.is_empty() || !replica.flight.has_room() {
                 return;
             }
+            let Some(mandate) = self.reign.borrow().clone() else { return };
             let queue = std::mem::take(&mut replica.flight.queue);
             let number = replica.flight.begin_group();
             let (mut entries, mut bytes, mut held) = (Vec::new(), 0, false);
@@ -266,7 +264,7 @@ impl Writer {
             }
             let tags: Vec<u64> = entries.iter().map(|(tag, _)| *tag).collect();
             let Role::Group(replica) = &mut self.role else { return };
-            let asked = Ask::Propose { term: reign.term, entries };
+            let asked = Ask::Propose { mandate, entries };
             if replica.asks.try_send(asked).is_err() {
                 self.refused(&tags, Refusal::NotLeading { hint: None });
                 return;
@@ -343,22 +341,23 @@ impl Writer {
     fn begin_reign(&mut self, mandate: Mandate) {
         let Role::Group(replica) = &mut self.role else { return };
         let standing = self.reign.borrow().clone();
-        replica.leads = Some(mandate.reign());
+        replica.leads = true;
         if let Some(standing) = standing.filter(|standing| standing.reign() == mandate.reign()) {
             // This master was alone until a moment ago, and leads on. Whoever waits for the end looks anew.
             standing.adopt(&mandate);
             return self.end_alone.iter().for_each(|end| end.send_modify(|_| {}));
         }
-        // Whatever was out in an earlier reign is decided: the first entry of this one is applied.
+        // Whatever was out in an earlier reign is decided: the first entry of this one is applied, and
+        // what that reign had not handed to the engine before is dropped on the way. Ordinals go on
+        // behind the last applied entry, which need not be that first one.
         replica.flight.clear(None);
         self.shared.write().forget_memory();
-        self.next_ordinal = 1;
         self.reign.send_replace(Some(mandate));
     }
 
     pub(super) fn end_reign(&mut self) {
         if let Role::Group(replica) = &mut self.role {
-            replica.leads = None;
+            replica.leads = false;
             replica.flight.end_reign(None);
         }
         if let Some(end) = self.end_alone.take() {

@@ -64,6 +64,11 @@ impl History {
         history
     }
 
+    /// The number of a kind that was mentioned before.
+    pub(super) fn known(&self, kind: &KindKey) -> Option<usize> {
+        self.ids.get(kind).copied()
+    }
+
     /// The number of a kind, made at its first mention: kinds are a closed list of the callers.
     pub(super) fn id(&mut self, kind: &KindKey) -> usize {
         if let Some(id) = self.ids.get(kind) {

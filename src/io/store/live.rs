@@ -1,6 +1,7 @@
 //! What readers share with the store's thread: overlay, memory-only objects, counts, history.
 //!
-//! Only the store's thread changes it, a few inserts at a time. A reader takes its view
+//! Only the store's thread changes it, a few inserts at a time; nobody holds the lock while a disk
+//! is read or written. A reader takes its view
 //! under the read lock (overlay rows, and an LMDB transaction begun there) and copies LMDB rows out
 //! after letting go of it: what it sees is the state at one version.
 
@@ -37,6 +38,31 @@ pub(super) struct Latest {
     pub(super) body: Option<Bytes>,
 }
 
+/// Writes since the last flush, by encoded key.
+pub(super) type Overlay = BTreeMap<Vec<u8>, Latest>;
+
+/// How many objects of each kind there are in each namespace.
+#[derive(Default)]
+pub(super) struct Counts(HashMap<KindKey, BTreeMap<String, usize>>);
+
+impl Counts {
+    /// Counts an object that appears or goes.
+    pub(super) fn change(&mut self, key: &ObjectKey, existed: bool, exists: bool) {
+        if existed == exists {
+            return;
+        }
+        let namespaces = self.0.entry(key.kind.clone()).or_default();
+        if exists {
+            *namespaces.entry(key.namespace.clone()).or_default() += 1;
+        } else if let Some(count) = namespaces.get_mut(&key.namespace) {
+            *count -= 1;
+            if *count == 0 {
+                namespaces.remove(&key.namespace);
+            }
+        }
+    }
+}
+
 /// Shared by the store's thread and everybody who reads.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -51,8 +77,8 @@ pub(super) struct Live {
     pub(super) installing: bool,
     /// The group as of what is applied.
     pub(super) membership: Option<Membership>,
-    /// Writes since the last flush.
-    pub(super) overlay: BTreeMap<Vec<u8>, Latest>,
+    /// Writes since the last flush; shared only while it is read without the lock.
+    pub(super) overlay: Arc<Overlay>,
     /// Bytes in the overlay.
     pub(super) overlay_bytes: usize,
     /// Memory-only objects.
@@ -65,7 +91,8 @@ pub(super) struct Live {
     pub(super) version: Version,
     /// Whether the disk failed: writes are refused.
     pub(super) failed: bool,
-    counts: HashMap<KindKey, BTreeMap<String, usize>>,
+    /// Objects by kind and namespace.
+    pub(super) counts: Counts,
 }
 
 impl std::fmt::Debug for Live {
@@ -82,14 +109,14 @@ impl Live {
             state: Some(state),
             installing: false,
             membership: None,
-            overlay: BTreeMap::new(),
+            overlay: Arc::default(),
             overlay_bytes: 0,
             memory: Memory::new(kinds, STORE_MEMORY_KIND_BYTES_MAX),
             history: History::new(version, options.history_bytes, kinds),
             segments: Vec::new(),
             version,
             failed: false,
-            counts: HashMap::new(),
+            counts: Counts::default(),
         }
     }
 
@@ -119,11 +146,6 @@ impl Live {
         self.state.as_ref().ok_or(missing)
     }
 
-    /// Forgets what was counted.
-    pub(super) fn clear_counts(&mut self) {
-        self.counts.clear();
-    }
-
     /// Puts a change of the log over LMDB.
     pub(super) fn overlay_put(&mut self, key: Vec<u8>, latest: Latest) {
         let bytes = |key: &[u8], latest: &Latest| {
@@ -132,31 +154,20 @@ impl Live {
         self.overlay_bytes += bytes(&key, &latest);
         // The key of a replaced entry stays, so the sum counts it once.
         let key_bytes = key.clone();
-        if let Some(before) = self.overlay.insert(key, latest) {
+        if let Some(before) = Arc::make_mut(&mut self.overlay).insert(key, latest) {
             self.overlay_bytes -= bytes(&key_bytes, &before);
         }
     }
 
     /// LMDB holds everything.
     pub(super) fn overlay_clear(&mut self) {
-        self.overlay.clear();
+        self.overlay = Arc::default();
         self.overlay_bytes = 0;
     }
 
     /// Counts an object that appears or goes.
     pub(super) fn count(&mut self, key: &ObjectKey, existed: bool, exists: bool) {
-        if existed == exists {
-            return;
-        }
-        let namespaces = self.counts.entry(key.kind.clone()).or_default();
-        if exists {
-            *namespaces.entry(key.namespace.clone()).or_default() += 1;
-        } else if let Some(count) = namespaces.get_mut(&key.namespace) {
-            *count -= 1;
-            if *count == 0 {
-                namespaces.remove(&key.namespace);
-            }
-        }
+        self.counts.change(key, existed, exists);
     }
 
     /// Adds a change to the history.
@@ -182,6 +193,12 @@ impl Shared {
     /// To write: the store's thread, and watches that begin.
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, Live> {
         self.live.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of a kind in the history.
+    pub(super) fn kind_id(&self, kind: &KindKey) -> usize {
+        let known = self.read().history.known(kind);
+        known.unwrap_or_else(|| self.write().history.id(kind))
     }
 
     /// One object.
@@ -235,7 +252,7 @@ impl Shared {
     /// Objects of a kind, in one namespace or all.
     pub(super) fn count(&self, kind: &KindKey, namespace: Option<&str>) -> usize {
         let live = self.read();
-        let Some(namespaces) = live.counts.get(kind) else { return 0 };
+        let Some(namespaces) = live.counts.0.get(kind) else { return 0 };
         match namespace {
             Some(namespace) => namespaces.get(namespace).copied().unwrap_or(0),
             None => namespaces.values().sum(),

@@ -158,6 +158,7 @@ impl Store {
             flushed_bytes: 0,
             flush_at: opened.dirty.then(|| Instant::now() + FLUSH_IDLE),
             flush_backoff: FLUSH_IDLE,
+            purging: None,
             snapshot: None,
             snapshot_backoff: Backoff::new(SNAPSHOT_BACKOFF.0, SNAPSHOT_BACKOFF.1),
             snapshot_bytes: 0,
@@ -439,9 +440,8 @@ impl Store {
 
     /// The oldest version from which `kind` can be watched.
     pub fn oldest(&self, kind: &KindKey) -> Version {
-        let mut live = self.shared.write();
-        let id = live.history.id(kind);
-        cursor::oldest(&live, Some(id))
+        let id = self.shared.kind_id(kind);
+        cursor::oldest(&self.shared.read(), Some(id))
     }
 
     /// Flushes what is in memory and ends; every clone answers `Closed` from then on.

@@ -29,7 +29,7 @@ use model::{
 use super::{
     entry::EntryV1,
     file, install,
-    live::{Latest, Live, Shared},
+    live::{Counts, Latest, Live, Overlay, Shared},
     log::{AppendError, Log, Position, io_error},
     pages, record,
     snapshot::{self, Head},
@@ -147,7 +147,7 @@ pub(super) fn open(options: &Options) -> Result<Opened, OpenError> {
             live.version = replay(&log, &mut live, &state, applied)?;
             log.position()
         };
-        count(&mut live, &state)?;
+        live.counts = count(&state, &live.overlay)?;
         Ok((live, applied))
     })();
     let (mut live, applied) = match ready {
@@ -387,22 +387,22 @@ fn flush_replayed(live: &mut Live, state: &State, at: Position) {
 }
 
 /// Counts every object.
-pub(super) fn count(live: &mut Live, state: &State) -> Result<(), OpenError> {
+pub(super) fn count(state: &State, overlay: &Overlay) -> Result<Counts, OpenError> {
+    let mut counts = Counts::default();
     let reading = state.read().map_err(unreadable)?;
     for row in reading.range(Bound::Unbounded, b"").map_err(unreadable)? {
         let row = row.map_err(unreadable)?;
-        if !live.overlay.contains_key(row.key)
+        if !overlay.contains_key(row.key)
             && let Some(key) = record::decode_key(row.key)
         {
-            live.count(&key, false, true);
+            counts.change(&key, false, true);
         }
     }
-    let overlaid = live.overlay.iter().filter(|(_, latest)| latest.body.is_some());
-    let overlaid: Vec<_> = overlaid.filter_map(|(key, _)| record::decode_key(key)).collect();
-    for key in overlaid {
-        live.count(&key, false, true);
+    let overlaid = overlay.iter().filter(|(_, latest)| latest.body.is_some());
+    for key in overlaid.filter_map(|(key, _)| record::decode_key(key)) {
+        counts.change(&key, false, true);
     }
-    Ok(())
+    Ok(counts)
 }
 
 /// Shows every object to the hook. Only the store's thread changes what is shown here.
@@ -421,8 +421,8 @@ pub(super) fn show(shared: &Shared, hook: &mut dyn Applied) -> Result<(), OpenEr
             hook.applied(&put(key, row.version, row.uid, Bytes::copy_from_slice(row.body)));
         }
     }
-    for (key, latest) in overlay {
-        if let (Some(body), Some(key)) = (latest.body, record::decode_key(&key)) {
+    for (key, latest) in overlay.iter() {
+        if let (Some(body), Some(key)) = (latest.body.clone(), record::decode_key(key)) {
             hook.applied(&put(key, latest.version, latest.uid, body));
         }
     }

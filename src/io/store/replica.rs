@@ -12,6 +12,7 @@ use super::{
     follow::Replica,
     group::seam::{Done, GroupState, SnapshotFile},
     install,
+    live::Overlay,
     log::{AppendError, Position, io_error},
     open,
     requests::Entry,
@@ -125,7 +126,6 @@ impl Writer {
         self.waits_for_disk(false);
         installed?;
         self.newest = None;
-        self.tell_parked();
         Ok(())
     }
 
@@ -169,11 +169,12 @@ impl Writer {
         if let Some(membership) = &membership {
             self.options.clock.advance(membership.time);
         }
+        // As much as there is: nobody waits for that.
+        let counts = open::count(&state, &Overlay::new())?;
         let mut live = self.shared.write();
         live.overlay_clear();
         live.memory.clear();
-        live.clear_counts();
-        open::count(&mut live, &state)?;
+        live.counts = counts;
         live.membership = membership;
         live.state = Some(state);
         live.installing = false;
@@ -183,6 +184,7 @@ impl Writer {
         self.applied = position;
         self.next_ordinal = 1;
         self.flush_at = None;
+        self.purging = None;
         self.flushed_bytes = self.log.appended_bytes();
         Ok(())
     }
@@ -252,18 +254,5 @@ impl Writer {
             sha256: sha256.unwrap_or_default(),
         };
         SnapshotFile { path, head }
-    }
-
-    fn tell_parked(&mut self) {
-        let last = self.log.position().index;
-        let Role::Group(replica) = &mut self.role else { return };
-        for (upto, done) in std::mem::take(&mut replica.parked) {
-            if upto > last {
-                replica.parked.push((upto, done));
-            } else {
-                // An engine that is gone asks no more.
-                let _ = done.send(Ok(()));
-            }
-        }
     }
 }

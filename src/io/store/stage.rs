@@ -16,7 +16,7 @@ use model::{
 
 use super::{
     entry::{BaseV1, EntryV1, OpV1},
-    live::Live,
+    live::Shared,
     log::{Group, Position},
     record,
     requests::versions,
@@ -110,7 +110,6 @@ impl Writer {
         if ops.len() > STORE_ENTRY_OPS_MAX {
             return Err(ProposeError::TooLarge);
         }
-        let live = self.shared.read();
         let mut logged = Vec::with_capacity(ops.len());
         let mut changed: Vec<(u32, (Vec<u8>, Current))> = Vec::new();
         for (nth, op) in ops.into_iter().enumerate() {
@@ -118,7 +117,7 @@ impl Writer {
             if op.body.as_ref().is_some_and(|body| body.len() > OBJECT_BYTES_MAX) {
                 return Err(ProposeError::TooLarge);
             }
-            if live.memory.holds(&op.key.kind) {
+            if self.shared.read().memory.holds(&op.key.kind) {
                 tracing::error!(key = %op.key, "memory-only object proposed to the log");
                 return Err(ProposeError::Failed);
             }
@@ -126,7 +125,7 @@ impl Writer {
             let own = changed.iter().rev().find(|(_, (changed, _))| *changed == key);
             let current = match own.map(|(_, (_, current))| current).or(pending.get(&key)) {
                 Some(current) => current.clone(),
-                None => current(&live, &key, wants_old).map_err(|error| {
+                None => current(&self.shared, &key, wants_old).map_err(|error| {
                     tracing::error!(key = %op.key, error = &error as &dyn std::error::Error, "store cannot read its state");
                     ProposeError::Failed
                 })?,
@@ -158,12 +157,16 @@ impl Writer {
 }
 
 /// What a key holds before this group.
-fn current(live: &Live, key: &[u8], with_body: bool) -> Result<Current, StoreError> {
+fn current(shared: &Shared, key: &[u8], with_body: bool) -> Result<Current, StoreError> {
+    let live = shared.read();
     if let Some(latest) = live.overlay.get(key) {
         let version = latest.body.is_some().then_some(latest.version);
         return Ok(Current { version, body: latest.body.clone() });
     }
-    let reading = live.state()?.read()?;
+    let state = live.state()?.clone();
+    // The disk may take its time.
+    drop(live);
+    let reading = state.read()?;
     if with_body {
         let found = reading.get(key)?;
         let version = found.as_ref().map(|(version, ..)| *version);

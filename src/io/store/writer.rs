@@ -100,6 +100,8 @@ pub(super) struct Writer {
     pub(super) flush_at: Option<Instant>,
     /// Wait before the next try of a failed flush.
     pub(super) flush_backoff: Duration,
+    /// Up to where nobody needs the log any more, while there may be segments to remove.
+    pub(super) purging: Option<u64>,
     /// The snapshot that is being written.
     pub(super) snapshot: Option<JoinHandle<()>>,
     /// When to try again after one that failed.
@@ -172,7 +174,8 @@ impl Writer {
     }
 
     fn wait(&self) -> Result<Request, RecvTimeoutError> {
-        match self.flush_at.into_iter().chain(self.deadline()).min() {
+        let purge_at = self.purging.map(|_| Instant::now());
+        match self.flush_at.into_iter().chain(self.deadline()).chain(purge_at).min() {
             Some(at) => self.requests.recv_timeout(at.saturating_duration_since(Instant::now())),
             None => self.requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
         }
@@ -184,6 +187,7 @@ impl Writer {
         if self.flush_at.is_some_and(|at| at <= now) {
             self.flush();
         }
+        self.purge_some();
     }
 
     /// Serves the request and everything that has arrived meanwhile, as one group.
@@ -225,6 +229,7 @@ impl Writer {
         {
             self.flush();
         }
+        self.purge_some();
         closing
     }
 

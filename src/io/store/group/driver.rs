@@ -22,14 +22,13 @@ use super::machine::Machine;
 use super::network::{Majority, Network};
 use super::proposer::{confirm, propose};
 use super::pulse::{Heard, pulse};
-use super::reign::Throne;
+use super::reign::{Clocks, Throne};
 use super::seam::{Ask, GroupState};
 use super::types::{Place, Types, members_to_log, to_log, vote_to_log};
 use super::{
     ChangeError, Engine, GroupError, GroupHealth, GroupOptions, MemberChange, READ_WITHIN, Timing,
 };
 use crate::io::store::Store;
-use crate::io::store::standing::boot_ms;
 
 /// What a [`super::Group`] asks of the loop.
 pub(super) enum Command {
@@ -141,6 +140,7 @@ struct Driver {
     own: MemberId,
     timing: Timing,
     throne: Throne,
+    clocks: Clocks,
     commands: mpsc::Receiver<Command>,
     health: watch::Sender<GroupHealth>,
     /// What it was made of, and whether this member reigned.
@@ -207,6 +207,7 @@ impl Driver {
             own,
             timing,
             throne,
+            clocks: Clocks::new(),
             commands,
             health: health_sender,
             told: None,
@@ -285,9 +286,10 @@ impl Driver {
             self.elect_at = None;
             self.engine.runtime_config().elect(self.stalled.is_none());
         }
-        let now_ms = boot_ms();
-        self.majority.look(now, now_ms);
-        if self.throne.look(now, now_ms) {
+        let now_ms = self.clocks.look();
+        let acked_ms = self.clocks.acked_ms(now, now_ms);
+        self.majority.look(now, acked_ms, now_ms);
+        if self.throne.look(now, acked_ms, now_ms) {
             let (engine, term) = (self.engine.clone(), now.current_term);
             let written = self.written.0.clone();
             self.tasks.spawn(async move {

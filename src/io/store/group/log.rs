@@ -1,8 +1,8 @@
 //! The engine's log storage: a window of recent entries in memory in front of the store's thread.
 //!
 //! An entry is readable as soon as it is appended, and the engine is told when it is durable: so
-//! replication runs beside the local sync, and heartbeats wait for no disk. Vote, truncation and purge
-//! are awaited. One thread does all of it in order; the window never holds what the thread was told to
+//! replication runs beside the local sync, and heartbeats wait for no disk. Vote and truncation are
+//! awaited. One thread does all of it in order; the window never holds what the thread was told to
 //! forget.
 
 use std::collections::VecDeque;
@@ -412,6 +412,8 @@ impl RaftLogStorage<Types> for LogStore {
                 window.flushed = window.flushed.max(purged.index);
             }
         }
-        self.request(|done| GroupRequest::Purge { upto: purged.index, done }).await
+        // Not waited for: it may take several syncs, and the engine keeps nobody's lease up meanwhile.
+        let purge = GroupRequest::Purge { upto: purged.index };
+        self.thread.send(purge).map_err(|_| io::Error::other("the store is closed"))
     }
 }

@@ -42,6 +42,7 @@ use openraft::raft::{
 };
 use openraft::{Raft, ReadPolicy, Snapshot};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::unconstrained;
 
 use super::{OpenError, Store};
 use driver::Command;
@@ -345,14 +346,22 @@ impl Group {
         previous: Option<LogIdV1>,
         commit: Option<LogIdV1>,
     ) -> Option<GroupAnswerV1> {
-        let mut whole = std::pin::pin!(self.append(vote, previous, commit, vec![]));
         // Cancel safety: it is waited for again below, or the engine answers nobody.
+        let append = unconstrained(self.append(vote, previous, commit, vec![]));
+        let mut whole = std::pin::pin!(append);
         if let Ok(answer) = tokio::time::timeout(BEAT_PATIENCE, &mut whole).await {
             return answer;
         }
-        // Messages to the engine are served in order: it has seen the heartbeat before this question.
+        // Messages to the engine are served in order: it has seen the heartbeat before this question, if
+        // that does not overtake it where both wait for room in the queue.
         let seen = self.shared.engine.with_raft_state(|state| vote_to_log(state.vote_ref()));
-        if seen.await.ok()? == vote {
+        // Cancel safety: as above; the question changes nothing.
+        let seen = tokio::select! {
+            biased;
+            answer = &mut whole => return answer,
+            seen = seen => seen,
+        };
+        if seen.ok()? == vote {
             self.shared.heard.now();
             return Some(GroupAnswerV1::Append(AppendedV1::Done { upto: None }));
         }

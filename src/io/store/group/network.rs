@@ -20,7 +20,7 @@ use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{OptionalSend, RaftMetrics, RaftNetworkFactory, RaftNetworkV2};
 
 use super::GroupWire;
-use super::reign::{FOR_EVER_MS, acked_ms};
+use super::reign::FOR_EVER_MS;
 use super::seam::SnapshotFile;
 use super::types::{Place, Types, entry_to_wire, to_engine, to_log, vote_to_engine, vote_to_log};
 use crate::io::store::standing::boot_ms;
@@ -54,10 +54,10 @@ impl Majority {
         Self { lease_ms, heard_ms: AtomicU64::new(FOR_EVER_MS), term: AtomicU64::new(0) }
     }
 
-    /// Takes in what the engine says.
-    pub(super) fn look(&self, metrics: &RaftMetrics<Types>, now_ms: u64) {
+    /// Takes in what the engine says, and when a majority was heard.
+    pub(super) fn look(&self, metrics: &RaftMetrics<Types>, acked_ms: u64, now_ms: u64) {
         let term = if metrics.state.is_leader() { metrics.current_term } else { 0 };
-        let heard_ms = if term == 0 { FOR_EVER_MS } else { acked_ms(metrics, now_ms) };
+        let heard_ms = if term == 0 { FOR_EVER_MS } else { acked_ms };
         if self.term.swap(term, Ordering::SeqCst) != term && term != 0 {
             self.heard_ms.store(heard_ms.max(now_ms), Ordering::SeqCst);
         } else if heard_ms > self.heard_ms.load(Ordering::SeqCst) || term == 0 {

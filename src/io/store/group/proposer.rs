@@ -8,7 +8,7 @@ use openraft::raft::ClientWriteResult;
 use openraft::type_config::alias::OneshotReceiverOf;
 use openraft::vote::leader_id_std::CommittedLeaderId;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, unconstrained};
 use tokio::time::timeout;
 
 use super::seam::{Ask, GroupRequest, Refusal};
@@ -31,16 +31,29 @@ pub(super) async fn propose(engine: Engine, thread: EngineEnd, mut asked: mpsc::
             Some(Ask::Snapshot) => {
                 let _ = engine.trigger().snapshot().await;
             }
-            Some(Ask::Propose { term, entries }) => {
-                let leader = CommittedLeaderId::new(term);
-                let mut answers = Vec::with_capacity(entries.len());
+            Some(Ask::Propose { mandate, entries }) => {
+                let leader = CommittedLeaderId::new(mandate.reign().term);
+                let (mut answers, mut late) = (Vec::with_capacity(entries.len()), Vec::new());
                 for (tag, bytes) in entries {
+                    // A reign that goes on in its term does so above an entry of its own: nothing that
+                    // was staged before may come behind that one.
+                    if mandate.is_over() {
+                        late.push(tag);
+                        continue;
+                    }
                     let (responder, answer) =
                         ProgressResponder::<Types, ClientWriteResult<Types>>::complete_only();
                     let write = engine.write(Payload { bytes, tag });
-                    // An error drops the responder.
-                    let _ = write.with_leader(leader).responder(responder).await;
+                    let write = write.with_leader(leader).responder(responder);
+                    // Unconstrained: it stands in the engine's queue at once, or in line for it. An error
+                    // drops the responder.
+                    let _ = unconstrained(write.into_future()).await;
                     answers.push((tag, answer));
+                }
+                if !late.is_empty() {
+                    let why = Refusal::NotLeading { hint: None };
+                    // An error: the store is closed, and with it whoever waits.
+                    let _ = thread.send(GroupRequest::Refused { tags: late, why });
                 }
                 waiting.spawn(refusals(thread.clone(), answers));
             }

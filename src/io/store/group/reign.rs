@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::masters::Reign;
 use openraft::RaftMetrics;
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::seam::GroupRequest;
 use super::types::Types;
+use crate::io::store::standing::boot_ms;
 use crate::io::store::{EngineEnd, Mandate, NotLeading};
 
 /// Where reads ask whether this board still leads.
@@ -65,10 +66,15 @@ impl Throne {
         self.current.is_some()
     }
 
-    /// Takes in what the engine says; whether an entry is to be written in this term.
-    pub(super) fn look(&mut self, metrics: &RaftMetrics<Types>, now_ms: u64) -> bool {
+    /// Takes in what the engine says and when a majority was heard; whether an entry is to be written in
+    /// this term.
+    pub(super) fn look(
+        &mut self,
+        metrics: &RaftMetrics<Types>,
+        acked_ms: u64,
+        now_ms: u64,
+    ) -> bool {
         let leads = metrics.running_state.is_ok() && metrics.state.is_leader();
-        let acked_ms = acked_ms(metrics, now_ms);
         let term = metrics.current_term;
         if let Some(current) = &self.current {
             let silent = now_ms > acked_ms + 2 * self.lease_ms;
@@ -145,14 +151,94 @@ impl Throne {
     }
 }
 
-/// When the newest message that a majority has acknowledged was sent.
-pub(super) fn acked_ms(metrics: &RaftMetrics<Types>, now_ms: u64) -> u64 {
-    let membership = metrics.membership_config.membership();
-    if membership.voter_ids().all(|id| id == metrics.id) {
-        return FOR_EVER_MS;
+/// Between the engine's clock, which stands still while the board sleeps, and the one of leases, which
+/// goes on: what was acknowledged before a sleep is not fresh after it.
+pub(super) struct Clocks {
+    /// Of the two only their distance counts: from this moment of the engine's on.
+    start: Instant,
+    /// No less than what the clock of leases is ahead, as of the last sleep.
+    ahead_ms: Option<u64>,
+    /// What was heard until then, on the engine's clock, was heard before a sleep.
+    slept: Option<Instant>,
+}
+
+impl Clocks {
+    pub(super) fn new() -> Self {
+        Self { start: Instant::now(), ahead_ms: None, slept: None }
     }
-    let Some(acked) = &metrics.last_quorum_acked else { return 0 };
-    let ago_ms = u64::try_from(acked.elapsed().as_millis()).unwrap_or(u64::MAX);
-    // Rounded up: a lease is never taken for longer than it is.
-    now_ms.saturating_sub(ago_ms.saturating_add(1))
+
+    /// The time of leases, and whatever must be known to compare the engine's with it.
+    pub(super) fn look(&mut self) -> u64 {
+        let before = Instant::now();
+        let now_ms = boot_ms();
+        self.saw(before, now_ms, Instant::now());
+        now_ms
+    }
+
+    /// The clock of leases showed `now_ms` between these two moments of the engine's.
+    fn saw(&mut self, before: Instant, now_ms: u64, after: Instant) {
+        let since = |at: Instant| millis(at.saturating_duration_since(self.start));
+        let (most, least) =
+            (now_ms.saturating_sub(since(before)), now_ms.saturating_sub(since(after) + 1));
+        match self.ahead_ms {
+            // Nothing but sleep lets it grow. Both are known to a millisecond.
+            Some(ahead) if least > ahead + 1 => {
+                self.ahead_ms = Some(most);
+                self.slept = Some(after);
+            }
+            known => self.ahead_ms = Some(known.map_or(most, |ahead| ahead.min(most))),
+        }
+    }
+
+    /// When the newest message that a majority has acknowledged was sent.
+    pub(super) fn acked_ms(&self, metrics: &RaftMetrics<Types>, now_ms: u64) -> u64 {
+        let membership = metrics.membership_config.membership();
+        if membership.voter_ids().all(|id| id == metrics.id) {
+            return FOR_EVER_MS;
+        }
+        // Before the other: a lease is never taken for longer than it is.
+        let now = Instant::now();
+        let ago = metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed());
+        ago.map_or(0, |ago| self.at(ago, now, now_ms))
+    }
+
+    /// `ago`, of the engine's clock, before now.
+    fn at(&self, ago: Duration, now: Instant, now_ms: u64) -> u64 {
+        if self.slept.is_some_and(|slept| ago >= now.saturating_duration_since(slept)) {
+            return 0;
+        }
+        // Rounded up.
+        now_ms.saturating_sub(millis(ago).saturating_add(1))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_heard_before_a_sleep_is_not_fresh_after_it() {
+        const MS: Duration = Duration::from_millis(1);
+        let (mut clocks, boot) = (Clocks::new(), 5_000_000);
+        let start = clocks.start;
+        clocks.saw(start, boot, start);
+        // Looks that are held up between the clocks are no sleep, whichever they saw first.
+        for (before, now_ms, after) in [(10, 10, 90), (100, 180, 180), (200, 200, 200)] {
+            clocks.saw(start + before * MS, boot + now_ms, start + after * MS);
+            let now = start + after * MS;
+            assert_eq!(clocks.at(30 * MS, now, boot + now_ms), boot + now_ms - 31, "{now_ms}");
+        }
+        // Five seconds pass in 50 ms.
+        let (now, now_ms) = (start + 250 * MS, boot + 5_250);
+        clocks.saw(now, now_ms, now);
+        assert_eq!(clocks.at(30 * MS, now, now_ms), 0, "it was heard five seconds ago");
+        let (now, now_ms) = (now + 100 * MS, now_ms + 100);
+        clocks.saw(now, now_ms, now);
+        assert_eq!(clocks.at(130 * MS, now, now_ms), 0);
+        assert_eq!(clocks.at(40 * MS, now, now_ms), now_ms - 41, "that was after the sleep");
+    }
 }

@@ -56,12 +56,11 @@ pub(in crate::io::store) enum GroupRequest {
         /// Answered when they are gone.
         done: Done<()>,
     },
-    /// Entries up to here are in a snapshot and nobody needs them; more may be kept.
+    /// Entries up to here are in a snapshot and nobody needs them; more may be kept, and for longer. Nobody
+    /// waits for it: the engine would send no heartbeats meanwhile.
     Purge {
         /// The last one.
         upto: u64,
-        /// Answered when it is done.
-        done: Done<()>,
     },
     /// Makes a vote durable.
     SaveVote {
@@ -150,10 +149,11 @@ pub(in crate::io::store) struct GroupState {
 /// What the store's thread asks of the engine.
 #[derive(Debug)]
 pub(in crate::io::store) enum Ask {
-    /// Entries to replicate in the reign of this term, in this order: tag and payload.
+    /// Entries to replicate while this mandate lasts, in this order: tag and payload.
     Propose {
-        /// Term of the reign in which they were staged: no other may append them.
-        term: u64,
+        /// Of the reign in which they were staged: in no other they may be appended, not even in a later
+        /// one of the same term.
+        mandate: Mandate,
         /// Tag and payload of each.
         entries: Vec<(u64, Bytes)>,
     },

@@ -190,3 +190,36 @@ async fn the_hook_sees_objects_then_changes_in_order() {
     assert_eq!(seen.lock().expect("whole").last(), Some(&(gone, false)));
     store.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_that_takes_long_to_sync_keeps_no_reader_and_no_watch_waiting() {
+    const STALL: Duration = Duration::from_secs(2);
+    let dir = Dir::new();
+    let options = Options::new(&dir.0);
+    let faults = options.faults.clone();
+    let store = Store::open_alone(options, Box::new(())).expect("opens");
+    let pod = key("/pods", "a", "p");
+    let put = put(pod.clone(), Base::Absent, body("p"));
+    let version = store.propose(vec![put]).await.expect("written").versions[0];
+    faults.stall(STALL.as_millis() as u64);
+    let closing = tokio::spawn({
+        let store = store.clone();
+        async move { store.close().await }
+    });
+    let begun = Instant::now();
+    while store.syncing_since().is_none() {
+        assert!(begun.elapsed() < STALL, "it does not flush");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let watches = std::thread::spawn({
+        let store = store.clone();
+        move || store.watch_kind(&"/never/mentioned".into(), None, version).is_ok()
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    for _ in 0..50 {
+        assert!(store.get(&pod).expect("read").is_some());
+    }
+    assert!(watches.join().expect("joined"));
+    assert!(store.syncing_since().is_some(), "they waited for the disk");
+    closing.await.expect("closed");
+}

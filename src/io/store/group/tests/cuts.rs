@@ -1,18 +1,26 @@
 //! Power cuts of some or all boards, and who counts: what a majority of voters has synced stays, and
 //! nothing else is acknowledged.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
 
-use model::ids::Version;
+use model::ids::{Uid, Version};
 use model::masters::{GroupAnswerV1, GroupAskV1, MemberId, VoteV1};
+use model::timestamp::Timestamp;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::LARGE_LOG;
 use super::bed::{Bed, Client, ids, member, until};
 use super::write;
-use crate::io::store::group::MemberChange;
+use crate::io::store::entry::{BaseV1, EntryV1, OpV1};
+use crate::io::store::group::proposer::propose;
+use crate::io::store::group::{MemberChange, seam::Ask};
+use crate::io::store::standing::boot_ms;
 use crate::io::store::tests::{key, put};
-use crate::io::store::{Base, ProposeError, Store};
+use crate::io::store::{Base, Mandate, ProposeError, Store};
 
 /// Longer than any lease of the bed.
 const LEASES_OVER: Duration = Duration::from_millis(1_500);
@@ -204,5 +212,61 @@ async fn a_learner_is_no_majority() {
     );
     assert!(refused, "{written:?}");
     assert!(mandate.confirm().await.is_err(), "nobody confirms that it leads");
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_staged_in_a_reign_that_is_over_reaches_no_later_one_of_its_term() {
+    let bed = Bed::new(47, LARGE_LOG).await;
+    let (nth, mandate) = bed.leader(5).await;
+    let (store, group) = (bed.seats[nth].store.clone(), bed.seats[nth].group.clone());
+    let (store, group) = (store.expect("leads"), group.expect("leads"));
+    let (confirm, _asked) = mpsc::channel(1);
+    let (_over, ended) = watch::channel(true);
+    let acked_ms = Arc::new(AtomicU64::new(boot_ms()));
+    let old = Mandate::group(mandate.reign(), acked_ms, 60_000, ended, confirm);
+    let late = key("/pods", "a", "late");
+    let op = OpV1 {
+        kind: late.kind.clone(),
+        namespace: late.namespace.clone(),
+        name: late.name.clone(),
+        base: BaseV1::Absent,
+        uid: Uid([3; 16]),
+        body: Some(super::bed::value(1)),
+        old: None,
+    };
+    let payload = EntryV1::At(Timestamp(1), vec![op]).encode().into();
+    let (asks, asked) = mpsc::channel(1);
+    let proposing = tokio::spawn(propose(group.shared.engine.clone(), store.engine(), asked));
+    let ask = Ask::Propose { mandate: old, entries: vec![(u64::MAX, payload)] };
+    asks.send(ask).await.expect("taken");
+    drop(asks);
+    proposing.await.expect("ends");
+    write(&bed, &mut [Client::new(0)], 1).await;
+    assert!(store.get(&late).expect("read").is_none(), "it came behind the next reign's beginning");
+    bed.stop().await;
+}
+
+/// On one thread, so that nothing else runs while this test holds it.
+#[tokio::test]
+async fn a_heartbeat_stands_in_the_engines_queue_before_it_can_be_answered() {
+    let mut bed = Bed::new(48, LARGE_LOG).await;
+    bed.grow([2, 3], LARGE_LOG).await;
+    let (leader, mandate) = bed.leader(5).await;
+    let group = bed.seats[(leader + 1) % 3].group.clone().expect("on");
+    let term = mandate.reign().term + 5;
+    let vote = VoteV1 { term, of: bed.seats[leader].id, granted: true };
+    let beat = GroupAskV1::Beat { vote, previous: None, commit: None };
+    let mut beat = Box::pin(group.answer(beat));
+    let mut context = Context::from_waker(Waker::noop());
+    let _ = beat.as_mut().poll(&mut context);
+    let begun = Instant::now();
+    let seen =
+        || matches!(group.standing(), GroupAnswerV1::Standing { vote: seen, .. } if seen == vote);
+    while !seen() {
+        assert!(begun.elapsed() < Duration::from_secs(5), "it waits for a task");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(beat);
     bed.stop().await;
 }

@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use model::masters::LogIdV1;
+use openraft::storage::RaftLogStorage;
 use tokio::time::sleep;
 
 use super::LARGE_LOG;
 use super::bed::{Bed, Client, ids, until};
 use super::write;
+use crate::io::store::group::types::to_engine;
 use crate::io::store::tests::{key, put};
 use crate::io::store::{Base, ProposeError};
 
@@ -144,6 +147,31 @@ async fn a_leader_whose_disk_is_full_gives_way_and_comes_back() {
     write(&bed, &mut clients, 3).await;
     bed.agree(&ids([1, 2, 3])).await;
     clients[0].check(bed.seats[nth].store.as_ref().expect("on"));
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_beginning_of_the_log_goes_without_holding_the_engine_up() {
+    let bed = Bed::new(18, LARGE_LOG).await;
+    let mut clients = [Client::new(0)];
+    write(&bed, &mut clients, 3).await;
+    let (nth, mandate) = bed.leader(5).await;
+    let (store, group) = (bed.seats[nth].store.clone(), bed.seats[nth].group.clone());
+    let (store, group) = (store.expect("on"), group.expect("on"));
+    bed.seats[nth].options.faults.stall(2_000);
+    let stuck = tokio::spawn({
+        let store = store.clone();
+        async move { clients[0].write(&store).await }
+    });
+    until("the disk stalls", 5, || store.syncing_since().is_some()).await;
+    let upto = to_engine(LogIdV1 { term: mandate.reign().term, index: 2 }).expect("an entry");
+    let begun = Instant::now();
+    group.shared.log.clone().purge(upto).await.expect("asked for");
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(500), "no heartbeat for {took:?}");
+    assert!(store.syncing_since().is_some(), "the disk was fast");
+    bed.seats[nth].options.faults.stall(0);
+    stuck.await.expect("ends");
     bed.stop().await;
 }
 

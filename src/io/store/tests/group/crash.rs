@@ -195,10 +195,14 @@ async fn a_large_log_asks_for_a_snapshot_and_is_cut_when_nobody_needs_it() {
     assert_eq!(file.head.bytes, fs::metadata(&file.path).expect("there").len());
     let newest = replica.ask(|done| GroupRequest::Newest { done }).await.expect("looked");
     assert_eq!(newest.as_ref(), Some(&file));
-    replica.ask(|done| GroupRequest::Purge { upto: 14, done }).await.expect("purged");
+    replica.store.engine().send(GroupRequest::Purge { upto: 14 }).expect("runs");
+    let begun = std::time::Instant::now();
+    while !replica.read(1, 1, 100).await.is_empty() {
+        assert!(begun.elapsed().as_secs() < 10, "nothing is removed");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let kept = replica.read(14, 14, 100).await;
     assert_eq!(kept, log[13..]);
-    assert_eq!(replica.read(1, 1, 100).await, []);
     replica.store.abandon().await;
     // LMDB lost: the snapshot and what the log still has are enough.
     fs::remove_dir_all(dir.0.join("state")).expect("removed");
@@ -213,17 +217,40 @@ async fn a_large_log_asks_for_a_snapshot_and_is_cut_when_nobody_needs_it() {
 }
 
 #[tokio::test]
-async fn a_purge_beyond_the_log_waits_for_the_install_that_covers_it() {
+async fn a_purge_beyond_the_log_removes_nothing_that_is_needed() {
     let (_leader, file) = snapshot_of(&history(20, 1000)).await;
     let dir = filled(&history(6, 100), 6).await;
     let replica = Replica::open(&dir.0).await;
-    let (done, mut purged) = oneshot::channel();
-    replica.store.engine().send(GroupRequest::Purge { upto: 20, done }).expect("runs");
+    replica.store.engine().send(GroupRequest::Purge { upto: 20 }).expect("runs");
     assert_eq!(replica.read(6, 6, 100).await.len(), 1, "the thread goes on");
-    assert!(purged.try_recv().is_err(), "it is not covered yet");
     replica.install(download(&file, &dir)).await.expect("installs");
-    purged.await.expect("answered").expect("purged");
+    replica.store.engine().send(GroupRequest::Purge { upto: 20 }).expect("runs");
     replica.append_and_commit(&[pod(1, 21, 10)]).await;
     assert_eq!(pods(&replica.store), named(3..=21));
+    replica.store.close().await;
+}
+
+#[tokio::test]
+async fn what_this_log_could_not_take_is_not_applied_although_the_group_committed_it() {
+    let dir = Dir::new();
+    let mut options = Options::new(&dir.0);
+    options.faults = Faults::volatile();
+    let faults = options.faults.clone();
+    let replica = Replica::open_with(options).await;
+    replica.append_and_commit(&history(4, 100)).await;
+    faults.fill(true);
+    // More than the segment has room for. The engine hears of the failure after it has sent both.
+    let entries = vec![pod(1, 5, 400_000)];
+    let appended = replica.begin_append(entries.clone());
+    let applied = replica.commit(entries.clone()).await;
+    assert!(appended.await.expect("answered").is_err() && applied.is_err(), "{applied:?}");
+    faults.fill(false);
+    // Flushes what is applied.
+    replica.store.close().await;
+    let replica = Replica::open(&dir.0).await;
+    assert_eq!((replica.state.last, replica.state.applied), (id(1, 4), id(1, 4)));
+    assert_eq!(pods(&replica.store), named(3..=4));
+    replica.append_and_commit(&entries).await;
+    assert_eq!(pods(&replica.store), named(3..=5));
     replica.store.close().await;
 }

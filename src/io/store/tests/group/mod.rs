@@ -127,7 +127,7 @@ impl Replica {
     /// What the leader hands over next.
     pub(super) async fn proposed(&mut self) -> (u64, Vec<(u64, Bytes)>) {
         match self.asks.recv().await.expect("the thread runs") {
-            Ask::Propose { term, entries } => (term, entries),
+            Ask::Propose { mandate, entries } => (mandate.reign().term, entries),
             Ask::Snapshot => panic!("no snapshot was due"),
         }
     }

@@ -219,6 +219,37 @@ async fn events_of_another_reign_are_gone_and_their_watches_begin_again() {
     replica.store.close().await;
 }
 
+/// An entry that makes so many pods.
+fn several(term: u64, index: u64, count: u64) -> LogEntry {
+    let op = |nth| OpV1 {
+        kind: "/pods".into(),
+        namespace: "a".into(),
+        name: format!("p{index}-{nth}"),
+        base: BaseV1::Absent,
+        uid: Uid([3; 16]),
+        body: Some(body("x")),
+        old: None,
+    };
+    let payload = EntryV1::At(Timestamp(index as i64), (0..count).map(op).collect()).encode();
+    LogEntry { term, index, payload: payload.into(), tag: 0 }
+}
+
+#[tokio::test]
+async fn a_reign_that_goes_on_gives_no_version_of_the_log_to_an_event() {
+    let dir = Dir::new();
+    let (replica, _leads) = leader(&dir).await;
+    replica.step_down().await;
+    // An entry of this leader is applied behind the one above which its reign goes on.
+    replica.append_and_commit(&[blank(1, 3), several(1, 4, 5)]).await;
+    let _leads = replica.lead(1).await;
+    let event = put(key("/events", "a", "e"), Base::Absent, body("e"));
+    let event = replica.store.propose_memory(vec![event]).await.expect("put").versions[0];
+    let pods = replica.store.list(&all("/pods")).expect("list").records;
+    assert_eq!(pods.len(), 5);
+    assert!(pods.iter().all(|pod| pod.version < event), "{event}");
+    replica.store.close().await;
+}
+
 #[tokio::test]
 async fn a_hook_sees_every_object_then_every_change_until_it_is_let_go() {
     #[derive(Clone, Default)]

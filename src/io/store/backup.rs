@@ -23,7 +23,7 @@ use super::{
     log::{Log, Position, io_error},
     open::{self, Paths, last_version, raised},
     requests::Request,
-    snapshot,
+    snapshot::{self, Stop},
     state::State,
     types::OpenError,
     writer::Writer,
@@ -130,7 +130,7 @@ fn capture(dir: &Path, state: &State) -> io::Result<Capture> {
     file::remove(&name, &faults)?;
     let file = DiskFile::create(&name, &faults)?;
     file::remove(&name, &faults)?;
-    let written = snapshot::write_rows(&file, state);
+    let written = snapshot::write_rows(&file, state, &Stop::default());
     // Memory does not grow with what is saved.
     state.give_back();
     let written = written?;

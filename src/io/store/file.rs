@@ -73,7 +73,7 @@ impl Faults {
     }
 
     /// Waits as long as a sync takes.
-    fn pause(&self) {
+    pub(super) fn pause(&self) {
         let millis = self.stall_ms.load(std::sync::atomic::Ordering::SeqCst);
         std::thread::sleep(std::time::Duration::from_millis(millis));
     }
@@ -124,10 +124,11 @@ impl Faults {
         self.check()
     }
 
+    /// Where the test build waits.
     #[cfg(not(test))]
     #[inline]
     #[expect(clippy::unused_self, reason = "the test build waits here")]
-    fn pause(&self) {}
+    pub(super) fn pause(&self) {}
 
     /// LMDB syncs by itself: here a trial makes it slow, or fail.
     pub(super) fn commits(&self) -> io::Result<()> {

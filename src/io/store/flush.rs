@@ -1,4 +1,4 @@
-//! What is applied goes to LMDB now and then; a large log ends in a snapshot.
+//! What is applied goes to LMDB now and then, and the beginning of the log goes.
 
 use std::{
     io,
@@ -6,16 +6,11 @@ use std::{
 };
 
 use super::{
-    requests::Request,
-    snapshot::{self, Written},
     state::{FlushError, Put},
-    writer::{FLUSH_IDLE, Role, Writer},
+    writer::{FLUSH_IDLE, Writer},
 };
 
 const FLUSH_BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// A snapshot writes the whole state: after a failure it is not tried at every flush.
-pub(super) const SNAPSHOT_BACKOFF: (Duration, Duration) =
-    (Duration::from_secs(30), Duration::from_secs(1800));
 
 impl Writer {
     /// Moves the overlay into LMDB; on failure it stays and is tried again later.
@@ -84,64 +79,8 @@ impl Writer {
     }
 
     /// Log bytes at which a snapshot is due.
-    fn cut_at(&self) -> u64 {
-        self.options.log_bytes.max(2 * self.snapshot_bytes)
-    }
-
-    /// Begins a snapshot when the log is large; in a group the engine does, when it is told.
-    fn want_snapshot(&mut self) {
-        let wanted = self.log.bytes() >= self.cut_at();
-        if self.snapshot.is_some() || !wanted || !self.snapshot_backoff.is_over(Instant::now()) {
-            return;
-        }
-        match &mut self.role {
-            Role::Group(replica) => replica.ask_for_snapshot(),
-            _ => self.start_snapshot(),
-        }
-    }
-
-    /// Begins a snapshot on a thread of its own.
-    pub(super) fn start_snapshot(&mut self) {
-        let Some(own) = self.own.upgrade() else { return };
-        let Some(state) = self.shared.read().state.clone() else { return };
-        let (dir, faults) = (self.paths.snapshots.clone(), self.options.faults.clone());
-        let spawned = std::thread::Builder::new().name("store-snapshot".into()).spawn(move || {
-            let written = snapshot::write(&dir, &state, &faults);
-            drop(state);
-            // The store may have ended: the snapshot is good all the same.
-            let _ = own.send(Request::Snapshotted(written));
-        });
-        match spawned {
-            Ok(thread) => self.snapshot = Some(thread),
-            Err(error) => tracing::warn!(%error, "cannot start a snapshot"),
-        }
-    }
-
-    /// Removes log segments that the snapshot covers, down to half of the bound. In a group they go
-    /// when the engine says that nobody needs them.
-    pub(super) fn snapshotted(&mut self, result: io::Result<Written>) {
-        if let Some(thread) = self.snapshot.take() {
-            // It has sent its result: nothing is left that could fail.
-            let _ = thread.join();
-        }
-        let cut = match &result {
-            Ok(written) => {
-                self.snapshot_bytes = written.bytes;
-                match self.role {
-                    Role::Group(_) => Ok(()),
-                    _ => self.remove_covered(written.head.position.index),
-                }
-            }
-            Err(error) => Err(io::Error::other(error.to_string())),
-        };
-        match cut {
-            Ok(()) => self.snapshot_backoff.succeeded(),
-            Err(error) => {
-                self.snapshot_backoff.failed(Instant::now());
-                tracing::warn!(%error, "cannot write a snapshot: the log keeps growing");
-            }
-        }
-        self.tell_snapshot(result);
+    pub(super) fn cut_at(&self) -> u64 {
+        self.options.log_bytes.max(2 * self.work.bytes)
     }
 
     /// Removes segments that end at or before `index`, while the log is longer than half of the bound.

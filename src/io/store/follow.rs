@@ -18,7 +18,7 @@ use model::{
 use super::{
     entry::{EntryV1, FRAME_BYTES},
     flight::{Flight, Queued},
-    group::seam::{Ask, Asks, Done, Flushed, GroupRequest, LogEntry, Refusal, SnapshotFile},
+    group::seam::{Ask, Asks, Done, Flushed, GroupRequest, LogEntry, Refusal},
     log::{AppendError, Group},
     open, record,
     requests::{Unattached, Write},
@@ -37,10 +37,8 @@ pub(super) struct Replica {
     /// Whether this board leads, in the reign that is told.
     leads: bool,
     flight: Flight,
-    /// Who waits for the snapshot that is being written.
-    pub(super) snapshots: Vec<Done<SnapshotFile>>,
-    /// The engine was asked for a snapshot.
-    pub(super) asked_for_snapshot: bool,
+    /// The engine does not know yet of the newest snapshot.
+    owes_snapshot: bool,
 }
 
 /// Entries that become durable with one sync.
@@ -53,21 +51,19 @@ pub(super) struct Appends {
 
 impl Replica {
     pub(super) fn new(asks: Asks) -> Self {
-        Self {
-            asks,
-            leads: false,
-            flight: Flight::default(),
-            snapshots: Vec::new(),
-            asked_for_snapshot: false,
-        }
+        Self { asks, leads: false, flight: Flight::default(), owes_snapshot: false }
     }
 
-    /// Tells the engine that the log is large.
-    pub(super) fn ask_for_snapshot(&mut self) {
-        if !self.asked_for_snapshot {
-            // A full queue is asked again at the next flush.
-            self.asked_for_snapshot = self.asks.try_send(Ask::Snapshot).is_ok();
-        }
+    /// There is a new snapshot.
+    pub(super) fn has_snapshot(&mut self) {
+        self.owes_snapshot = true;
+        self.tell_snapshot();
+    }
+
+    /// Tells the engine of a snapshot of which it does not know.
+    pub(super) fn tell_snapshot(&mut self) {
+        // A full queue is tried again at the next flush.
+        self.owes_snapshot = self.owes_snapshot && self.asks.try_send(Ask::Snapshot).is_err();
     }
 }
 
@@ -106,7 +102,7 @@ impl Writer {
             }
             GroupRequest::Install { file, done } => answer(done, self.install(file)),
             GroupRequest::Snapshot { done } => self.write_snapshot(done),
-            GroupRequest::Newest { done } => answer(done, self.newest_snapshot()),
+            GroupRequest::Newest { done } => self.newest_snapshot(done),
             GroupRequest::Refused { tags, why } => self.refused(&tags, why),
             GroupRequest::Reign(Some(mandate)) => self.begin_reign(mandate),
             GroupRequest::Reign(None) => self.end_reign(),
@@ -183,7 +179,7 @@ impl Writer {
     /// Notes what nobody needs any more; it goes between other requests.
     fn purge(&mut self, upto: u64) {
         // No further than a snapshot reaches: a lost LMDB is rebuilt from it.
-        let covered = self.newest.as_ref().map_or(0, |newest| newest.head.last.index);
+        let covered = self.work.newest.as_ref().map_or(0, |newest| newest.head.last.index);
         self.purging = self.purging.max(Some(upto.min(covered)));
     }
 
@@ -424,7 +420,8 @@ enum Staging {
     Answered,
 }
 
-fn answer<T>(done: Done<T>, result: io::Result<T>) {
+/// Answers the engine.
+pub(super) fn answer<T>(done: Done<T>, result: io::Result<T>) {
     // An engine that is gone asks no more.
     let _ = done.send(result);
 }

@@ -40,6 +40,7 @@ mod state;
 mod tests;
 mod types;
 mod vote;
+mod work;
 mod write_memory;
 mod writer;
 
@@ -72,11 +73,10 @@ pub use types::{
     ProposeError, Record, StoreError, WatchError,
 };
 
-use backoff::Backoff;
-use flush::SNAPSHOT_BACKOFF;
 use group::seam::{Asks, GroupRequest, GroupState};
 use live::Shared;
 use requests::{Entry, Request, Write};
+use work::Work;
 use writer::{FLUSH_IDLE, Role, Syncing, Writer};
 
 /// An open store; clones are the same store.
@@ -159,10 +159,7 @@ impl Store {
             flush_at: opened.dirty.then(|| Instant::now() + FLUSH_IDLE),
             flush_backoff: FLUSH_IDLE,
             purging: None,
-            snapshot: None,
-            snapshot_backoff: Backoff::new(SNAPSHOT_BACKOFF.0, SNAPSHOT_BACKOFF.1),
-            snapshot_bytes: 0,
-            newest: None,
+            work: Work::new(),
             syncing: syncing.clone(),
             lock: opened.lock,
         };
@@ -308,6 +305,16 @@ impl Store {
     /// Since when the thread waits for the disk, when it does.
     pub(in crate::io::store) fn syncing_since(&self) -> Option<Instant> {
         self.syncing.lock().unwrap_or_else(PoisonError::into_inner).waits_since
+    }
+
+    /// Whether the beginning of this epoch's log is gone.
+    pub(in crate::io::store) fn is_cut(&self) -> bool {
+        let live = self.shared.read();
+        let epoch = live.segments.last().map(|newest| newest.header.epoch);
+        let mut of_epoch = live.segments.iter().map(|segment| segment.header);
+        of_epoch
+            .find(|header| Some(header.epoch) == epoch)
+            .is_some_and(|first| first.first_index > 1)
     }
 
     /// When the disk last had no room for a write.

@@ -32,7 +32,7 @@ use super::{
     live::{Counts, Latest, Live, Overlay, Shared},
     log::{AppendError, Log, Position, io_error},
     pages, record,
-    snapshot::{self, Head},
+    snapshot::{self, Head, Stop},
     state::{self, FlushError, Put, State},
     types::{Applied, Change, OpenError, Options, Record, StoreError},
     vote::VoteFile,
@@ -329,7 +329,7 @@ fn go_on_after(
         logged = log.position().index,
         "the disk lost the end of the log: going on after the state, watch history is lost"
     );
-    snapshot::write(&paths.snapshots, state, &options.faults)
+    snapshot::write(&paths.snapshots, state, &options.faults, &Stop::default())
         .map_err(io_error("write a snapshot in", &paths.snapshots))?;
     log.restart_after(raised(applied))
 }

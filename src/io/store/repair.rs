@@ -14,7 +14,7 @@ use super::{
     log::{Log, Position, io_error, segment_path, segment_paths},
     open::{self, Paths, last_version, raised},
     segment::{self, HEADER_BYTES, HeaderRead, SegmentHeader},
-    snapshot,
+    snapshot::{self, Stop},
     types::OpenError,
     vote::VoteFile,
 };
@@ -40,7 +40,7 @@ pub(super) fn repair(dir: &Path, version: Version) -> Result<Version, OpenError>
     let (state, applied) = open::usable_state(dir, &paths, &log)?;
     let repaired = if applied.index > log.position().index {
         // The state reaches further: it becomes the start, and the next open begins a log after it.
-        snapshot::write(&paths.snapshots, &state, &faults)
+        snapshot::write(&paths.snapshots, &state, &faults, &Stop::default())
             .map_err(io_error("write a snapshot in", &paths.snapshots))
             .and_then(|_| remove_segments(&paths.log, None))
             .map(|()| last_version(applied))
@@ -61,7 +61,7 @@ pub(super) fn promote(dir: &Path) -> Result<Version, OpenError> {
     let (state, applied) = open::usable_state(dir, &paths, &log)?;
     let end = log.position();
     let kept = if applied.index > end.index {
-        snapshot::write(&paths.snapshots, &state, &faults)
+        snapshot::write(&paths.snapshots, &state, &faults, &Stop::default())
             .map_err(io_error("write a snapshot in", &paths.snapshots))
             .and_then(|_| log.restart_after(raised(applied)))
             .map(|()| last_version(applied))

@@ -1,4 +1,4 @@
-//! How a store becomes a group's replica, where it stands then, and its snapshots.
+//! How a store becomes a group's replica, where it stands then, and how a snapshot replaces it.
 
 use std::{
     io,
@@ -10,13 +10,13 @@ use model::masters::{LogIdV1, MemberId, MemberV1, MembersV1, SnapshotHeadV1, Vot
 use super::{
     entry::EntryV1,
     follow::Replica,
-    group::seam::{Done, GroupState, SnapshotFile},
+    group::seam::{GroupState, SnapshotFile},
     install,
     live::Overlay,
     log::{AppendError, Position, io_error},
     open,
     requests::Entry,
-    snapshot::{self, Head, Written},
+    snapshot::Head,
     stage::Staged,
     types::OpenError,
     vote::{Ballot, VoteFile},
@@ -122,26 +122,30 @@ impl Writer {
             return Err(io::Error::other("the snapshot is older than the state"));
         }
         self.waits_for_disk(true);
+        // It reads the state that goes, and would take away the file that comes.
+        self.work.abandon();
         let installed = self.install_file(&path, &head);
         self.waits_for_disk(false);
-        installed?;
-        self.newest = None;
-        Ok(())
+        self.installed_snapshot(installed, &head)
     }
 
-    fn install_file(&mut self, file: &Path, wanted: &SnapshotHeadV1) -> io::Result<()> {
+    fn install_file(
+        &mut self,
+        file: &Path,
+        wanted: &SnapshotHeadV1,
+    ) -> io::Result<(PathBuf, Head)> {
         let last = wanted.last;
         let keeps_log = self.log.term_at(last.index)? == Some(last.term)
             && self.log.position().epoch == wanted.epoch;
         let SnapshotHeadV1 { epoch, base, .. } = *wanted;
         let position = Position { epoch, base, term: last.term, index: last.index };
         let (path, head) = install::begin(&self.paths, file, position, keeps_log, &self.options)?;
-        let placed = self.place(path, head, keeps_log);
+        let placed = self.place(path.clone(), head.clone(), keeps_log);
         if let Err(error) = &placed {
             // Log and state may not belong together: the next start finishes it.
             self.fail(error);
         }
-        placed
+        placed.map(|()| (path, head))
     }
 
     fn place(&mut self, path: PathBuf, head: Head, keeps_log: bool) -> io::Result<()> {
@@ -187,72 +191,5 @@ impl Writer {
         self.purging = None;
         self.flushed_bytes = self.log.appended_bytes();
         Ok(())
-    }
-
-    /// Begins a snapshot of what is applied, and answers when it is written.
-    pub(super) fn write_snapshot(&mut self, done: Done<SnapshotFile>) {
-        if self.snapshot.is_none() {
-            if let Err(error) = self.flush_all() {
-                // An engine that is gone asks no more.
-                let _ = done.send(Err(error));
-                return;
-            }
-            self.start_snapshot();
-        }
-        if let Role::Group(replica) = &mut self.role
-            && self.snapshot.is_some()
-        {
-            return replica.snapshots.push(done);
-        }
-        let _ = done.send(Err(io::Error::other("the snapshot cannot be started")));
-    }
-
-    /// Tells those who wait for a snapshot.
-    pub(super) fn tell_snapshot(&mut self, result: io::Result<Written>) {
-        let file = result.map(|written| self.snapshot_file(written));
-        if let Ok(file) = &file {
-            self.newest = Some(file.clone());
-        }
-        let Role::Group(replica) = &mut self.role else { return };
-        replica.asked_for_snapshot = false;
-        for done in std::mem::take(&mut replica.snapshots) {
-            let file = file.as_ref().map(SnapshotFile::clone);
-            // An engine that is gone asks no more.
-            let _ = done.send(file.map_err(|error| io::Error::other(error.to_string())));
-        }
-    }
-
-    /// The newest snapshot from which another member of this epoch can go on.
-    pub(super) fn newest_snapshot(&mut self) -> io::Result<Option<SnapshotFile>> {
-        if self.newest.is_none()
-            && let Some((path, head)) = snapshot::newest(&self.paths.snapshots)?
-        {
-            let (sha256, bytes) = snapshot::digest(&path)?;
-            let sha256 = Some(sha256);
-            self.newest = Some(self.snapshot_file(Written { path, head, bytes, sha256 }));
-        }
-        let purged = self.log.before_epoch().map_or(0, |purged| purged.index);
-        let epoch = self.log.position().epoch;
-        let good = |file: &&SnapshotFile| {
-            file.head.epoch == epoch
-                && file.head.last.index >= purged
-                && !file.head.members.members.is_empty()
-        };
-        Ok(self.newest.as_ref().filter(good).cloned())
-    }
-
-    fn snapshot_file(&self, written: Written) -> SnapshotFile {
-        let Written { path, head: Head { position, membership }, bytes, sha256 } = written;
-        let vote = self.vote.as_ref().map(|vote| vote.ballot().vote).unwrap_or_default();
-        let head = SnapshotHeadV1 {
-            vote,
-            last: LogIdV1 { term: position.term, index: position.index },
-            members: membership.map(|membership| membership.members).unwrap_or_default(),
-            epoch: position.epoch,
-            base: position.base,
-            bytes,
-            sha256: sha256.unwrap_or_default(),
-        };
-        SnapshotFile { path, head }
     }
 }

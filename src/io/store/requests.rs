@@ -9,9 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::{
     backup::Flushed,
     group::seam::{Asks, GroupRequest, GroupState},
-    snapshot::Written,
     standing::{Mandate, NotLeading},
     types::{Applied, Committed, Op, OpenError, ProposeError},
+    work::Worked,
 };
 
 /// How an answer goes back.
@@ -23,8 +23,13 @@ pub(super) type Reply<T> = Box<dyn FnOnce(T) + Send>;
 pub(super) enum Request {
     /// Operations on logged or on memory-only kinds.
     Write(Write),
-    /// A snapshot was written, or not.
-    Snapshotted(std::io::Result<Written>),
+    /// Work on a snapshot has ended.
+    Snapshotted {
+        /// Which.
+        number: u64,
+        /// What came of it.
+        worked: Worked,
+    },
     /// Begin to lead, alone.
     LeadAlone {
         /// Who follows from inside.

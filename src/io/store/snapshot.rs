@@ -10,6 +10,10 @@ use std::{
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use model::{
@@ -60,34 +64,90 @@ pub(super) struct Written {
     pub(super) sha256: Option<[u8; 32]>,
 }
 
-/// SHA-256 and length of a file.
-pub(super) fn digest(path: &Path) -> io::Result<([u8; 32], u64)> {
-    let mut hash = Sha256::new();
-    let mut file = io::BufReader::with_capacity(CHUNK_BYTES, fs::File::open(path)?);
-    let bytes = io::copy(&mut file, &mut hash)?;
-    Ok((hash.finalize().into(), bytes))
+/// Ends work on a snapshot that nobody wants any more.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Nobody wants it any more.
+    pub(super) fn stop(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.0.load(Ordering::SeqCst) {
+            true => Err(io::Error::other("the snapshot is not wanted any more")),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Writes the state in LMDB to a new snapshot in `dir`.
-pub(super) fn write(dir: &Path, state: &State, faults: &Faults) -> io::Result<Written> {
+pub(super) fn write(
+    dir: &Path,
+    state: &State,
+    faults: &Faults,
+    stop: &Stop,
+) -> io::Result<Written> {
     fs::create_dir_all(dir)?;
     let temporary = dir.join("snapshot.new");
     file::remove(&temporary, faults)?;
-    let written = write_file(&temporary, state, faults);
-    let (head, bytes) = match written {
-        Ok(written) => written,
-        Err(error) => {
-            file::remove(&temporary, faults)?;
-            return Err(error);
-        }
-    };
-    if load(&temporary, |_, _| Ok(()))? != head {
-        return Err(io::Error::other("snapshot reads back differently"));
+    let written = write_file(&temporary, state, faults, stop).and_then(|head| {
+        let written = check(&temporary, faults, stop)?;
+        let same = written.head == head;
+        same.then_some(written).ok_or_else(|| bad("snapshot reads back differently"))
+    });
+    let named = written.and_then(|written| {
+        let path = name(dir, &temporary, written.head.position, faults)?;
+        Ok(Written { path, ..written })
+    });
+    if named.is_err() {
+        // It may be as large as the state.
+        file::remove(&temporary, faults)?;
     }
-    let path = name(dir, &temporary, head.position, faults)?;
-    let sha256 =
-        head.membership.as_ref().map(|_| digest(&path).map(|(sha256, _)| sha256)).transpose()?;
-    Ok(Written { path, head, bytes, sha256 })
+    named
+}
+
+/// Reads all of a snapshot and checks it; one of a group may go to other members then.
+pub(super) fn check(path: &Path, faults: &Faults, stop: &Stop) -> io::Result<Written> {
+    faults.pause();
+    let is_of_group = head(path)?.membership.is_some();
+    let hash = is_of_group.then(Sha256::new);
+    let mut file = Hashing { file: fs::File::open(path)?, hash, bytes: 0 };
+    let head = load_from(&mut file, |_, _| stop.check())?;
+    let Hashing { hash, bytes, .. } = file;
+    let sha256 = hash.map(|hash| hash.finalize().into());
+    Ok(Written { path: path.to_owned(), head, bytes, sha256 })
+}
+
+/// A file whose bytes are counted, and hashed when that is wanted.
+struct Hashing {
+    file: fs::File,
+    hash: Option<Sha256>,
+    bytes: u64,
+}
+
+impl Read for Hashing {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.bytes += count as u64;
+        if let Some(hash) = &mut self.hash {
+            hash.update(&buffer[..count]);
+        }
+        Ok(count)
+    }
+}
+
+/// What a snapshot says that it holds.
+fn head(path: &Path) -> io::Result<Head> {
+    read_head(&mut io::BufReader::new(fs::File::open(path)?))
+}
+
+/// The snapshots in `dir` that may go to others by what their heads say, newest first. Nothing else of
+/// them is read.
+pub(super) fn suitable(dir: &Path, suits: impl Fn(&Head) -> bool) -> io::Result<Vec<PathBuf>> {
+    let paths = paths(dir)?.into_iter().rev();
+    Ok(paths.filter(|path| head(path).is_ok_and(|head| suits(&head))).collect())
 }
 
 /// Takes over a snapshot that another member wrote: checks all of it and that it is the one of
@@ -108,7 +168,8 @@ pub(super) fn adopt(
     Ok((path, head))
 }
 
-/// Names a whole and durable file in `dir` after its position, and removes those before it.
+/// Names a whole and durable file in `dir` after its position, and removes those before it: one behind it
+/// is of another member, and was installed meanwhile.
 pub(super) fn name(
     dir: &Path,
     file: &Path,
@@ -118,18 +179,18 @@ pub(super) fn name(
     let named = path(dir, position);
     fs::rename(file, &named)?;
     file::sync_dir(dir, faults)?;
-    for old in paths(dir)?.into_iter().filter(|old| *old != named) {
+    for old in paths(dir)?.into_iter().filter(|old| *old < named) {
         file::remove(&old, faults)?;
     }
     Ok(named)
 }
 
-fn write_file(path: &Path, state: &State, faults: &Faults) -> io::Result<(Head, u64)> {
+fn write_file(path: &Path, state: &State, faults: &Faults, stop: &Stop) -> io::Result<Head> {
     let file = DiskFile::create(path, faults)?;
-    let Rows { head, bytes, .. } = write_rows(&file, state)?;
+    let Rows { head, .. } = write_rows(&file, state, stop)?;
     file.sync_all()?;
     file::settle(file.inner())?;
-    Ok((head, bytes))
+    Ok(head)
 }
 
 /// What was written to a file.
@@ -143,7 +204,7 @@ pub(super) struct Rows {
 }
 
 /// Writes the state to an empty file, which is not durable by that.
-pub(super) fn write_rows(file: &DiskFile, state: &State) -> io::Result<Rows> {
+pub(super) fn write_rows(file: &DiskFile, state: &State, stop: &Stop) -> io::Result<Rows> {
     // One transaction for all rows: a snapshot that mixed positions could hold writes of a log's tail
     // that is lost later, whose versions would then be used twice. It ends before the slow part, the
     // sync: while it lives LMDB cannot use pages again.
@@ -169,6 +230,7 @@ pub(super) fn write_rows(file: &DiskFile, state: &State) -> io::Result<Rows> {
         push_row(&mut chunk, row.key, &[&header, row.body]);
         rows += 1;
         if chunk.len() >= CHUNK_BYTES {
+            stop.check()?;
             file.write_all_at(&chunk, at)?;
             at += chunk.len() as u64;
             chunk.clear();

@@ -15,7 +15,6 @@ use std::{
         Arc, Mutex, PoisonError, Weak,
         mpsc::{Receiver, RecvTimeoutError, Sender},
     },
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -27,9 +26,7 @@ use model::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::{
-    backoff::Backoff,
     follow::{Appends, Replica},
-    group::seam::SnapshotFile,
     live::{Latest, Shared},
     log::{AppendError, Group, Log, Position},
     membership::Membership,
@@ -40,6 +37,7 @@ use super::{
     standing::Mandate,
     types::{Applied, Change, Committed, OpenError, Options, ProposeError},
     vote::VoteFile,
+    work::Work,
 };
 
 /// What this store is to the cluster.
@@ -102,14 +100,8 @@ pub(super) struct Writer {
     pub(super) flush_backoff: Duration,
     /// Up to where nobody needs the log any more, while there may be segments to remove.
     pub(super) purging: Option<u64>,
-    /// The snapshot that is being written.
-    pub(super) snapshot: Option<JoinHandle<()>>,
-    /// When to try again after one that failed.
-    pub(super) snapshot_backoff: Backoff,
-    /// Size of the last one.
-    pub(super) snapshot_bytes: u64,
-    /// The newest one, for other members.
-    pub(super) newest: Option<SnapshotFile>,
+    /// Work on snapshots.
+    pub(super) work: Work,
     /// How the disk fares.
     pub(super) syncing: Syncing,
     /// Held until the thread ends.
@@ -267,7 +259,7 @@ impl Writer {
     /// Serves what changes who writes here, or who follows from inside.
     fn change(&mut self, request: Request) {
         match request {
-            Request::Snapshotted(result) => self.snapshotted(result),
+            Request::Snapshotted { number, worked } => self.snapshotted(number, worked),
             Request::LeadAlone { hook, reply } => reply(self.lead_alone(hook)),
             Request::Attach { reign, hook, answer } => {
                 // Whoever asked may have gone: it drops the reign as well then.
@@ -429,18 +421,13 @@ impl Writer {
         if self.flush_at.is_some() {
             self.flush();
         }
-        if let Some(thread) = self.snapshot.take() {
-            // Its result is not needed any more.
-            let _ = thread.join();
-        }
+        self.work.join();
         self.close_state();
     }
 
     #[cfg(test)]
     fn abandon(&mut self) {
-        if let Some(thread) = self.snapshot.take() {
-            let _ = thread.join();
-        }
+        self.work.join();
         self.close_state();
     }
 

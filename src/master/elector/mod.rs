@@ -82,7 +82,7 @@ pub struct Elector {
     lines: Mutex<HashMap<MemberId, Line>>,
     group: RwLock<Option<Group>>,
     /// One snapshot at a time arrives.
-    arriving: tokio::sync::Mutex<()>,
+    arriving: Arc<tokio::sync::Mutex<()>>,
     /// Who spoke last as a leader does, and when.
     led: Mutex<Option<(MemberId, Instant)>>,
 }
@@ -94,7 +94,7 @@ impl Elector {
             options,
             lines: Mutex::default(),
             group: RwLock::default(),
-            arriving: tokio::sync::Mutex::default(),
+            arriving: Arc::default(),
             led: Mutex::default(),
         })
     }

@@ -140,7 +140,7 @@ pub(super) async fn receive(
     body: Incoming,
     from: u64,
 ) -> Response<Body> {
-    let Ok(_only) = elector.arriving.try_lock() else {
+    let Ok(only) = elector.arriving.clone().try_lock_owned() else {
         return peer::text(StatusCode::CONFLICT, "another snapshot is arriving");
     };
     let mut frames = Frames::new(body, GROUP_ASK_BYTES_MAX);
@@ -150,17 +150,36 @@ pub(super) async fn receive(
         Ok(Err(why)) => return peer::text(StatusCode::BAD_REQUEST, why),
         Err(_) => return peer::text(StatusCode::REQUEST_TIMEOUT, "the head did not come in time"),
     };
-    let path = match take_in(&elector.options.incoming, &head, &mut frames, from).await {
-        Ok(path) => path,
-        Err(why) => return peer::text(StatusCode::BAD_REQUEST, why),
-    };
+    // In a task of its own: when the sender goes away, what is being installed must stay where it is, and
+    // nothing else may arrive, until the store is done with it.
+    let of_task = Arc::clone(elector);
+    let installing = tokio::spawn(async move {
+        let installed = take_and_install(&of_task, head, &mut frames, from).await;
+        drop(only);
+        installed
+    });
+    match installing.await {
+        Ok(Ok(installed)) => answer(elector, installed),
+        Ok(Err(why)) => peer::text(StatusCode::BAD_REQUEST, why),
+        // This board is going down.
+        Err(_) => answer(elector, GroupAnswerV1::Refused(FenceV1::Away)),
+    }
+}
+
+async fn take_and_install(
+    elector: &Elector,
+    head: SnapshotHeadV1,
+    frames: &mut Frames,
+    from: u64,
+) -> Result<GroupAnswerV1, String> {
+    let path = take_in(&elector.options.incoming, &head, frames, from).await?;
     let Some(group) = elector.group() else {
-        return answer(elector, GroupAnswerV1::Refused(FenceV1::Away));
+        return Ok(GroupAnswerV1::Refused(FenceV1::Away));
     };
     let installed = group.install(SnapshotFile { path: path.clone(), head }).await;
     // It was moved, unless it was refused: then nobody wants it.
     let _ = fs::remove_file(&path).await;
-    answer(elector, installed)
+    Ok(installed)
 }
 
 fn answer(elector: &Elector, answer: GroupAnswerV1) -> Response<Body> {

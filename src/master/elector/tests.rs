@@ -10,14 +10,17 @@ use bytes::Bytes;
 use http::Request;
 use hyper::body::Incoming;
 use model::ids::{ObjectKey, Uid};
-use model::masters::{MemberV1, Part};
+use model::masters::{LogIdV1, MemberV1, MembersV1, Part, SnapshotHeadV1, VoteV1};
 use model::timestamp::Timestamp;
+use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 use super::*;
 use crate::io::peer::{self, ALPN, Answer, Caller, PeerHandler};
-use crate::io::store::{Base, GroupOptions, MemberChange, Op, Options, Store, Timing};
+use crate::io::store::{
+    Applied, Base, Change, GroupOptions, MemberChange, Op, Options, Store, Timing,
+};
 use crate::io::tls::{BoardKey, Clients, Credentials, Pki};
 
 struct Folder(PathBuf);
@@ -261,6 +264,73 @@ async fn messages_of_anybody_else_are_refused() {
     first.elector.seat(None);
     let away = ask(options(second.id, &second.credentials)).await;
     assert_eq!(away, refused(FenceV1::Away));
+    group.stop().await;
+    store.close().await;
+}
+
+/// Holds the store's thread up as soon as something is written.
+struct Gate(std::sync::mpsc::Receiver<()>, Arc<AtomicUsize>);
+
+impl Applied for Gate {
+    fn applied(&mut self, _change: &Change) {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        // An error: the test is over.
+        let _ = self.0.recv();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_being_installed_stays_although_its_sender_went_and_another_comes() {
+    let cluster = Cluster::new("gone");
+    let (first, second) = (cluster.board(1).await, cluster.board(2).await);
+    let store = second.store(1 << 24);
+    let (open, gate) = std::sync::mpsc::channel();
+    let held_up = Arc::new(AtomicUsize::new(0));
+    store.lead_alone(Box::new(Gate(gate, held_up.clone()))).await.expect("leads");
+    let group = second.join(&store, true).await;
+    let writing = tokio::spawn({
+        let store = store.clone();
+        async move { store.propose(vec![put(1, 10)]).await }
+    });
+    until("the store is held up", || held_up.load(Ordering::SeqCst) > 0).await;
+    let file = |nth: u8| {
+        let path = first.folder.join(format!("file-{nth}"));
+        let bytes = vec![nth; 1000];
+        std::fs::create_dir_all(&first.folder).expect("made");
+        std::fs::write(&path, &bytes).expect("written");
+        let head = SnapshotHeadV1 {
+            vote: VoteV1 { term: 99, of: first.id, granted: true },
+            last: LogIdV1 { term: 98, index: 1_000 },
+            members: MembersV1::sole(first.id, "b1".into(), [1; 32]),
+            epoch: 1,
+            base: 0,
+            bytes: 1000,
+            sha256: Sha256::digest(&bytes).into(),
+        };
+        SnapshotFile { path, head }
+    };
+    let arrived = file(1);
+    let digest: String = arrived.head.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+    let part = second.folder.join("incoming").join(format!("{digest}.part"));
+    let is_whole = || std::fs::metadata(&part).is_ok_and(|part| part.len() == 1000);
+    let sending = tokio::spawn({
+        let wire = Wire(first.elector.clone());
+        let to = second.id;
+        async move { wire.send_snapshot(to, arrived).await }
+    });
+    until("the snapshot has arrived", is_whole).await;
+    sending.abort();
+    let wire = Wire(first.elector.clone());
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        let other = wire.send_snapshot(second.id, file(2)).await;
+        assert!(other.is_err_and(|why| why.to_string().contains("another snapshot is arriving")));
+        assert!(is_whole(), "it was taken away from the store");
+        sleep(Duration::from_millis(20)).await;
+    }
+    drop(open);
+    let _ = writing.await.expect("ends");
+    second.elector.seat(None);
     group.stop().await;
     store.close().await;
 }

@@ -1,12 +1,11 @@
 //! The engine's state machine: it hands what is committed to the store's thread, part by part.
 //!
 //! State, hook and waiters belong to the thread; here is only how far it is. A snapshot is a file that
-//! the thread writes, and travels as one: nothing of its size is ever in memory.
+//! the store writes when its log is large; the engine hears of it when it is there, and it travels as one:
+//! nothing of its size is ever in memory.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use futures_core::Stream;
@@ -28,7 +27,6 @@ pub(super) struct Machine {
     log: LogStore,
     applied: Option<LogIdV1>,
     members: StoredMembershipOf<Types>,
-    building: Arc<AtomicBool>,
 }
 
 impl Machine {
@@ -38,7 +36,7 @@ impl Machine {
             Some((at, members)) => stored(Some(*at), members),
             None => StoredMembershipOf::<Types>::default(),
         };
-        Self { thread, log, applied: state.applied, members, building: Arc::default() }
+        Self { thread, log, applied: state.applied, members }
     }
 
     /// Has a part applied, and says so.
@@ -119,12 +117,18 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
-        let busy = self.building.swap(true, Ordering::SeqCst);
-        (force || !busy).then(|| self.builder())
+        if force {
+            // At the start, over a log whose beginning is gone.
+            return Some(self.get_snapshot_builder().await);
+        }
+        // The thread writes them by itself, and tries again what fails: an error here ends the engine.
+        let written = request_of(&self.thread, |done| GroupRequest::Newest { done }).await;
+        let written = Some(written.ok().flatten()?);
+        Some(Builder { thread: self.thread.clone(), written })
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        self.builder()
+        Builder { thread: self.thread.clone(), written: None }
     }
 
     async fn install_snapshot(
@@ -155,29 +159,20 @@ enum Next {
     End,
 }
 
-impl Machine {
-    fn builder(&self) -> Builder {
-        Builder { thread: self.thread.clone(), building: self.building.clone() }
-    }
-}
-
-/// A snapshot that is to be written.
+/// A snapshot that was written, or is to be.
 pub(super) struct Builder {
     thread: EngineEnd,
-    building: Arc<AtomicBool>,
-}
-
-impl Drop for Builder {
-    fn drop(&mut self) {
-        self.building.store(false, Ordering::SeqCst);
-    }
+    written: Option<SnapshotFile>,
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, SnapshotFile>, io::Error> {
-        let file = request_of(&self.thread, |done| GroupRequest::Snapshot { done }).await?;
+        let file = match self.written.take() {
+            Some(file) => file,
+            None => request_of(&self.thread, |done| GroupRequest::Snapshot { done }).await?,
+        };
         Ok(Snapshot { meta: meta(&file.head), snapshot: file })
     }
 }

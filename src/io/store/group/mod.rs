@@ -46,9 +46,10 @@ use tokio::task::unconstrained;
 
 use super::{OpenError, Store};
 use driver::Command;
-use log::LogStore;
+use log::{LogStore, request_of};
 use machine::Machine;
 use pulse::Heard;
+use seam::GroupRequest;
 use types::{Types, entry_from_wire, meta, to_engine, to_log, vote_to_engine, vote_to_log};
 
 pub use seam::SnapshotFile;
@@ -238,6 +239,12 @@ impl Store {
     /// # Errors
     /// [`GroupError`]; the store is as before then.
     pub async fn join_group(&self, options: GroupOptions) -> Result<Group, GroupError> {
+        if options.found.is_some() && self.is_cut() {
+            // The engine begins with a snapshot of the group then. One that cannot be written now must not
+            // end the reign.
+            let written = request_of(&self.engine(), |done| GroupRequest::Snapshot { done }).await;
+            written.map_err(|error| GroupError::Engine(error.to_string()))?;
+        }
         let (asks, asked) = mpsc::channel(ASKS_QUEUE);
         let (own, epoch) = (options.own, options.epoch);
         let state = self.enter(own, epoch, asks, options.found.clone()).await?;

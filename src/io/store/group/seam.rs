@@ -157,7 +157,7 @@ pub(in crate::io::store) enum Ask {
         /// Tag and payload of each.
         entries: Vec<(u64, Bytes)>,
     },
-    /// The log is large.
+    /// There is a new snapshot: the engine may let go of what it covers.
     Snapshot,
 }
 

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use sha2::{Digest, Sha256};
+
 use super::*;
 use crate::io::store::file::Faults;
 
@@ -64,6 +66,10 @@ async fn a_cut_that_ends_anywhere_leaves_what_was_to_be_kept_and_can_be_repeated
             }
         }
     }
+}
+
+async fn newest(replica: &Replica) -> Option<SnapshotFile> {
+    replica.ask(|done| GroupRequest::Newest { done }).await.expect("looked")
 }
 
 /// A snapshot of `log`, in a file that may be moved.
@@ -189,12 +195,11 @@ async fn a_large_log_asks_for_a_snapshot_and_is_cut_when_nobody_needs_it() {
     replica.append_and_commit(&log).await;
     let asked = tokio::time::timeout(Duration::from_secs(20), replica.asks.recv()).await;
     assert!(matches!(asked, Ok(Some(Ask::Snapshot))), "{asked:?}");
-    let none = replica.ask(|done| GroupRequest::Newest { done }).await.expect("looked");
-    assert_eq!(none, None);
-    let file = replica.snapshot().await;
-    assert_eq!(file.head.bytes, fs::metadata(&file.path).expect("there").len());
-    let newest = replica.ask(|done| GroupRequest::Newest { done }).await.expect("looked");
-    assert_eq!(newest.as_ref(), Some(&file));
+    let file = newest(&replica).await.expect("written before the engine was told");
+    assert_eq!((file.head.last.index, &file.head.members), (14, &group()));
+    let bytes = fs::read(&file.path).expect("there");
+    assert_eq!(file.head.bytes, bytes.len() as u64);
+    assert_eq!(file.head.sha256, *Sha256::digest(&bytes));
     replica.store.engine().send(GroupRequest::Purge { upto: 14 }).expect("runs");
     let begun = std::time::Instant::now();
     while !replica.read(1, 1, 100).await.is_empty() {
@@ -252,5 +257,79 @@ async fn what_this_log_could_not_take_is_not_applied_although_the_group_committe
     assert_eq!(pods(&replica.store), named(3..=4));
     replica.append_and_commit(&entries).await;
     assert_eq!(pods(&replica.store), named(3..=5));
+    replica.store.close().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_written_is_the_stores_own_trouble() {
+    let dir = Dir::new();
+    let mut options = Options::new(&dir.0);
+    options.log_bytes = 3_000_000;
+    let mut replica = Replica::open_with(options).await;
+    // No folder can be made where a file is.
+    let snapshots = dir.0.join("snapshots");
+    fs::write(&snapshots, "in the way").expect("written");
+    replica.append_and_commit(&history(14, 300_000)).await;
+    let asked = replica.ask(|done| GroupRequest::Snapshot { done }).await;
+    assert!(asked.is_err(), "{asked:?}");
+    assert!(
+        replica.asks.try_recv().is_err(),
+        "the engine was told of a snapshot that is not there"
+    );
+    fs::remove_file(&snapshots).expect("removed");
+    replica.append_and_commit(&[pod(1, 15, 100)]).await;
+    assert_eq!(replica.snapshot().await.head.last.index, 15);
+    assert!(matches!(replica.asks.recv().await, Some(Ask::Snapshot)));
+    replica.store.close().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_of_its_own_that_ends_during_an_install_takes_nothing_away() {
+    let (_leader, file) = snapshot_of(&history(20, 1000)).await;
+    for stall_ms in [1, 30, 100] {
+        let dir = filled(&history(6, 100), 6).await;
+        let options = Options::new(&dir.0);
+        let faults = options.faults.clone();
+        let replica = Replica::open_with(options).await;
+        faults.stall(stall_ms);
+        let (done, own) = oneshot::channel();
+        replica.store.engine().send(GroupRequest::Snapshot { done }).expect("runs");
+        replica.install(download(&file, &dir)).await.expect("installs");
+        faults.stall(0);
+        // Whatever became of it.
+        let _ = own.await.expect("answered");
+        let installed = newest(&replica).await.expect("there");
+        assert_eq!(
+            installed.head,
+            SnapshotHeadV1 { vote: installed.head.vote, ..file.head.clone() }
+        );
+        let same = fs::read(&installed.path).expect("kept") == fs::read(&file.path).expect("read");
+        assert!(same, "another snapshot stands in its place");
+        replica.store.abandon().await;
+        fs::remove_dir_all(dir.0.join("state")).expect("removed");
+        let replica = Replica::open(&dir.0).await;
+        assert_eq!(pods(&replica.store), named(3..=20), "{stall_ms} ms");
+        replica.store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn reading_a_snapshot_for_another_member_keeps_nobody_waiting() {
+    let dir = filled(&history(20, 1000), 20).await;
+    let replica = Replica::open(&dir.0).await;
+    let file = replica.snapshot().await;
+    replica.store.close().await;
+    let options = Options::new(&dir.0);
+    let faults = options.faults.clone();
+    let replica = Replica::open_with(options).await;
+    // The state is large.
+    faults.stall(2_000);
+    let (done, mut found) = oneshot::channel();
+    replica.store.engine().send(GroupRequest::Newest { done }).expect("runs");
+    assert_eq!(replica.read(20, 20, 100).await.len(), 1);
+    assert!(found.try_recv().is_err(), "the thread has read all of it");
+    let found = found.await.expect("answered").expect("looked");
+    assert_eq!(found.map(|found| found.head), Some(file.head));
+    faults.stall(0);
     replica.store.close().await;
 }

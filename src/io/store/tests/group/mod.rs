@@ -5,7 +5,7 @@ mod reign;
 mod walk;
 
 use model::{
-    masters::{LogIdV1, MemberId, MembersV1, VoteV1},
+    masters::{LogIdV1, MemberId, MembersV1, SnapshotHeadV1, VoteV1},
     timestamp::Timestamp,
 };
 use tokio::sync::{mpsc, oneshot, watch};

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use kumquat::app::join::{JoinError, Joined, Newcomer, Waited, join, wait_at};
+use kumquat::app::join::{JoinError, Joined, Newcomer, Waited, Waiting, join, wait_at};
 use kumquat::io::peer::{
     self, ALPN, Answer, Body, Caller, Connection, JOIN, PeerError, PeerHandler,
 };
@@ -33,7 +33,7 @@ use kumquat::master::pending::PendingBoards;
 use kumquat::master::registry::{PatchBody, PatchKind, Target, WriteOptions};
 use kumquat::master::tokens::{NewToken, TokenError, TokenInfo, Tokens};
 use loops::Loops;
-use model::join::{BOARD_KEY, BOARD_LABEL, EVICTED, JoinRequest, Sealed, key_text};
+use model::join::{BOARD_KEY, BOARD_LABEL, EVICTED, JoinRequest, Sealed, WORKERS, key_text};
 use model::token::{Token, TokenRole};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -425,4 +425,24 @@ async fn a_proof_is_good_for_its_own_connection_and_text() {
     }
     assert_eq!(master.info(&token).uses_left, 9);
     assert_eq!(post(first, sealed(&text, &proof)).await, 200);
+}
+
+#[tokio::test]
+async fn a_worker_stays_one_when_its_node_is_deleted() {
+    let master = Master::start("worker-stays").await;
+    let token = master.token(2).await;
+    let own = key();
+    master.join(&token, "pi-2", &own).await.expect("joined");
+    master.loops.delete("/nodes", "", "pi-2").await;
+    let listed = |master: &Master| {
+        let maps = master.loops.list("/configmaps");
+        let workers = maps.into_iter().find(|map| map["metadata"]["name"] == WORKERS);
+        workers.is_some_and(|map| map["data"][key_text(&own.hash())].is_string())
+    };
+    assert!(listed(&master), "the key is bound, not the Node");
+    // A person who gives it another token frees it.
+    let wish = NewToken { uses: 1, ttl_seconds: HOUR, role: TokenRole::Auto };
+    let free = master.tokens.create(wish).await.expect("a token");
+    master.join(&free, "pi-2", &own).await.expect("joined");
+    assert!(!listed(&master));
 }

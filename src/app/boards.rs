@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use http::Method;
+use model::token::TokenRole;
 use serde_json::Value;
 
 use super::cli::{BoardCommand, Output};
@@ -20,12 +21,19 @@ pub(super) async fn run(dirs: &Dirs, command: &BoardCommand) -> Result<Ending> {
                 Output::Text => super::say::raw(&table(&status)),
             }
         }
-        BoardCommand::Approve { name, words } => {
+        BoardCommand::Approve { name, words, role } => {
+            let role = TokenRole::from(*role);
             let words = words.as_deref().map(|words| format!("&words={}", escaped(words)));
-            let uri =
-                format!("/v1/boards/approve?name={}{}", escaped(name), words.unwrap_or_default());
+            let uri = format!(
+                "/v1/boards/approve?name={}{}&role={role}",
+                escaped(name),
+                words.unwrap_or_default()
+            );
             let done: Value = serde_json::from_slice(&client.ask(Method::POST, &uri).await?)?;
-            say!("board {name} is in; its words: {}", done["words"].as_str().unwrap_or("-"));
+            say!(
+                "board {name} is in as {role}; its words: {}",
+                done["words"].as_str().unwrap_or("-")
+            );
         }
         BoardCommand::Evict { name, output } => {
             let uri = format!("/v1/boards/evict?name={}", escaped(name));
@@ -57,10 +65,19 @@ fn said(name: &str, done: &Value) -> String {
     let key = done["key"].as_str().unwrap_or("-");
     let count = done["secrets"].as_array().map_or(0, Vec::len);
     let what = match count {
-        0 => "its pods used no Secrets".to_owned(),
-        _ => "whoever has the board has these Secrets: change them".to_owned(),
+        0 => "its pods used no Secrets",
+        _ => "whoever has the board has these Secrets: change them",
     };
-    format!("board {name} is out for good, its key {key} is refused everywhere; {what}\n")
+    let mut text =
+        format!("board {name} is out for good, its key {key} is refused everywhere; {what}\n");
+    if done["master"] == true {
+        text += "WARNING: this board was a master, so whoever has it has the keys of the cluster: that of \
+                 its authority, those of service accounts' tokens and of Secrets, and every Secret \
+                 that there was. With them it can make certificates and tokens that are accepted. \
+                 Unless the board is in your hands and its disk erased, found a new cluster on fresh \
+                 data-dirs, deploy there, and change every Secret\n";
+    }
+    text
 }
 
 /// `NAMESPACE/NAME`, one a line.
@@ -149,6 +166,9 @@ mod tests {
         ] });
         assert_eq!(secrets(&done), "default/db\nweb/tls\n");
         assert!(said("pi-2", &done).contains("change them"));
+        assert!(!said("pi-2", &done).contains("WARNING"));
+        let was_master = serde_json::json!({ "master": true, "secrets": [] });
+        assert!(said("pi-2", &was_master).contains("new cluster"), "{}", said("pi-2", &was_master));
         assert!(said("pi-2", &serde_json::json!({ "secrets": [] })).contains("no Secrets"));
         assert_eq!(escaped("pi-2 a&b%"), "pi-2%20a%26b%25");
     }

@@ -346,7 +346,7 @@ pub(super) enum BoardCommand {
     List(OutputArgs),
     /// Let in a board that waits; compare the six words on both sides first.
     #[command(
-        after_help = "Examples:\n  kumquat board list                                  shows who waits, and the words\n  sudo kumquat board approve pi-4\n  sudo kumquat board approve pi-4 --words \"balon mitar kusel dofin hekam ruvin\"\n                                                      where several wait under one name"
+        after_help = "Examples:\n  kumquat board list                                  shows who waits, and the words\n  sudo kumquat board approve pi-4                     a worker\n  sudo kumquat board approve pi-4 --role auto         may become a master, too\n  sudo kumquat board approve pi-4 --words \"balon mitar kusel dofin hekam ruvin\"\n                                                      where several wait under one name"
     )]
     Approve {
         /// Its name.
@@ -354,11 +354,14 @@ pub(super) enum BoardCommand {
         /// The words that it shows.
         #[arg(long)]
         words: Option<String>,
+        /// What it may become: `auto` and `master` let it hold the keys of the cluster.
+        #[arg(long, value_enum, default_value_t = Role::Worker)]
+        role: Role,
     },
     /// Throw a board out for good: its key is refused at once, everywhere. Prints the Secrets that its
     /// pods had, because whoever has the board has them.
     #[command(
-        after_help = "Examples:\n  sudo kumquat board evict pi-4              prints NAMESPACE/SECRET, one a line: change them\n  sudo kumquat board evict pi-4 -o json      {board, key, pods, secrets: [{namespace, name, pods}]}\n\nThe board comes back only with a wiped data-dir and a new token."
+        after_help = "Examples:\n  sudo kumquat board evict pi-4              prints NAMESPACE/SECRET, one a line: change them\n  sudo kumquat board evict pi-4 -o json      {board, key, master, pods, secrets: [{namespace, name, pods}]}\n\nThe board comes back only with a wiped data-dir and a new token."
     )]
     Evict {
         /// Its name.

@@ -42,6 +42,11 @@ impl Dirs {
         self.data.join("master.json")
     }
 
+    /// When certificates were judged last.
+    pub(super) fn confirmed(&self) -> PathBuf {
+        self.data.join("confirmed-time")
+    }
+
     /// Where a member last saw its leader.
     pub(super) fn cluster(&self) -> PathBuf {
         self.data.join("cluster.json")

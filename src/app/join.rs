@@ -8,9 +8,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use model::join::{BOARD_LABEL, JoinAnswer, JoinRequest, MASTER_LABEL, PendingAsk, Sealed};
+use model::join::{
+    BOARD_LABEL, JoinAnswer, JoinRequest, MASTER_LABEL, PENDING_LABEL, PendingAnswer, PendingAsk,
+    Sealed,
+};
 use model::limits::{JOIN_ANSWER_BYTES_MAX, PEER_REFUSAL_BYTES_MAX};
 use model::token::{Token, TokenRole};
+use model::words::{self, Nonce};
 use tokio::time::timeout;
 
 use super::version;
@@ -61,6 +65,16 @@ pub enum JoinError {
     },
 }
 
+impl JoinError {
+    /// All of it in one line.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Elsewhere(error) => format!("{error:#}"),
+            refused @ Self::Refused { .. } => refused.to_string(),
+        }
+    }
+}
+
 /// What a board says of itself.
 #[derive(Clone, Debug)]
 pub struct Newcomer {
@@ -84,10 +98,73 @@ impl Newcomer {
 /// What a board without a token is told.
 #[derive(Debug)]
 pub enum Waited {
-    /// Nobody has let it in yet, at the cluster whose authority has this pin.
-    NotYet([u8; 32]),
+    /// Nobody has let it in yet.
+    NotYet,
     /// It is in.
     In(Box<Joined>),
+}
+
+/// A board without a token, at the clusters that it waits at: each authority that answers has words of its
+/// own, and which is the right one a person sees.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    at: Vec<Exchange>,
+}
+
+/// So many authorities at most: of more than one all but one are strangers.
+const AUTHORITIES_MAX: usize = 8;
+
+/// The nonces behind the words at one authority.
+#[derive(Debug)]
+struct Exchange {
+    pin: [u8; 32],
+    own: Nonce,
+    /// The cluster's.
+    other: Option<Nonce>,
+    /// Whether the cluster knows this board's: then both sides have the words.
+    opened: bool,
+}
+
+impl Waiting {
+    /// The words to show, for each authority that has both nonces.
+    pub fn phrases(&self, key: &BoardKey) -> Vec<String> {
+        let opened = self.at.iter().filter(|exchange| exchange.opened);
+        let shown = opened.filter_map(|exchange| {
+            let Exchange { pin, own, other, .. } = exchange;
+            Some(words::phrase(&key.hash(), pin, [own, other.as_ref()?]))
+        });
+        shown.collect()
+    }
+
+    /// What was said at this authority so far; from the beginning with `anew`.
+    fn at(&mut self, pin: [u8; 32], anew: bool) -> Result<&mut Exchange> {
+        let known = self.at.iter().position(|exchange| exchange.pin == pin);
+        let at = match known {
+            Some(at) if !anew => at,
+            _ => {
+                let mut own = [0; 32];
+                let filled = getrandom::fill(&mut own);
+                filled.map_err(|error| anyhow!("the system gives no randomness: {error}"))?;
+                let fresh = Exchange { pin, own, other: None, opened: false };
+                match known {
+                    Some(at) => {
+                        self.at[at] = fresh;
+                        at
+                    }
+                    None if self.at.len() == AUTHORITIES_MAX => {
+                        bail!(
+                            "too many authorities answer on this network: say which with --peers HOST"
+                        )
+                    }
+                    None => {
+                        self.at.push(fresh);
+                        self.at.len() - 1
+                    }
+                }
+            }
+        };
+        Ok(&mut self.at[at])
+    }
 }
 
 /// Asks the master at `address` to admit this board. A second call with the same key and name is no
@@ -100,14 +177,39 @@ pub async fn join(
     token: &Token,
     newcomer: &Newcomer,
 ) -> Result<Joined, JoinError> {
-    let tls = pinned_client_config(token.pin, ALPN).context("cannot set up TLS")?;
+    over(&open(address, Some(token.pin)).await?, token, newcomer).await
+}
+
+/// A connection to a master at `address`, of the cluster whose authority has this pin; of whichever
+/// without one.
+///
+/// # Errors
+/// [`JoinError::Elsewhere`].
+pub async fn open(address: SocketAddr, pin: Option<[u8; 32]>) -> Result<Connection, JoinError> {
+    let tls = match pin {
+        Some(pin) => pinned_client_config(pin, ALPN),
+        None => unpinned_client_config(ALPN),
+    };
+    let tls = tls.context("cannot set up TLS")?;
     let opened = Connection::open(address, tls, CONNECT_WITHIN).await;
-    let connection = opened.map_err(|error| match error {
+    Ok(opened.map_err(|error| match error {
         PeerError::Untrusted { .. } => {
             anyhow!(error).context(format!("{address} belongs to another cluster than the token"))
         }
         error => anyhow!(error),
-    })?;
+    })?)
+}
+
+/// As [`join`], over a connection that is open.
+///
+/// # Errors
+/// As [`join`].
+pub async fn over(
+    connection: &Connection,
+    token: &Token,
+    newcomer: &Newcomer,
+) -> Result<Joined, JoinError> {
+    let address = connection.address();
     let wish = JoinRequest {
         token: token.id,
         name: newcomer.name.clone(),
@@ -116,55 +218,103 @@ pub async fn join(
         version: version::TEXT.into(),
         role: newcomer.role,
     };
-    let asking = ask(&connection, token, &wish);
+    let asking = ask(connection, token, &wish);
     let answer = timeout(ANSWER_WITHIN, asking).await.context("the master does not answer")??;
     let joined = check(token.pin, newcomer, answer)
         .with_context(|| format!("the answer of {address} is not to be trusted"))?;
     Ok(joined)
 }
 
-/// Asks the master at `address` whether this board, which has no token, has been let in. The first
-/// time nobody is believed yet (`pin` is `None`), and the words that both sides show tell whom it
-/// reached; from then on only that authority is.
+/// Asks the master at `address` whether this board, which has no token, has been let in. Nobody there is
+/// believed: the words that both sides show tell a person whom it reached.
 ///
 /// # Errors
 /// [`JoinError`]; nothing has been written then.
 pub async fn wait_at(
     address: SocketAddr,
-    pin: Option<[u8; 32]>,
+    waiting: &mut Waiting,
     newcomer: &Newcomer,
 ) -> Result<Waited, JoinError> {
-    let tls = match pin {
-        Some(pin) => pinned_client_config(pin, ALPN),
-        None => unpinned_client_config(ALPN),
-    };
-    let tls = tls.context("cannot set up TLS")?;
-    let opened = Connection::open(address, tls, CONNECT_WITHIN).await;
-    let connection = opened.context("no master to wait at")?;
+    wait_over(&open(address, None).await?, waiting, newcomer).await
+}
+
+/// As [`wait_at`], over a connection that is open.
+///
+/// # Errors
+/// As [`wait_at`].
+pub async fn wait_over(
+    connection: &Connection,
+    waiting: &mut Waiting,
+    newcomer: &Newcomer,
+) -> Result<Waited, JoinError> {
+    let address = connection.address();
     let named = connection.authority();
     let pin = named.with_context(|| format!("{address} is not a master of any cluster"))?;
+    let asking = exchange(connection, pin, waiting, newcomer);
+    let body = timeout(ANSWER_WITHIN, asking).await.context("the master does not answer")??;
+    let Some(body) = body else { return Ok(Waited::NotYet) };
+    let answer = serde_json::from_slice(&body).context("the answer cannot be read")?;
+    let joined = check(pin, newcomer, answer)
+        .with_context(|| format!("the answer of {address} is not to be trusted"))?;
+    Ok(Waited::In(Box::new(joined)))
+}
+
+/// Says as much as is due; the answer of who has let the board in.
+async fn exchange(
+    connection: &Connection,
+    pin: [u8; 32],
+    waiting: &mut Waiting,
+    newcomer: &Newcomer,
+) -> Result<Option<Bytes>, JoinError> {
+    // The commitment, the nonce, and once more both where the cluster has forgotten what was said.
+    for _ in 0..4 {
+        let known = waiting.at(pin, false)?;
+        let answer = match wait_once(connection, known, newcomer).await? {
+            Ok(answer) => answer,
+            Err(body) => return Ok(Some(body)),
+        };
+        match known.other {
+            None => known.other = Some(answer.nonce),
+            Some(other) if other == answer.nonce => {
+                known.opened = true;
+                return Ok(None);
+            }
+            // This board's nonce was opened for another one: it must not count for this one.
+            Some(_) => {
+                let _anew = waiting.at(pin, true)?;
+            }
+        }
+    }
+    Err(anyhow!("{} does not keep to what it says", connection.address()).into())
+}
+
+/// One ask, signed with the board's key: what comes next, or the answer of who has let it in.
+async fn wait_once(
+    connection: &Connection,
+    known: &Exchange,
+    newcomer: &Newcomer,
+) -> Result<Result<PendingAnswer, Bytes>, JoinError> {
     let ask = PendingAsk {
         name: newcomer.name.clone(),
         board_id: newcomer.board_id.clone(),
         public_key: newcomer.key.public_key(),
         version: version::TEXT.into(),
         role: newcomer.role,
+        commitment: words::commitment(&newcomer.key.hash(), &known.own),
+        nonce: known.other.map(|_| known.own),
     };
-    let body = serde_json::to_vec(&ask).context("cannot write the request")?;
+    let text = serde_json::to_string(&ask).context("cannot write the request")?;
+    let parts = [&connection.exporter()[..], text.as_bytes()];
+    let proof = newcomer.key.sign(PENDING_LABEL, &parts);
+    let body = serde_json::to_vec(&Sealed { text, proof }).context("cannot write the request")?;
     let request = Request::post(PENDING).body(peer::full(body)).context("cannot ask")?;
-    let asking = async {
-        let answer = connection.send(request).await.context("cannot ask the master")?;
-        match answer.status() {
-            StatusCode::ACCEPTED => Ok(None),
-            _ => accepted(address, answer).await.map(Some),
-        }
-    };
-    let body = timeout(ANSWER_WITHIN, asking).await.context("the master does not answer")??;
-    let Some(body) = body else { return Ok(Waited::NotYet(pin)) };
-    let answer = serde_json::from_slice(&body).context("the answer cannot be read")?;
-    let joined = check(pin, newcomer, answer)
-        .with_context(|| format!("the answer of {address} is not to be trusted"))?;
-    Ok(Waited::In(Box::new(joined)))
+    let answer = connection.send(request).await.context("cannot ask the master")?;
+    let is_in = answer.status() != StatusCode::ACCEPTED;
+    let body = accepted(connection.address(), answer).await?;
+    Ok(match is_in {
+        true => Err(body),
+        false => Ok(serde_json::from_slice(&body).context("the answer cannot be read")?),
+    })
 }
 
 async fn ask(
@@ -194,7 +344,7 @@ async fn accepted(address: SocketAddr, answer: Response<Incoming>) -> Result<Byt
     let status = answer.status();
     if !status.is_success() {
         let text = peer::read(answer.into_body(), PEER_REFUSAL_BYTES_MAX).await;
-        let why = text.map(|text| String::from_utf8_lossy(&text).into_owned());
+        let why = text.map(|text| printable(&String::from_utf8_lossy(&text)));
         let why = why.ok().filter(|why| !why.is_empty()).unwrap_or_else(|| status.to_string());
         // What another master may see otherwise, or this one in a moment.
         let passes = [StatusCode::TOO_MANY_REQUESTS, StatusCode::MISDIRECTED_REQUEST];
@@ -207,6 +357,12 @@ async fn accepted(address: SocketAddr, answer: Response<Incoming>) -> Result<Byt
     Ok(body.map_err(|why| anyhow!("the master's answer broke off: {why}"))?)
 }
 
+/// Text of whoever answered, without what a terminal would obey.
+fn printable(text: &str) -> String {
+    const CHARS_MAX: usize = 400;
+    text.chars().filter(|one| !one.is_control()).take(CHARS_MAX).collect()
+}
+
 fn check(pin: [u8; 32], newcomer: &Newcomer, answer: JoinAnswer) -> Result<Joined> {
     let Newcomer { name, key, .. } = newcomer;
     let credentials = Credentials::new(key, &answer.certificate, &answer.authority)?;
@@ -217,4 +373,15 @@ fn check(pin: [u8; 32], newcomer: &Newcomer, answer: JoinAnswer) -> Result<Joine
         bail!("the certificate is for board {}", credentials.peer().name);
     }
     Ok(Joined { answer, credentials, key: key.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_left_out() {
+        assert_eq!(printable("no\u{1b}[2J\u{7}\r\nway"), "no[2Jway");
+        assert_eq!(printable(&"x".repeat(10_000)).len(), 400);
+    }
 }

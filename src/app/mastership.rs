@@ -10,6 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use model::masters::{KitV1, MasterAtV1, MemberId, SecretBytes};
+use model::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::dirs::Dirs;
@@ -87,14 +88,32 @@ impl Mastership {
         Ok(mastership)
     }
 
-    /// Forgets that this board was a master; what it held is set aside, the keys are removed.
+    /// Forgets that this board was a master; what it held is set aside, the keys stay.
     ///
     /// # Errors
     /// The disk refuses.
-    pub(super) fn leave(dirs: &Dirs) -> Result<()> {
+    pub(super) fn step_down(dirs: &Dirs) -> Result<()> {
         // First: an empty place for the log must not be taken for this member's.
         Self::forget(dirs)?;
-        set_aside(&dirs.store())?;
+        set_aside(&dirs.store())
+    }
+
+    /// Whether the keys of the cluster lie on a board that is a master no more.
+    pub(super) fn left_keys(dirs: &Dirs) -> bool {
+        dirs.data.join("pki/ca.key").exists() && !dirs.master().exists() && !dirs.store().exists()
+    }
+
+    /// Removes them; the last thing that is signed is a certificate with which this board leads nobody.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub(super) fn forget_keys(dirs: &Dirs, name: &str, now: Timestamp) -> Result<()> {
+        if dirs.data.join("pki/ca.key").exists() {
+            let pki = Pki::open(&dirs.data, now)?;
+            let key = BoardKey::open(&dirs.data)?;
+            let certificate = pki.issue_board(name, &key.public_key(), false)?;
+            Credentials::save(&dirs.data, &key, &certificate, pki.ca_certificate())?;
+        }
         Ok(Pki::uninstall(&dirs.data)?)
     }
 
@@ -124,18 +143,22 @@ fn install_keys(data: &Path, kit: &KitV1) -> Result<()> {
     Ok(())
 }
 
-/// Moves a store out of the way; one such is kept, for whoever wants to look at it.
+/// Moves a store out of the way; the last two are kept, for whoever wants to look at them.
 fn set_aside(store: &Path) -> Result<()> {
     if !store.exists() {
         return Ok(());
     }
     let old = store.with_extension("old");
     let failed = || format!("cannot move {} to {}", store.display(), old.display());
-    match fs::remove_dir_all(&old) {
+    let older = store.with_extension("older");
+    match fs::remove_dir_all(&older) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(error).with_context(failed);
         }
         _ => {}
+    }
+    if old.exists() {
+        fs::rename(&old, &older).with_context(failed)?;
     }
     fs::rename(store, &old).with_context(failed)
 }
@@ -143,7 +166,6 @@ fn set_aside(store: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use model::masters::MembersV1;
-    use model::timestamp::Timestamp;
 
     use super::*;
 
@@ -190,9 +212,19 @@ mod tests {
         Mastership::take(&own, &other).expect_err("another cluster's key");
         let [ours, theirs] = [&own.data, &boss].map(|it| SecretsKeys::open(it).expect("keys"));
         assert_eq!(ours.export(), theirs.export());
-        Mastership::leave(&own).expect("left");
+        fs::create_dir_all(own.store().join("log")).expect("its log");
+        assert!(!Mastership::left_keys(&own));
+        Mastership::step_down(&own).expect("stepped down");
         assert_eq!(Mastership::load(&own).expect("readable"), None);
-        assert!(!own.data.join("pki/ca.key").exists());
+        assert!(own.data.join("pki/ca.key").exists(), "nobody leads it yet");
+        assert!(Mastership::left_keys(&own));
+        assert!(own.store().with_extension("old").exists());
+        assert!(own.store().with_extension("older").exists(), "of the member before");
+        Mastership::forget_keys(&own, "pi-2", now).expect("led again");
+        assert!(!own.data.join("pki/ca.key").exists() && !Mastership::left_keys(&own));
+        let credentials = Credentials::load(&own.data).expect("readable").expect("there");
+        assert!(!credentials.peer().is_master, "it leads nobody with its certificate");
+        Mastership::forget_keys(&own, "pi-2", now).expect("nothing is left to do");
         fs::remove_dir_all(root).expect("removable");
     }
 }

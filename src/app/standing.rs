@@ -29,6 +29,7 @@ use crate::io::tls::{ApiTls, Clients, Credentials, Pki, TokenKeys};
 use crate::master::api::Gateway;
 use crate::master::both::Both;
 use crate::master::elector::{Book, GroupClock};
+use crate::master::evictions::{self, Evicted};
 use crate::master::keys::Keys;
 use crate::master::members::{self, FOUNDER, Grouping, GroupingOptions, Members};
 use crate::master::registry::{Registry, ServiceRange};
@@ -73,6 +74,9 @@ impl Standing {
     pub(super) async fn open(base: &Base, mastership: Option<&Mastership>) -> Result<Self> {
         base.doors.bind()?;
         let Base { dirs, identity, clock, .. } = base;
+        if let Some(kept) = certificates::kept(dirs) {
+            clock.confirmed_before(kept);
+        }
         let pki = Arc::new(Pki::open(&dirs.data, clock.now())?);
         let credentials = Credentials::founder(&pki, &dirs.data, &identity.name)?;
         let names = server_names(&identity.name, api_address(identity)?, &base.addresses.borrow());
@@ -93,12 +97,14 @@ impl Standing {
         }
         let known = mastership.map(|mastership| mastership.masters.clone()).unwrap_or_default();
         let book = watch::Sender::new(Arc::new(known));
+        let evicted = watch::Sender::default();
         let grouping = Grouping::new(GroupingOptions {
             store: store.clone(),
             credentials: credentials.clone(),
             book: book.subscribe(),
             clock: Arc::new(OwnClock(clock.clone())),
             incoming: dirs.store().join("incoming"),
+            evicted: evicted.subscribe(),
         });
         let gateway = Gateway::default();
         let roll = Roll::new(grouping.book());
@@ -123,7 +129,8 @@ impl Standing {
         standing.serve_boards(base)?;
         standing.serve_clients(base, to_leader)?;
         standing.keep_certified(base)?;
-        standing.keep_time(base);
+        standing.keep_time(base, mastership.is_some());
+        standing.follow_evictions(evicted);
         standing.follow_members(book, mastership.map_or(FOUNDER, |it| it.member));
         Ok(standing)
     }
@@ -161,12 +168,33 @@ impl Standing {
         self.loops.spawn("members of the group", async move { anyhow::Ok(driving.await) });
     }
 
+    /// An evicted board is cut off from every master, whoever leads.
+    fn follow_evictions(&mut self, evicted: watch::Sender<Evicted>) {
+        let (store, turned_out) = (self.store.clone(), self.port.turned_out());
+        let following = evictions::follow(store, evicted, turned_out, self.loops.stop_signal());
+        self.loops.spawn("evicted boards", following);
+    }
+
     /// The voters' clocks make cluster time, and certificates are renewed by it.
-    fn keep_time(&mut self, base: &Base) {
+    fn keep_time(&mut self, base: &Base, is_member: bool) {
         let parts = (Arc::clone(&self.pki), Arc::clone(&self.tls));
-        let renewing = certificates::renew(parts, base.clock.clone(), self.loops.stop_signal());
+        let renewing = certificates::renew(
+            parts,
+            base.dirs.clone(),
+            base.clock.clone(),
+            self.loops.stop_signal(),
+        );
         self.loops.spawn("certificates", async move { anyhow::Ok(renewing.await) });
-        base.clock.voters(None, BTreeSet::new());
+        match (self.store.standing(), self.store.members()) {
+            (store::Standing::Member { own, .. }, Some(members))
+                if !members.voters().is_empty() =>
+            {
+                base.clock.voters(Some(own), members.voters());
+            }
+            (store::Standing::Sole, _) if !is_member => base.clock.voters(None, BTreeSet::new()),
+            // Until the log says who votes.
+            _ => base.clock.wait(),
+        }
         let (members, clock) = (self.members.clone(), base.clock.clone());
         let telling = tell_voters(members, clock, self.loops.stop_signal());
         self.loops.spawn("clocks of the voters", async move { anyhow::Ok(telling.await) });
@@ -242,7 +270,7 @@ fn api_address(identity: &Identity) -> Result<std::net::Ipv4Addr> {
 
 /// Tells the clock whose clocks count, until `stop`.
 async fn tell_voters(members: Members, clock: Clock, mut stop: watch::Receiver<bool>) {
-    let mut told = (None, BTreeSet::new());
+    let mut told = None;
     loop {
         // Cancel safety: both only wait. An error means that nobody can ask any more.
         tokio::select! {
@@ -250,10 +278,12 @@ async fn tell_voters(members: Members, clock: Clock, mut stop: watch::Receiver<b
             _ = stop.wait_for(|stop| *stop) => return,
         }
         let own = members.grouping().engine().borrow().as_ref().map(|engine| engine.own);
-        let voters = members.health().map(|health| health.members.voters()).unwrap_or_default();
-        if told != (own, voters.clone()) {
+        let Some(health) = members.health() else { continue };
+        let voters = health.members.voters();
+        // A fresh member has no log yet: nobody's clock counts until it says whose do.
+        if !voters.is_empty() && told.as_ref() != Some(&(own, voters.clone())) {
             clock.voters(own, voters.clone());
-            told = (own, voters);
+            told = Some((own, voters));
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::io::store::GroupHealth;
 use crate::master::both::{Both, Copies};
 use crate::master::contacts::Contacts;
 use crate::master::controllers::Views;
+use crate::master::keys::Keys;
 use crate::master::members::Members;
 use crate::master::pending::PendingBoards;
 use crate::master::registry::{ListQuery, Registry};
@@ -79,6 +80,7 @@ impl ClusterStatus {
             warnings
                 .push(json!({ "board": self.identity.name, "reason": ALONE, "remedy": NOT_ALONE }));
         }
+        warnings.extend(self.lost());
         Ok(json!({
             "cluster": self.identity.cluster, "epoch": self.leader.epoch,
             "term": self.leader.term, "leader": self.identity.name, "boards": boards,
@@ -88,9 +90,23 @@ impl ClusterStatus {
     }
 }
 
+impl ClusterStatus {
+    /// Masters that were thrown out.
+    fn lost(&self) -> Vec<Value> {
+        let lost = Keys::new(self.registry.clone()).lost_holders().unwrap_or_default();
+        let warning = |board| json!({ "board": board, "reason": LOST.0, "remedy": LOST.1 });
+        lost.iter().map(warning).collect()
+    }
+}
+
 const WORKER: &str = "worker";
 const ALONE: &str = "durability is \"both\", and no other board holds the log";
 const NOT_ALONE: &str = "bring the other board back, or add one (`kumquat token create`)";
+/// What is so once a master was thrown out, and what to do.
+const LOST: (&str, &str) = (
+    "this board was evicted and has the keys of the cluster, because it was a master",
+    "erase its disk if you have it; otherwise found a new cluster, and change every Secret",
+);
 
 /// Who holds the log.
 struct Masters<'a> {

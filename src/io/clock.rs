@@ -113,6 +113,11 @@ impl Clock {
         self.time().put_off(made, end)
     }
 
+    /// Certificates were judged at this time before this process began.
+    pub fn confirmed_before(&self, time: Timestamp) {
+        self.time().confirmed_before(time, micros() / 1_000);
+    }
+
     /// Takes over a later time heard from the cluster.
     pub fn advance(&self, heard: Timestamp) {
         let mut time = self.time();
@@ -126,6 +131,13 @@ impl Clock {
     /// no longer.
     pub fn follow(&self) {
         self.0.follows.store(true, Ordering::Relaxed);
+    }
+
+    /// Others decide, and it is not known yet who: nobody's clock counts, the own neither. Time goes on
+    /// from the latest that is known.
+    pub fn wait(&self) {
+        self.0.follows.store(false, Ordering::Relaxed);
+        self.time().voters(None, BTreeSet::from([NOBODY]));
     }
 
     /// The clock of a master: whose clocks count. Nobody: the own alone.
@@ -236,5 +248,19 @@ mod tests {
         clock.advance(own.plus_millis(86_400_000));
         assert!(clock.now() >= own.plus_millis(86_400_000));
         assert_eq!(clock.synced(), Some(true));
+    }
+
+    #[test]
+    fn a_master_that_waits_for_the_others_does_not_believe_its_own_clock() {
+        let sole = Clock::asking(Timestamp(0), || Some(true));
+        assert!(sole.now() > BUILT.plus_millis(60_000), "this machine's clock is not in the past");
+        let one = Clock::asking(Timestamp(0), || Some(true));
+        one.wait();
+        assert!(one.now() < BUILT.plus_millis(60_000), "{one:?}");
+        one.voters(Some(MemberId(1)), [1, 2, 3].map(MemberId).into());
+        assert!(one.now() < BUILT.plus_millis(60_000), "one of three is no majority: {one:?}");
+        one.voters(None, BTreeSet::new());
+        one.0.read_at.store(i64::MIN, Ordering::Relaxed);
+        assert!(one.now() > BUILT.plus_millis(60_000));
     }
 }

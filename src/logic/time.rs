@@ -45,8 +45,9 @@ pub struct ClusterTime {
     me: Option<MemberId>,
     voters: BTreeSet<MemberId>,
     heard: BTreeMap<MemberId, Reading>,
-    /// Since when clocks agree and are synchronised.
-    trusted_since: Option<u64>,
+    /// Since when clocks agree and are synchronised, and on what time: one that runs on.
+    trusted: Option<(u64, Point)>,
+    build: Timestamp,
     refused_days: Option<i64>,
     /// Cluster time when this began to count it.
     began: Timestamp,
@@ -105,7 +106,8 @@ impl ClusterTime {
             me: None,
             voters: BTreeSet::new(),
             heard: BTreeMap::new(),
-            trusted_since: None,
+            trusted: None,
+            build,
             refused_days: None,
             began: anchor.time,
             steps: VecDeque::new(),
@@ -121,6 +123,13 @@ impl ClusterTime {
     /// could be trusted, so a clock that is years ahead locks nobody out.
     pub fn confirmed(&self, mono: u64) -> Timestamp {
         self.confirmed.now(mono)
+    }
+
+    /// Certificates were judged at this time before: it is not forgotten with a restart.
+    pub fn confirmed_before(&mut self, time: Timestamp, mono: u64) {
+        if time > self.confirmed(mono) {
+            self.confirmed = Point { mono, time };
+        }
     }
 
     /// Who votes: only their clocks count. Without voters the own clock alone does.
@@ -213,7 +222,7 @@ impl ClusterTime {
         let readings = self.readings(mono);
         self.refused_days = None;
         if !self.is_majority(readings.len()) {
-            self.trusted_since = None;
+            self.trusted = None;
             return;
         }
         let (median, median_synced) = readings[(readings.len() - 1) / 2];
@@ -232,18 +241,22 @@ impl ClusterTime {
         self.reach(median, mono);
     }
 
-    /// Takes a trusted time for the judging of certificates; one that is years ahead only when it has
-    /// been so for an hour, so that a wrong time server locks nobody out at once.
+    /// Takes a trusted time for the judging of certificates; one that is years ahead, or behind, only when
+    /// it has been so for an hour: a wrong time server locks nobody out at once, and its repair mends
+    /// what it has done.
     fn confirm(&mut self, median: Timestamp, trusted: bool, mono: u64) {
         if !trusted {
-            self.trusted_since = None;
+            self.trusted = None;
             return;
         }
-        let since = *self.trusted_since.get_or_insert(mono);
+        let apart = |point: &Point| point.now(mono).millis().abs_diff(median.millis());
+        let runs_on = self.trusted.filter(|(_, point)| apart(point) <= AGREE_MS as u64);
+        let since = runs_on.map_or(mono, |(since, _)| since);
+        self.trusted = Some((since, Point { mono, time: median }));
         let step = median.millis().saturating_sub(self.confirmed(mono).millis());
-        let near = step <= CLOCK_UNSYNCED_DAYS_MAX * DAY_MS;
-        if step > 0 && (near || mono >= since + TRUST_MS) {
-            self.confirmed = Point { mono, time: median };
+        let near = (0..=CLOCK_UNSYNCED_DAYS_MAX * DAY_MS).contains(&step);
+        if near || mono >= since + TRUST_MS {
+            self.confirmed = Point { mono, time: median.max(self.build) };
         }
     }
 }

@@ -15,13 +15,15 @@ use logic::controller::{Op, Propagation};
 use model::ids::{ObjectKey, Uid, Version};
 use model::join::{BOARD_KEY, EVICTED};
 use model::limits::PLAN_OPS_MAX;
-use model::view::kind;
+use model::status::ApiError;
+use model::view::{Meta, kind};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::controllers::Views;
-use super::keys::{SYSTEM, evicted_key, node_key};
-use super::registry::{CommitError, Registry};
+use super::keys::{Keys, node_key};
+use super::members::Rows;
+use super::registry::{CommitError, ListQuery, Registry};
 use crate::io::store::{Record, StoreError};
 
 /// Attempts while others write to the same objects.
@@ -34,7 +36,9 @@ pub struct Evicted {
     pub board: String,
     /// Its key, as [`model::join::key_text`].
     pub key: String,
-    /// Secrets that its pods used.
+    /// Whether it is or was a master: then it has the keys of the cluster, and all that was written.
+    pub master: bool,
+    /// Secrets that it can read: those that its pods used; all of them when it is or was a master.
     pub secrets: Vec<Exposed>,
     /// Pods that it had.
     pub pods: usize,
@@ -63,6 +67,9 @@ pub enum EvictError {
     /// Its Node names no key: it has never been let in.
     #[error("board {0} has not shown a key yet: delete its Node instead")]
     NoKey(String),
+    /// The API refuses to list Secrets.
+    #[error("the Secrets cannot be listed: {0}")]
+    List(ApiError),
     /// The store cannot be read.
     #[error("the objects cannot be read")]
     Read(#[from] StoreError),
@@ -80,6 +87,7 @@ pub type Taking = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 #[derive(Clone)]
 pub struct Evictor {
     registry: Registry,
+    keys: Keys,
     views: Views,
     own: String,
     take_out: Option<TakeOut>,
@@ -88,7 +96,8 @@ pub struct Evictor {
 impl Evictor {
     /// For the master on board `own`.
     pub fn new(registry: Registry, views: Views, own: &str) -> Self {
-        Self { registry, views, own: own.to_owned(), take_out: None }
+        let keys = Keys::new(registry.clone());
+        Self { registry, keys, views, own: own.to_owned(), take_out: None }
     }
 
     /// Tells whoever keeps the group of masters, once a key is refused.
@@ -105,12 +114,40 @@ impl Evictor {
         if name == self.own {
             return Err(EvictError::Leads(name.into()));
         }
-        let (pods, secrets) = self.held_by(name);
+        let (pods, mut secrets) = self.held_by(name);
+        let (_, _, key) = self.key_of(name)?;
+        let master = self.has_been_master(name, &key)?;
+        if master {
+            self.add_all(&mut secrets)?;
+        }
         let key = self.write(name).await?;
-        tracing::warn!(node = name, key, pods, "a board was evicted for good");
+        tracing::warn!(node = name, key, pods, master, "a board was evicted for good");
         self.take_out(name);
         self.remove_pods(name).await;
-        Ok(Evicted { board: name.into(), key, secrets, pods })
+        Ok(Evicted { board: name.into(), key, master, secrets, pods })
+    }
+
+    /// Whether this board was ever given the keys of the cluster, or is about to.
+    fn has_been_master(&self, name: &str, key: &str) -> Result<bool, StoreError> {
+        let (rows, _) = Rows::read(self.registry.store())?;
+        let is_member = rows.members.values().any(|at| at.board == name);
+        Ok(is_member || self.keys.is_holder(key)?)
+    }
+
+    /// Adds the Secrets that no pod of the board uses.
+    fn add_all(&self, secrets: &mut Vec<Exposed>) -> Result<(), EvictError> {
+        let kind = model::resource::find("", "v1", "secrets").expect("a kind of the table");
+        let page = self.registry.list(&ListQuery::all(kind, None)).map_err(EvictError::List)?;
+        for item in page.items {
+            let secret: Value = serde_json::from_slice(&item.json()).unwrap_or_default();
+            let text = |field: &str| secret["metadata"][field].as_str().unwrap_or_default();
+            let (namespace, name) = (text("namespace").to_owned(), text("name").to_owned());
+            if !secrets.iter().any(|one| one.namespace == namespace && one.name == name) {
+                secrets.push(Exposed { namespace, name, pods: Vec::new() });
+            }
+        }
+        secrets.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        Ok(())
     }
 
     /// Its key is refused already; that it leaves the group of masters may take as long as it does.
@@ -144,22 +181,10 @@ impl Evictor {
             let (record, node, key) = self.key_of(name)?;
             let uid = node["metadata"]["uid"].as_str().and_then(Uid::parse).unwrap_or_default();
             let now = self.registry.clock().now();
-            let entry = json!({ key.as_str(): format!("{name} {now}") });
-            let list = match self.registry.store().get(&evicted_key())? {
-                Some(list) => Op::Patch {
-                    key: evicted_key(),
-                    base: list.version,
-                    subresource: None,
-                    merge: json!({ "data": entry }),
-                },
-                None => Op::Create {
-                    kind: kind::CONFIG_MAPS,
-                    object: json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": entry,
-                        "metadata": { "name": EVICTED, "namespace": SYSTEM } }),
-                },
-            };
+            let list =
+                self.keys.write(EVICTED, &[(key.clone(), format!("{name} {now}").into())])?;
             let gone = delete(record.key.clone(), record.version, uid);
-            match self.registry.commit(vec![list, gone]).await {
+            match self.registry.commit(list.into_iter().chain([gone]).collect()).await {
                 // Its beat changed the Node, or another board is thrown out: look again.
                 Err(CommitError::Conflict) => {}
                 committed => return Ok(committed.map(|_| key)?),
@@ -196,8 +221,9 @@ impl Evictor {
             let ops: Vec<Op> = {
                 let world = self.views.world();
                 let pods = world.pods_on(name).map(|pod| &pod.meta);
-                // Those with a finalizer stay until that is done.
-                let pods = pods.filter(|pod| pod.finalizers.is_empty()).take(PLAN_OPS_MAX);
+                // Those with a finalizer stay until that is done; that they are deleted ends their tokens.
+                let due = |pod: &&Meta| pod.finalizers.is_empty() || pod.deleting.is_none();
+                let pods = pods.filter(due).take(PLAN_OPS_MAX);
                 pods.map(|pod| delete(pod.key(kind::PODS), pod.version, pod.uid)).collect()
             };
             if ops.is_empty() {

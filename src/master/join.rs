@@ -19,7 +19,8 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use logic::controller::Op;
 use model::join::{
-    BOARD_KEY, BOARD_LABEL, JoinAnswer, JoinRequest, MASTER_LABEL, PendingAsk, Sealed, key_text,
+    BOARD_KEY, BOARD_LABEL, JoinAnswer, JoinRequest, MASTER_LABEL, PENDING_LABEL, PendingAnswer,
+    PendingAsk, Sealed, WORKERS, key_text,
 };
 use model::leader::SignedRecord;
 use model::limits::{JOIN_BYTES_MAX, JOIN_SECONDS_MAX};
@@ -35,13 +36,13 @@ use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
 use super::keys::{Keys, node_key};
-use super::pending::{Pending, PendingBoards, PendingError};
+use super::pending::{Pending, PendingBoards, PendingError, Said};
 use super::registry::{CommitError, Registry};
 use super::tokens::{Spent, Tokens};
 use crate::io::peer::{self, Body, Caller};
 use crate::io::seldom::Seldom;
 use crate::io::store::Record;
-use crate::io::tls::{Pki, TlsError, is_proof, proof};
+use crate::io::tls::{Pki, TlsError, is_proof, proof, verify_board};
 
 /// At most one line about refusals in this time.
 const LINES_EVERY: Duration = Duration::from_secs(10);
@@ -101,6 +102,14 @@ pub enum Refusal {
     /// It wants to become more than it may.
     #[error("the token is for workers: leave --role master away, or ask for another token")]
     Role,
+    /// The same of a board that a person lets in.
+    #[error(
+        "board {0} wants to become a master: let it in with --role master, or start it without"
+    )]
+    WantsMore(String),
+    /// It speaks for a key that it has not shown to have.
+    #[error("the request is not signed with the board's key")]
+    Unproven,
     /// It cannot wait for a person's word.
     #[error(transparent)]
     Pending(#[from] PendingError),
@@ -120,11 +129,13 @@ impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Bad(_) | Self::Name(..) | Self::Certificate(_) => StatusCode::BAD_REQUEST,
-            Self::Unknown => StatusCode::UNAUTHORIZED,
+            Self::Unknown | Self::Unproven => StatusCode::UNAUTHORIZED,
             Self::Spent(_) | Self::Evicted | Self::Role => StatusCode::FORBIDDEN,
             Self::Pending(PendingError::Full) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Pending(PendingError::Nonce) => StatusCode::BAD_REQUEST,
+            Self::Pending(PendingError::Random(_)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Pending(_) => StatusCode::NOT_FOUND,
-            Self::Taken(_) => StatusCode::CONFLICT,
+            Self::Taken(_) | Self::WantsMore(_) => StatusCode::CONFLICT,
             Self::Write(_) | Self::Read(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -157,14 +168,18 @@ impl Joining {
 
     /// Answers a request to [`peer::JOIN`], [`peer::GENESIS`] or [`peer::PENDING`].
     pub async fn answer(&self, caller: &Caller, request: Request<Incoming>) -> Response<Body> {
+        let done = |body| (StatusCode::OK, body);
         let answered = match request.uri().path() {
-            peer::GENESIS => self.tell_cluster(caller, request).await.map(Some),
+            peer::GENESIS => self.tell_cluster(caller, request).await.map(done),
             peer::PENDING => self.let_wait(caller, request).await,
-            _ => self.judge(caller, request).await.map(Some),
+            _ => self.judge(caller, request).await.map(done),
         };
         match answered {
-            Ok(Some(body)) => Response::new(peer::full(body)),
-            Ok(None) => peer::text(StatusCode::ACCEPTED, ""),
+            Ok((status, body)) => {
+                let mut answer = Response::new(peer::full(body));
+                *answer.status_mut() = status;
+                answer
+            }
             Err(refusal) => {
                 if let Some(left_out) = self.lines.line() {
                     let address = caller.address;
@@ -236,8 +251,9 @@ impl Joining {
             let node = self.options.registry.store().get(&node_key(&wish.name))?;
             let take = self.take_name(&wish.name, &key_text(&key), role, node, now)?;
             let certificate = self.certificate(&wish.name, &wish.public_key)?;
-            let ops: Vec<Op> = spend.into_iter().chain(take).collect();
-            let again = ops.is_empty();
+            let again = spend.is_none() && take.is_none();
+            let bound = self.bind(&wish.name, &key, role, now)?;
+            let ops: Vec<Op> = spend.into_iter().chain(take).chain(bound).collect();
             match self.commit(ops).await {
                 // Another board was faster with the token or the name: look again.
                 Err(CommitError::Conflict) => continue,
@@ -260,39 +276,57 @@ impl Joining {
         &self,
         caller: &Caller,
         request: Request<Incoming>,
-    ) -> Result<Option<Vec<u8>>, Refusal> {
-        let ask: PendingAsk = read(request).await?;
+    ) -> Result<(StatusCode, Vec<u8>), Refusal> {
+        let sealed: Sealed = read(request).await?;
+        let ask: PendingAsk = parse(sealed.text.as_bytes())?;
+        // Or anybody could speak for a board whose key is known.
+        let parts = [&caller.exporter[..], sealed.text.as_bytes()];
+        if !verify_board(&ask.public_key, PENDING_LABEL, &parts, &sealed.proof) {
+            return Err(Refusal::Unproven);
+        }
         let key = self.checked(&ask.name, &ask.public_key)?;
         let now = self.options.registry.clock().now();
         let node = self.options.registry.store().get(&node_key(&ask.name))?;
-        let role = role(TokenRole::Auto, ask.role).ok_or(Refusal::Role)?;
-        if self.take_name(&ask.name, &key_text(&key), role, node, now)?.is_none() {
+        let given = self.role_of(&key_text(&key), node.as_ref())?;
+        if self.take_name(&ask.name, &key_text(&key), given, node, now)?.is_none() {
             self.options.pending.forget(&key);
             let certificate = self.certificate(&ask.name, &ask.public_key)?;
-            let answer = self.facts(role, certificate, now);
-            return Ok(Some(serde_json::to_vec(&answer).map_err(bad)?));
+            let answer = self.facts(given, certificate, now);
+            return Ok((StatusCode::OK, serde_json::to_vec(&answer).map_err(bad)?));
         }
-        let PendingAsk { name, version, .. } = ask;
+        let PendingAsk { name, version, role, commitment, nonce, .. } = ask;
         let address = caller.address.ip();
-        if self.options.pending.note(Pending {
-            name: name.clone(),
-            key,
-            address,
-            version,
-            role,
-            since: now,
-        })? {
+        let board = Pending { name: name.clone(), key, address, version, role, since: now };
+        let noted = self.options.pending.note(board, Said { commitment, nonce })?;
+        if noted.is_new {
             tracing::info!(node = name, %address, "a board waits to be let in (`kumquat board list`)");
         }
-        Ok(None)
+        let answer = PendingAnswer { nonce: noted.nonce };
+        Ok((StatusCode::ACCEPTED, serde_json::to_vec(&answer).map_err(bad)?))
     }
 
-    /// Lets in a board that waits; gives its words. They tell boards of one name apart.
+    /// What a board was let in for.
+    fn role_of(&self, key: &str, node: Option<&Record>) -> Result<TokenRole, Refusal> {
+        if self.keys.is_worker(key)? {
+            return Ok(TokenRole::Worker);
+        }
+        let node = node.and_then(|node| serde_json::from_slice::<Value>(&node.body).ok());
+        let said = node.as_ref().and_then(|node| node["metadata"]["annotations"][ROLE].as_str());
+        Ok(said.and_then(|role| role.parse().ok()).unwrap_or_default())
+    }
+
+    /// Lets in a board that waits, for this role; gives its words. They tell boards of one name apart.
     ///
     /// # Errors
-    /// No such board waits, or its name cannot be given to it.
-    pub async fn approve(&self, name: &str, words: Option<&str>) -> Result<String, Refusal> {
-        let board = self.options.pending.find(name, words)?;
+    /// No such board waits, it wants more than that, or its name cannot be given to it.
+    pub async fn approve(
+        &self,
+        name: &str,
+        words: Option<&str>,
+        given: TokenRole,
+    ) -> Result<String, Refusal> {
+        let (board, words) = self.options.pending.find(name, words)?;
+        let role = role(given, board.role).ok_or_else(|| Refusal::WantsMore(name.into()))?;
         for _ in 0..ATTEMPTS_MAX {
             let now = self.options.registry.clock().now();
             let key = key_text(&board.key);
@@ -300,15 +334,32 @@ impl Joining {
                 return Err(Refusal::Evicted);
             }
             let node = self.options.registry.store().get(&node_key(name))?;
-            let take = self.take_name(name, &key, board.role, node, now)?;
-            match self.commit(take.into_iter().collect()).await {
+            let take = self.take_name(name, &key, role, node, now)?;
+            let bound = self.bind(name, &board.key, role, now)?;
+            match self.commit(take.into_iter().chain(bound).collect()).await {
                 Err(CommitError::Conflict) => continue,
                 committed => committed.map_err(Refusal::Write)?,
             }
             tracing::info!(node = name, key, "a board was let in by a person's word");
-            return Ok(self.options.pending.phrase(&board.key));
+            return Ok(words);
         }
         Err(Refusal::Write(CommitError::Conflict))
+    }
+
+    /// The write that binds a key to the role of a worker, or frees it: the Node says it too, but may
+    /// be deleted.
+    fn bind(
+        &self,
+        name: &str,
+        key: &[u8; 32],
+        role: TokenRole,
+        now: Timestamp,
+    ) -> Result<Option<Op>, Refusal> {
+        let said = match role {
+            TokenRole::Worker => format!("{name} {now}").into(),
+            TokenRole::Auto | TokenRole::Master => Value::Null,
+        };
+        Ok(self.keys.write(WORKERS, &[(key_text(key), said)])?)
     }
 
     async fn commit(&self, ops: Vec<Op>) -> Result<(), CommitError> {

@@ -4,10 +4,11 @@
 //! has its name, or its own key was evicted. A Node that a person deletes frees its name for whichever
 //! board with a certificate for it says Hello first; only an eviction keeps a board out.
 
+use logic::controller::Op;
 use model::ids::ObjectKey;
-use model::join::{BOARD_KEY, EVICTED, key_text};
+use model::join::{BOARD_KEY, EVICTED, HOLDERS, WORKERS, key_text};
 use model::view::kind;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::registry::Registry;
 use crate::io::store::{Record, Store, StoreError};
@@ -63,15 +64,82 @@ impl Keys {
 
     /// Whether a person threw this key out.
     pub(super) fn is_evicted(&self, key: &str) -> Result<bool, StoreError> {
-        let Some(record) = self.store.get(&evicted_key())? else { return Ok(false) };
-        let map: Value = serde_json::from_slice(&record.body).unwrap_or_default();
-        Ok(map["data"].get(key).is_some())
+        self.is_in(EVICTED, key)
     }
+
+    /// Whether the board with this key was let in as a worker.
+    pub(super) fn is_worker(&self, key: &str) -> Result<bool, StoreError> {
+        self.is_in(WORKERS, key)
+    }
+
+    /// Whether the board with this key was ever given the authority's key.
+    pub(super) fn is_holder(&self, key: &str) -> Result<bool, StoreError> {
+        self.is_in(HOLDERS, key)
+    }
+
+    /// Names of boards that were thrown out although they have the authority's key.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn lost_holders(&self) -> Result<Vec<String>, StoreError> {
+        let Some(evicted) = self.list(EVICTED)? else { return Ok(Vec::new()) };
+        let holders = self.list(HOLDERS)?.map(|(_, data)| data).unwrap_or_default();
+        let evicted = evicted.1.as_object().cloned().unwrap_or_default();
+        let lost = evicted.into_iter().filter(|(key, _)| holders.get(key).is_some());
+        let name = |(_, said): (String, Value)| {
+            said.as_str().unwrap_or_default().split(' ').next().unwrap_or_default().to_owned()
+        };
+        Ok(lost.map(name).collect())
+    }
+
+    fn is_in(&self, list: &'static str, key: &str) -> Result<bool, StoreError> {
+        Ok(self.list(list)?.is_some_and(|(_, data)| data.get(key).is_some()))
+    }
+
+    fn list(&self, list: &'static str) -> Result<Option<(Record, Value)>, StoreError> {
+        let Some(record) = self.store.get(&list_key(list))? else { return Ok(None) };
+        let mut map: Value = serde_json::from_slice(&record.body).unwrap_or_default();
+        Ok(Some((record, map["data"].take())))
+    }
+
+    /// The write that makes a list of keys say this of them; null takes a key out of it. None when it
+    /// says so already.
+    pub(super) fn write(
+        &self,
+        list: &'static str,
+        entries: &[(String, Value)],
+    ) -> Result<Option<Op>, StoreError> {
+        let found = self.list(list)?;
+        let said = found.as_ref().map(|(_, data)| data);
+        let is_in = |key: &str| said.is_some_and(|data| data.get(key).is_some());
+        let news = entries.iter().filter(|(key, value)| is_in(key) == value.is_null()).cloned();
+        let data: serde_json::Map<String, Value> = news.collect();
+        if data.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(match found {
+            Some((record, _)) => Op::Patch {
+                key: record.key,
+                base: record.version,
+                subresource: None,
+                merge: json!({ "data": data }),
+            },
+            None => Op::Create {
+                kind: kind::CONFIG_MAPS,
+                object: json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": data,
+                    "metadata": { "name": list, "namespace": SYSTEM } }),
+            },
+        }))
+    }
+}
+
+fn list_key(name: &str) -> ObjectKey {
+    ObjectKey { kind: kind::CONFIG_MAPS, namespace: SYSTEM.into(), name: name.into() }
 }
 
 /// The list of keys that were thrown out.
 pub(super) fn evicted_key() -> ObjectKey {
-    ObjectKey { kind: kind::CONFIG_MAPS, namespace: SYSTEM.into(), name: EVICTED.into() }
+    list_key(EVICTED)
 }
 
 /// Whether this object is that list.

@@ -12,6 +12,7 @@ pub mod controllers;
 pub mod dispatcher;
 pub mod elector;
 pub mod evict;
+pub mod evictions;
 pub mod join;
 pub mod keys;
 pub mod members;

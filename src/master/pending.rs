@@ -1,8 +1,9 @@
 //! Boards without a token that wait for a person to let them in.
 //!
 //! In the memory of the leader only: a board asks again every few seconds, so a new leader knows it
-//! soon. Nothing is believed of a board that waits but its key; the six words that both sides show
-//! ([`model::words`]) tell a person that no third party sits between them.
+//! soon. Nothing is believed of a board that waits but its key, which it has proven to have; the six words
+//! that both sides show ([`model::words`]) tell a person that no third party sits between them. They are
+//! there once the board has opened its nonce, after it was told this side's.
 //! Bounds: so many boards in all and of one address, each for a while; further ones are refused.
 
 use std::net::IpAddr;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use model::limits::{PENDING_BOARDS_MAX, PENDING_PER_ADDRESS_MAX, PENDING_SECONDS_MAX};
 use model::timestamp::Timestamp;
 use model::token::TokenRole;
-use model::words;
+use model::words::{self, Nonce};
 use serde::Serialize;
 
 /// A board that has not asked again for this long has given up.
@@ -29,8 +30,8 @@ pub struct Pending {
     pub address: IpAddr,
     /// Its version of kumquat.
     pub version: String,
-    /// What it may become.
-    pub role: TokenRole,
+    /// What it wants to become at most, if it says so.
+    pub role: Option<TokenRole>,
     /// When it first asked, in cluster time.
     pub since: Timestamp,
 }
@@ -53,6 +54,12 @@ pub struct PendingInfo {
 /// Why a board does not wait, or is not found.
 #[derive(Debug, thiserror::Error)]
 pub enum PendingError {
+    /// What it opens is not what it has committed itself to.
+    #[error("the board opens another nonce than it has committed itself to")]
+    Nonce,
+    /// The system's randomness.
+    #[error("the system gives no randomness: {0}")]
+    Random(getrandom::Error),
     /// As many as there may be.
     #[error("too many boards wait to be let in: try again in some minutes, or use a token")]
     Full,
@@ -81,6 +88,57 @@ struct Entry {
     board: Pending,
     began: Instant,
     asked: Instant,
+    exchange: Exchange,
+}
+
+/// The nonces behind the words.
+struct Exchange {
+    commitment: [u8; 32],
+    /// Of this side: made when the commitment came.
+    own: Nonce,
+    /// The board's, once opened.
+    opened: Option<Nonce>,
+}
+
+/// What a board says of its nonce.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Said {
+    pub(super) commitment: [u8; 32],
+    pub(super) nonce: Option<Nonce>,
+}
+
+/// What comes of an ask.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Noted {
+    /// The board is new, or has another name than before.
+    pub(super) is_new: bool,
+    /// This side's nonce.
+    pub(super) nonce: Nonce,
+}
+
+impl Exchange {
+    fn begin(commitment: [u8; 32]) -> Result<Self, PendingError> {
+        let mut own = [0; 32];
+        getrandom::fill(&mut own).map_err(PendingError::Random)?;
+        Ok(Self { commitment, own, opened: None })
+    }
+
+    /// A nonce counts only for a commitment that was here before it.
+    fn open(&mut self, key: &[u8; 32], nonce: Nonce) -> Result<(), PendingError> {
+        if words::commitment(key, &nonce) != self.commitment {
+            return Err(PendingError::Nonce);
+        }
+        self.opened = Some(nonce);
+        Ok(())
+    }
+}
+
+impl Entry {
+    /// What both sides show, once both nonces are known.
+    fn words(&self, authority: &[u8; 32]) -> Option<String> {
+        let Exchange { own, opened, .. } = &self.exchange;
+        Some(words::phrase(&self.board.key, authority, [opened.as_ref()?, own]))
+    }
 }
 
 impl PendingBoards {
@@ -92,56 +150,66 @@ impl PendingBoards {
     /// The boards that wait, the longest waiting first.
     pub fn list(&self) -> Vec<PendingInfo> {
         let waiting = self.lock(Instant::now());
-        let infos = waiting.iter().map(|Entry { board, .. }| PendingInfo {
-            name: board.name.clone(),
-            address: board.address.to_string(),
-            version: board.version.clone(),
-            words: self.phrase(&board.key),
-            since: board.since.to_string(),
+        let shown = waiting.iter().filter_map(|entry| {
+            let board = &entry.board;
+            Some(PendingInfo {
+                name: board.name.clone(),
+                address: board.address.to_string(),
+                version: board.version.clone(),
+                words: entry.words(&self.authority)?,
+                since: board.since.to_string(),
+            })
         });
-        infos.collect()
+        shown.collect()
     }
 
-    /// What a board with this key shows.
-    pub fn phrase(&self, key: &[u8; 32]) -> String {
-        words::phrase(key, &self.authority)
+    /// A board asked.
+    pub(super) fn note(&self, board: Pending, said: Said) -> Result<Noted, PendingError> {
+        self.note_at(board, said, Instant::now())
     }
 
-    /// A board asked; whether it is new.
-    pub(super) fn note(&self, board: Pending) -> Result<bool, PendingError> {
-        self.note_at(board, Instant::now())
-    }
-
-    fn note_at(&self, board: Pending, now: Instant) -> Result<bool, PendingError> {
+    fn note_at(&self, board: Pending, said: Said, now: Instant) -> Result<Noted, PendingError> {
         let mut waiting = self.lock(now);
         let known = waiting.iter_mut().find(|entry| entry.board.key == board.key);
         if let Some(known) = known {
+            if known.exchange.commitment != said.commitment {
+                known.exchange = Exchange::begin(said.commitment)?;
+            } else if let Some(nonce) = said.nonce {
+                known.exchange.open(&board.key, nonce)?;
+            }
             let since = known.board.since;
             let is_new = known.board.name != board.name;
             known.board = Pending { since, ..board };
             known.asked = now;
-            return Ok(is_new);
+            return Ok(Noted { is_new, nonce: known.exchange.own });
         }
         let neighbours =
             waiting.iter().filter(|entry| entry.board.address == board.address).count();
         if waiting.len() >= PENDING_BOARDS_MAX || neighbours >= PENDING_PER_ADDRESS_MAX {
             return Err(PendingError::Full);
         }
-        waiting.push(Entry { board, began: now, asked: now });
-        Ok(true)
+        // A nonce that comes with its commitment was opened for somebody else: the board begins anew.
+        let exchange = Exchange::begin(said.commitment)?;
+        let nonce = exchange.own;
+        waiting.push(Entry { board, began: now, asked: now, exchange });
+        Ok(Noted { is_new: true, nonce })
     }
 
-    /// The one board of that name, and of these words if they are given.
-    pub(super) fn find(&self, name: &str, words: Option<&str>) -> Result<Pending, PendingError> {
+    /// The one board of that name, and of these words if they are given; with its words.
+    pub(super) fn find(
+        &self,
+        name: &str,
+        words: Option<&str>,
+    ) -> Result<(Pending, String), PendingError> {
         let wanted = words.map(normal);
         let waiting = self.lock(Instant::now());
-        let named = waiting.iter().map(|entry| &entry.board).filter(|board| {
-            let shown = || normal(&self.phrase(&board.key));
-            board.name == name && wanted.as_ref().is_none_or(|wanted| *wanted == shown())
-        });
-        let found: Vec<&Pending> = named.collect();
-        match found[..] {
-            [board] => Ok(board.clone()),
+        let named = waiting.iter().filter(|entry| entry.board.name == name);
+        let shown = named.filter_map(|entry| Some((&entry.board, entry.words(&self.authority)?)));
+        let found: Vec<(&Pending, String)> = shown
+            .filter(|(_, shown)| wanted.as_ref().is_none_or(|wanted| *wanted == normal(shown)))
+            .collect();
+        match &found[..] {
+            [(board, shown)] => Ok(((*board).clone(), shown.clone())),
             [] => {
                 let which = words.map_or("", |_| " with these words");
                 Err(PendingError::Absent(name.into(), which))
@@ -183,27 +251,61 @@ mod tests {
             key: [key; 32],
             address: address.into(),
             version: "0.3.0".into(),
-            role: TokenRole::Auto,
+            role: None,
             since: Timestamp(0),
         }
+    }
+
+    /// What a board with this nonce says, first and then.
+    fn said(key: u8, nonce: u8, opens: bool) -> Said {
+        let commitment = words::commitment(&[key; 32], &[nonce; 32]);
+        Said { commitment, nonce: opens.then_some([nonce; 32]) }
+    }
+
+    /// Both steps of a board; what it shows then.
+    fn waits(waiting: &PendingBoards, board: Pending, nonce: u8) -> String {
+        let key = board.key;
+        let first = waiting.note(board.clone(), said(key[0], nonce, false)).unwrap();
+        let second = waiting.note(board, said(key[0], nonce, true)).unwrap();
+        assert_eq!(first.nonce, second.nonce);
+        words::phrase(&key, &[9; 32], [&[nonce; 32], &first.nonce])
     }
 
     #[test]
     fn boards_of_one_name_are_told_apart_by_their_words() {
         let waiting = PendingBoards::new([9; 32]);
-        assert!(waiting.note(board("pi-4", 1, [10, 0, 0, 1])).unwrap());
-        assert!(!waiting.note(board("pi-4", 1, [10, 0, 0, 1])).unwrap(), "it asks again");
-        assert_eq!(waiting.find("pi-4", None).unwrap().key, [1; 32]);
-        assert!(waiting.note(board("pi-4", 2, [10, 0, 0, 2])).unwrap(), "somebody else");
+        let first = waits(&waiting, board("pi-4", 1, [10, 0, 0, 1]), 5);
+        assert_eq!(waiting.find("pi-4", None).unwrap().0.key, [1; 32]);
+        let second = waits(&waiting, board("pi-4", 2, [10, 0, 0, 2]), 5);
+        assert_ne!(first, second);
         assert!(matches!(waiting.find("pi-4", None), Err(PendingError::Ambiguous(_, 2))));
-        let words = waiting.phrase(&[2; 32]).to_uppercase().replace(' ', "-");
-        assert_eq!(waiting.find("pi-4", Some(&words)).unwrap().key, [2; 32]);
+        let words = second.to_uppercase().replace(' ', "-");
+        assert_eq!(waiting.find("pi-4", Some(&words)).unwrap().0.key, [2; 32]);
         assert!(matches!(waiting.find("pi-4", Some("a b")), Err(PendingError::Absent(..))));
         assert!(matches!(waiting.find("pi-5", None), Err(PendingError::Absent(..))));
         assert_eq!(waiting.list().len(), 2);
-        assert_eq!(waiting.list()[0].words, waiting.phrase(&[1; 32]));
+        assert_eq!(waiting.list()[0].words, first);
         waiting.forget(&[2; 32]);
-        assert_eq!(waiting.find("pi-4", None).unwrap().key, [1; 32]);
+        assert_eq!(waiting.find("pi-4", None).unwrap().0.key, [1; 32]);
+    }
+
+    #[test]
+    fn a_nonce_counts_only_after_its_commitment() {
+        let waiting = PendingBoards::new([9; 32]);
+        let pi = || board("pi-4", 1, [10, 0, 0, 1]);
+        // Opened at once: it knows what the other side's would be only when it is too late for it.
+        let at_once = waiting.note(pi(), said(1, 5, true)).unwrap();
+        assert!(waiting.list().is_empty() && waiting.find("pi-4", None).is_err());
+        let other = Said { nonce: Some([6; 32]), ..said(1, 5, false) };
+        assert!(matches!(waiting.note(pi(), other), Err(PendingError::Nonce)));
+        assert!(waiting.list().is_empty());
+        // Another commitment has another answer, and what was opened before is forgotten.
+        waiting.note(pi(), said(1, 5, true)).unwrap();
+        assert_eq!(waiting.list().len(), 1);
+        let anew = waiting.note(pi(), said(1, 7, true)).unwrap();
+        assert_ne!(anew.nonce, at_once.nonce);
+        assert!(waiting.list().is_empty());
+        assert!(!anew.is_new, "it is the same board");
     }
 
     #[test]
@@ -213,16 +315,21 @@ mod tests {
         let crowd = 2 * PENDING_BOARDS_MAX;
         let taken = (0..crowd).filter(|n| {
             let address = [10, 0, 0, (n / (PENDING_PER_ADDRESS_MAX + 2)) as u8];
-            waiting.note_at(board("x", *n as u8, address), now).is_ok()
+            waiting.note_at(board("x", *n as u8, address), said(1, 1, false), now).is_ok()
         });
         assert_eq!(taken.count(), PENDING_BOARDS_MAX);
-        assert!(waiting.note_at(board("y", 200, [10, 9, 0, 1]), now).is_err());
+        assert!(waiting.note_at(board("y", 200, [10, 9, 0, 1]), said(1, 1, false), now).is_err());
         let later = now + SILENT_AFTER;
-        assert!(waiting.note_at(board("y", 200, [10, 9, 0, 1]), later).unwrap());
+        assert!(
+            waiting
+                .note_at(board("y", 200, [10, 9, 0, 1]), said(1, 1, false), later)
+                .unwrap()
+                .is_new
+        );
         let mut at = later;
         while at < later + Duration::from_secs(PENDING_SECONDS_MAX) {
             assert!(waiting.lock(at).iter().any(|entry| entry.board.name == "y"), "{at:?}");
-            let _known = waiting.note_at(board("y", 200, [10, 9, 0, 1]), at);
+            let _known = waiting.note_at(board("y", 200, [10, 9, 0, 1]), said(1, 1, false), at);
             at += SILENT_AFTER / 2;
         }
         assert_eq!(waiting.lock(at).len(), 0, "a board that waits for too long");

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::leader::SignedRecord;
 use crate::timestamp::Timestamp;
 use crate::token::{TokenId, TokenRole};
+use crate::words::Nonce;
 
 /// Label of the board's proof: over the exporter and the request's text.
 pub const BOARD_LABEL: &str = "kumquat join board";
@@ -42,8 +43,12 @@ pub struct JoinRequest {
     pub role: Option<TokenRole>,
 }
 
-/// What a board without a token asks (`POST /v1/pending`), again and again until a person lets it in.
-/// The answer is nothing yet (202), or a [`JoinAnswer`].
+/// Label of the signature of a [`PendingAsk`] by the board's key: over the exporter and the text.
+pub const PENDING_LABEL: &str = "kumquat pending ask";
+
+/// What a board without a token asks (`POST /v1/pending`), again and again until a person lets it in:
+/// [`Sealed`], with a signature of its key as proof. The answer is a [`PendingAnswer`] (202), or a
+/// [`JoinAnswer`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingAsk {
     /// The name that it wants.
@@ -57,6 +62,19 @@ pub struct PendingAsk {
     /// What it may become at most, when its person says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<TokenRole>,
+    /// To what nonce it commits itself ([`crate::words::commitment`]).
+    pub commitment: [u8; 32],
+    /// That nonce, once the cluster has said its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<Nonce>,
+}
+
+/// What a board is told that waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingAnswer {
+    /// The cluster's nonce for the board's commitment. A board that has opened its own for another one
+    /// begins anew.
+    pub nonce: Nonce,
 }
 
 /// What it becomes a member of.
@@ -89,7 +107,26 @@ pub const BOARD_KEY: &str = "kumquat.dev/board-key";
 /// ConfigMap in `kube-system` whose data names the keys that may never come back.
 pub const EVICTED: &str = "kumquat-evicted";
 
+/// ConfigMap in `kube-system` whose data names the keys of boards that were let in as workers: they stay
+/// such, whatever becomes of their Nodes.
+pub const WORKERS: &str = "kumquat-workers";
+/// ConfigMap in `kube-system` whose data names the keys of boards that were ever given the authority's
+/// key, and with it all others.
+pub const HOLDERS: &str = "kumquat-holders";
+
 /// A board's key, the SHA-256 of its SubjectPublicKeyInfo, as annotations show it: lower-case hex.
 pub fn key_text(key: &[u8; 32]) -> String {
     key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads what [`key_text`] writes.
+pub fn parse_key(text: &str) -> Option<[u8; 32]> {
+    let mut key = [0; 32];
+    if text.len() != 2 * key.len() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (at, byte) in key.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(key)
 }

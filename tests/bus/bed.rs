@@ -241,7 +241,10 @@ impl Bed {
         let options = ClientOptions {
             cluster: CLUSTER.to_owned(),
             name: name.to_owned(),
-            tls: credentials.client_config(&[bus::ALPN]).expect("TLS"),
+            tls: {
+                let tls = credentials.client_config(&[bus::ALPN]).expect("TLS");
+                Arc::new(move |_: &str| Ok(tls.clone()))
+            },
             leader: leader.subscribe(),
             fetch: fetch.clone(),
             state,

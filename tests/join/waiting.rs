@@ -4,57 +4,136 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
 
-async fn ask(master: &Master, pin: Option<[u8; 32]>, newcomer: &Newcomer) -> Waited {
-    wait_at(master.address, pin, newcomer).await.expect("answered")
+/// Asks as a board does; what it shows then.
+async fn ask(master: &Master, waiting: &mut Waiting, newcomer: &Newcomer) -> (Waited, Vec<String>) {
+    let waited = wait_at(master.address, waiting, newcomer).await.expect("answered");
+    let phrases = waiting.phrases(&newcomer.key);
+    (waited, phrases)
 }
 
 #[tokio::test]
 async fn both_sides_show_the_same_words_and_a_person_decides() {
     let master = Master::start("waiting").await;
     let newcomer = Newcomer::new("pi-2", "0", &key());
-    let Waited::NotYet(pin) = ask(&master, None, &newcomer).await else {
+    let mut waits = Waiting::default();
+    let (Waited::NotYet, shown) = ask(&master, &mut waits, &newcomer).await else {
         panic!("nobody has let it in")
     };
-    assert_eq!(pin, master.pki.pin());
+    let [shown] = &shown[..] else { panic!("one cluster, one line of words: {shown:?}") };
     let waiting = master.pending.list();
     assert_eq!(waiting.len(), 1);
     assert_eq!(waiting[0].name, "pi-2");
     assert_eq!(waiting[0].address, IpAddr::V4(Ipv4Addr::LOCALHOST).to_string());
-    let shown = model::words::phrase(&newcomer.key.hash(), &pin);
-    assert_eq!(waiting[0].words, shown, "what the board shows");
+    assert_eq!(waiting[0].words, *shown, "what the board shows");
     assert!(master.node("pi-2").is_none(), "nothing is written for a board that waits");
-    assert!(matches!(ask(&master, Some(pin), &newcomer).await, Waited::NotYet(_)));
+    let (again, same) = ask(&master, &mut waits, &newcomer).await;
+    assert!(matches!(again, Waited::NotYet) && same[0] == *shown);
+    // Started anew it has other words.
+    let (_, fresh) = ask(&master, &mut Waiting::default(), &newcomer).await;
+    assert_ne!(fresh[0], *shown);
+    // And what the first process shows follows, once it has asked.
+    let (_, shown) = ask(&master, &mut waits, &newcomer).await;
+    let shown = shown[0].clone();
+    assert_eq!(master.pending.list()[0].words, shown);
 
-    let said = master.joining.approve("pi-9", None).await.expect_err("nobody waits");
+    let worker = TokenRole::Worker;
+    let said = master.joining.approve("pi-9", None, worker).await.expect_err("nobody waits");
     assert!(said.to_string().contains("no board waits as pi-9"), "{said}");
     let other = Newcomer::new("pi-2", "1", &key());
-    assert!(matches!(ask(&master, None, &other).await, Waited::NotYet(_)), "the same name");
-    let said = master.joining.approve("pi-2", None).await.expect_err("which?");
+    let mut others = Waiting::default();
+    let (waited, _) = ask(&master, &mut others, &other).await;
+    assert!(matches!(waited, Waited::NotYet), "the same name");
+    let said = master.joining.approve("pi-2", None, worker).await.expect_err("which?");
     assert!(said.to_string().contains("--words"), "{said}");
-    let words = master.joining.approve("pi-2", Some(&shown)).await.expect("let in");
+    let words = master.joining.approve("pi-2", Some(&shown), worker).await.expect("let in");
     assert_eq!(words, shown);
 
-    let Waited::In(joined) = ask(&master, Some(pin), &newcomer).await else { panic!("it is in") };
-    assert_eq!(joined.credentials.pin(), pin);
+    let (Waited::In(joined), _) = ask(&master, &mut waits, &newcomer).await else {
+        panic!("it is in")
+    };
+    assert_eq!(joined.credentials.pin(), master.pki.pin());
+    assert_eq!(joined.answer.role, TokenRole::Worker, "nobody said that it may be more");
     assert!(master.keys.is_admitted(joined.credentials.peer()));
     let tls = joined.credentials.client_config(ALPN).expect("TLS");
     Connection::open(master.address, tls, SOON).await.expect("a member");
-    let refused = wait_at(master.address, Some(pin), &other).await.expect_err("the name is taken");
+    let refused =
+        wait_at(master.address, &mut others, &other).await.expect_err("the name is taken");
     assert!(matches!(refused, JoinError::Refused { .. }), "{refused}");
     // Its answer may have been lost.
-    assert!(matches!(ask(&master, Some(pin), &newcomer).await, Waited::In(_)));
+    let (waited, _) = ask(&master, &mut Waiting::default(), &newcomer).await;
+    assert!(matches!(waited, Waited::In(_)));
 }
 
 #[tokio::test]
-async fn a_board_that_waits_believes_nobody_else() {
+async fn whoever_sits_between_is_seen_however_many_answer() {
     let (master, other) = (Master::start("waits").await, Master::start("waits-not").await);
     let newcomer = Newcomer::new("pi-2", "0", &key());
-    let Waited::NotYet(pin) = ask(&master, None, &newcomer).await else { panic!("not yet") };
-    let error = wait_at(other.address, Some(pin), &newcomer).await.expect_err("another cluster");
-    assert!(matches!(error, JoinError::Elsewhere(_)), "{error}");
-    let shown = model::words::phrase(&newcomer.key.hash(), &pin);
-    assert!(matches!(ask(&other, None, &newcomer).await, Waited::NotYet(_)));
-    assert_ne!(other.pending.list()[0].words, shown, "somebody in between is seen");
+    let mut waits = Waiting::default();
+    assert_eq!(ask(&master, &mut waits, &newcomer).await.1.len(), 1);
+    let (_, both) = ask(&other, &mut waits, &newcomer).await;
+    assert_eq!(both.len(), 2, "words for each: a person sees which");
+    assert_ne!(both[0], both[1]);
+    assert_eq!(master.pending.list()[0].words, both[0]);
+    assert_eq!(other.pending.list()[0].words, both[1]);
+}
+
+#[tokio::test]
+async fn a_board_becomes_what_the_person_says_and_no_more_than_it_wants() {
+    let master = Master::start("waits-role").await;
+    let wants = |name: &str, role| Newcomer { role, ..Newcomer::new(name, "0", &key()) };
+    let all = [
+        (wants("pi-2", Some(TokenRole::Master)), TokenRole::Worker, None),
+        (wants("pi-3", Some(TokenRole::Master)), TokenRole::Master, Some("master")),
+        (wants("pi-4", Some(TokenRole::Worker)), TokenRole::Auto, Some("worker")),
+        (wants("pi-5", None), TokenRole::Auto, Some("auto")),
+    ];
+    for (newcomer, given, expected) in all {
+        ask(&master, &mut Waiting::default(), &newcomer).await;
+        let approved = master.joining.approve(&newcomer.name, None, given).await;
+        let node = master.node(&newcomer.name).unwrap_or_default();
+        let role = node["metadata"]["annotations"]["kumquat.dev/role"].as_str();
+        assert_eq!(role, expected, "{}: {approved:?}", newcomer.name);
+        assert_eq!(approved.is_ok(), expected.is_some());
+    }
+}
+
+#[tokio::test]
+async fn nobody_speaks_for_a_key_that_is_not_theirs() {
+    use kumquat::io::peer::PENDING;
+    use kumquat::io::tls::unpinned_client_config;
+    use model::join::{PENDING_LABEL, PendingAsk};
+
+    let master = Master::start("waits-signed").await;
+    let (own, other) = (key(), key());
+    let ask = PendingAsk {
+        name: "pi-2".into(),
+        board_id: "0".into(),
+        public_key: own.public_key(),
+        version: "0.3.0".into(),
+        role: None,
+        commitment: [1; 32],
+        nonce: None,
+    };
+    let text = serde_json::to_string(&ask).expect("JSON");
+    let open = || async {
+        let tls = unpinned_client_config(ALPN).expect("TLS");
+        Connection::open(master.address, tls, SOON).await.expect("open")
+    };
+    let post = |connection: Connection, proof: Vec<u8>| {
+        let body = serde_json::to_vec(&Sealed { text: text.clone(), proof }).expect("JSON");
+        async move {
+            let request = Request::post(PENDING).body(peer::full(body)).expect("request");
+            connection.send(request).await.expect("answered").status().as_u16()
+        }
+    };
+    let (first, second) = (open().await, open().await);
+    let signed = |key: &BoardKey, connection: &Connection| {
+        key.sign(PENDING_LABEL, &[&connection.exporter()[..], text.as_bytes()])
+    };
+    assert_eq!(post(first.clone(), signed(&other, &first)).await, 401, "another's key");
+    assert_eq!(post(second.clone(), signed(&own, &first)).await, 401, "of another connection");
+    assert!(master.pending.list().is_empty());
+    assert_eq!(post(first.clone(), signed(&own, &first)).await, 202);
 }
 
 #[tokio::test]
@@ -65,7 +144,8 @@ async fn an_evicted_key_does_not_even_wait() {
         "metadata": { "name": EVICTED, "namespace": "kube-system" },
         "data": { key_text(&newcomer.key.hash()): "stolen" } });
     master.loops.create("/configmaps", "kube-system", evicted).await;
-    let refused = wait_at(master.address, None, &newcomer).await.expect_err("refused");
+    let mut waits = Waiting::default();
+    let refused = wait_at(master.address, &mut waits, &newcomer).await.expect_err("refused");
     assert!(refused.to_string().contains("evicted"), "{refused}");
     assert!(master.pending.list().is_empty());
 }

@@ -2,6 +2,7 @@
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
+use model::token::TokenRole;
 use serde_json::json;
 
 use super::{MasterSeat, query, refusal};
@@ -15,7 +16,12 @@ pub(super) async fn handle(master: &MasterSeat, request: &Request<Incoming>) -> 
     };
     if request.uri().path().ends_with("/approve") {
         let words = query(request, "words");
-        return match master.joining.approve(&name, words.as_deref()).await {
+        let role = match query(request, "role").map(|role| role.parse()) {
+            None => TokenRole::Worker,
+            Some(Ok(role)) => role,
+            Some(Err(_)) => return refusal(StatusCode::BAD_REQUEST, "no such role"),
+        };
+        return match master.joining.approve(&name, words.as_deref(), role).await {
             Ok(words) => answer(StatusCode::OK, &json!({ "board": name, "words": words })),
             Err(error) => refusal(error.status(), &format!("{:#}", anyhow::Error::new(error))),
         };
@@ -26,7 +32,9 @@ pub(super) async fn handle(master: &MasterSeat, request: &Request<Incoming>) -> 
             let status = match error {
                 EvictError::Absent(_) => StatusCode::NOT_FOUND,
                 EvictError::Leads(_) | EvictError::NoKey(_) => StatusCode::CONFLICT,
-                EvictError::Read(_) | EvictError::Write(_) => StatusCode::INTERNAL_SERVER_ERROR,
+                EvictError::List(_) | EvictError::Read(_) | EvictError::Write(_) => {
+                    StatusCode::INTERNAL_SERVER_ERROR
+                }
             };
             refusal(status, &format!("{:#}", anyhow::Error::new(error)))
         }

@@ -52,6 +52,10 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 const LISTEN_FIRST: Duration = Duration::from_secs(2);
 /// Who does not know the token is not asked again for this long.
 const STRANGER_PAUSE: Duration = Duration::from_secs(10);
+/// Nor is an address at which nobody answers: a board that has just started may be there soon.
+const AWAY_PAUSE: Duration = Duration::from_secs(2);
+/// As many addresses as may be announced.
+const STRANGERS_MAX: usize = GENESIS_PEERS_MAX * LEADER_ADDRESSES_MAX;
 /// How often a board that waits for others says so.
 const SAY_EVERY: Duration = Duration::from_secs(15);
 
@@ -163,7 +167,7 @@ struct Gathering<'a> {
     asked_at: Instant,
     began: Instant,
     known: Known,
-    /// When those may be asked again that do not know the token.
+    /// When those may be asked again that do not know the token, or do not answer.
     strangers: HashMap<SocketAddr, Instant>,
     asks: JoinSet<Ended>,
     /// Where these go.
@@ -318,14 +322,17 @@ impl Gathering<'_> {
         for record in self.known.leaders.borrow_and_update().iter() {
             addresses.extend(dial::addresses(record.record()));
         }
-        addresses.extend(dial::resolve(&self.config.peers).await);
-        addresses.sort();
-        addresses.dedup();
-        addresses.retain(|at| !self.strangers.contains_key(at) && !self.asking.contains(at));
+        // Anybody may have announced these: no order of theirs decides who is asked.
+        dial::shuffle(&mut addresses);
+        let named = dial::resolve(&self.config.peers).await;
+        let is_named: HashSet<SocketAddr> = named.iter().copied().collect();
+        let mut seen = HashSet::new();
         let word = self.word();
-        for address in addresses {
-            if self.asks.len() >= GENESIS_PEERS_MAX {
-                break;
+        for address in named.into_iter().chain(addresses) {
+            let busy = self.strangers.contains_key(&address) || self.asking.contains(&address);
+            let full = self.asks.len() >= GENESIS_PEERS_MAX && !is_named.contains(&address);
+            if busy || full || !seen.insert(address) {
+                continue;
             }
             self.asking.insert(address);
             let (token, word): (BootstrapToken, GenesisWordV1) = (self.token.clone(), word.clone());
@@ -335,10 +342,12 @@ impl Gathering<'_> {
 
     fn note(&mut self, address: SocketAddr, error: &AskError) {
         tracing::debug!(%address, %error, "not of the same token");
-        if let AskError::Stranger(_) = error
-            && self.strangers.len() < GENESIS_PEERS_MAX
-        {
-            self.strangers.insert(address, Instant::now() + STRANGER_PAUSE);
+        let pause = match error {
+            AskError::Stranger(_) => STRANGER_PAUSE,
+            AskError::Away(_) => AWAY_PAUSE,
+        };
+        if self.strangers.len() < STRANGERS_MAX {
+            self.strangers.insert(address, Instant::now() + pause);
         }
     }
 

@@ -33,8 +33,8 @@ pub(super) struct Announcer {
     record: watch::Sender<SignedRecord>,
     discovery: Discovery,
     net: Net,
-    /// Turns true when a leader of a later epoch is heard.
-    rivals: watch::Sender<bool>,
+    /// A leader of a later epoch, as heard.
+    rivals: watch::Sender<Option<SignedRecord>>,
 }
 
 /// Changes of the network that come this close together are announced at once.
@@ -66,14 +66,22 @@ impl Announcer {
             ca: pin[..16].try_into().expect("the first half of 32 bytes"),
         };
         let first = sign(&template, &addresses.borrow_and_update(), &pki)?;
-        // A leader listens for one thing: somebody else was promoted.
-        let (rivals, epoch) = (watch::Sender::new(false), leader.epoch);
+        // A leader listens for one thing: somebody else was promoted. What is heard may have been
+        // recorded long ago, so it only makes this one look there.
+        let (rivals, epoch) = (watch::Sender::new(None::<SignedRecord>), leader.epoch);
         let (heard, genuine) = (rivals.clone(), locate::judge(credentials, &identity.cluster));
         let discovery = Discovery::start(Options {
             interface: config.interface.clone(),
             judge: Arc::new(move |record| {
                 if record.record().epoch > epoch && genuine(record) {
-                    heard.send_replace(true);
+                    heard.send_if_modified(|known| {
+                        let rank = |record: &SignedRecord| record.record().rank();
+                        let is_new = known.as_ref().is_none_or(|known| rank(known) < rank(record));
+                        if is_new {
+                            *known = Some(record.clone());
+                        }
+                        is_new
+                    });
                 }
                 false
             }),
@@ -88,8 +96,8 @@ impl Announcer {
         self.record.subscribe()
     }
 
-    /// Turns true when a leader of a later epoch is heard: this one was fenced.
-    pub(super) fn rivals(&self) -> watch::Receiver<bool> {
+    /// The newest leader of a later epoch that is heard: this one may have been fenced.
+    pub(super) fn rivals(&self) -> watch::Receiver<Option<SignedRecord>> {
         self.rivals.subscribe()
     }
 

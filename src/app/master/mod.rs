@@ -68,8 +68,8 @@ pub(super) enum Lead {
     Elected(Mandate),
 }
 
-/// The newest record, and whether a leader of a later epoch is heard.
-type Announced = (watch::Receiver<SignedRecord>, watch::Receiver<bool>);
+/// The newest record, and a leader of a later epoch, if one is heard.
+type Announced = (watch::Receiver<SignedRecord>, watch::Receiver<Option<SignedRecord>>);
 
 /// The running role.
 pub(super) struct MasterRole {
@@ -85,8 +85,8 @@ pub(super) struct MasterRole {
     pub(super) evictor: Evictor,
     /// Gives boards another binary.
     pub(super) rollout: Rollout,
-    /// Turns true when a leader of a later epoch is heard.
-    pub(super) rivals: watch::Receiver<bool>,
+    /// A leader of a later epoch, if one is heard.
+    pub(super) rivals: watch::Receiver<Option<SignedRecord>>,
     /// In whose name it acts.
     pub(super) mandate: Mandate,
     store: Store,

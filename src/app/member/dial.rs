@@ -1,5 +1,6 @@
 //! Asking other boards, on their port for boards, who leads.
 
+use std::hash::BuildHasher as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use model::limits::LEADER_RECORD_BYTES_MAX;
 use crate::app::config::Peer;
 use crate::app::master::LEADER;
 use crate::io::peer::{self, ALPN, Connection, PeerError};
-use crate::io::tls::Credentials;
+use crate::io::tls::{BoardPeer, Credentials};
 
 /// How long a connection and its answer may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -36,14 +37,29 @@ pub(in crate::app) async fn resolve(peers: &[Peer]) -> Vec<SocketAddr> {
     all
 }
 
+/// Brings addresses that anybody may have announced into an order that nobody can foresee.
+pub(in crate::app) fn shuffle(addresses: &mut [SocketAddr]) {
+    let keys = std::hash::RandomState::new();
+    addresses.sort_by_cached_key(|address| keys.hash_one(address));
+}
+
 /// Asks the board at `address` who leads.
 pub(in crate::app) async fn leader(
     address: SocketAddr,
     credentials: &Credentials,
 ) -> Result<SignedRecord, String> {
-    let body = get(address, LEADER, LEADER_RECORD_BYTES_MAX, credentials).await?;
+    asked(address, credentials).await.map(|(_, record)| record)
+}
+
+/// The same, and which board it is that says so.
+pub(in crate::app) async fn asked(
+    address: SocketAddr,
+    credentials: &Credentials,
+) -> Result<(BoardPeer, SignedRecord), String> {
+    let (board, body) = get(address, LEADER, LEADER_RECORD_BYTES_MAX, credentials).await?;
     let text = str::from_utf8(&body).map_err(|error| error.to_string())?;
-    text.trim_end().parse().map_err(|error: model::leader::BadRecord| error.to_string())
+    let record = text.trim_end().parse();
+    Ok((board, record.map_err(|error: model::leader::BadRecord| error.to_string())?))
 }
 
 async fn get(
@@ -51,20 +67,20 @@ async fn get(
     path: &str,
     bytes_max: usize,
     credentials: &Credentials,
-) -> Result<Bytes, String> {
+) -> Result<(BoardPeer, Bytes), String> {
     let tls = credentials.client_config(ALPN).map_err(|error| error.to_string())?;
     let asked = async {
         let connection = Connection::open(address, tls, ANSWER_WITHIN).await?;
         let mut request = Request::new(peer::empty());
         *request.uri_mut() = path.parse().expect("a path of ours");
-        connection.send(request).await
+        Ok((connection.master().clone(), connection.send(request).await?))
     };
     let answered = async {
-        let answer = asked.await.map_err(|error: PeerError| error.to_string())?;
+        let (board, answer) = asked.await.map_err(|error: PeerError| error.to_string())?;
         let status = answer.status();
         let body = peer::read(answer.into_body(), bytes_max).await?;
         match status.is_success() {
-            true => Ok(body),
+            true => Ok((board, body)),
             false => Err(format!("it answers {status}: {}", String::from_utf8_lossy(&body))),
         }
     };

@@ -141,6 +141,15 @@ fn hear(ears: Ears, standby: Standby, loops: &mut Loops) -> Heard {
     (told, masters)
 }
 
+/// TLS of the bus towards whoever leads.
+fn bus_tls(credentials: &Credentials) -> client::TlsTo {
+    let credentials = credentials.clone();
+    Arc::new(move |leader| {
+        let config = credentials.client_config_to(leader, &[bus::ALPN]);
+        config.map_err(|error| error.to_string())
+    })
+}
+
 impl MemberRole {
     /// Starts to look for the leader; does not wait for it.
     ///
@@ -193,7 +202,7 @@ impl MemberRole {
         let bus = ClientOptions {
             cluster: identity.cluster.clone(),
             name: identity.name.clone(),
-            tls: credentials.client_config(&[bus::ALPN])?,
+            tls: bus_tls(&credentials),
             leader: leader.clone(),
             fetch: Arc::new(tunnel.clone()),
             state,
@@ -220,6 +229,11 @@ impl MemberRole {
     /// The leader's record with its signature, as far as it is known.
     pub(super) fn record(&self) -> watch::Receiver<Option<SignedRecord>> {
         self.record.clone()
+    }
+
+    /// The way to the leader.
+    pub(super) fn connection(&self) -> watch::Receiver<Option<peer::Connection>> {
+        self.tunnel.connection()
     }
 
     /// Whether a leader answers.

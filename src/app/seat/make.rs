@@ -21,6 +21,7 @@ use crate::app::standing::Standing;
 use crate::io::link::Socket;
 use crate::io::store::{self, Mandate, Store};
 use crate::io::tls::Credentials;
+use crate::master::keys::Keys;
 use crate::master::members::Rows;
 
 /// The board's certificate, from its join.
@@ -101,6 +102,58 @@ pub(super) async fn fenced_by(base: &Base, standing: &Standing) -> Option<Signed
     None
 }
 
+/// What a leader knows of those who may lead instead.
+#[derive(Clone)]
+pub(super) struct Reigning {
+    epoch: u64,
+    cluster: String,
+    credentials: Credentials,
+    keys: Keys,
+}
+
+impl Reigning {
+    /// Of the board that leads at this moment.
+    pub(super) fn of(base: &Base, standing: &Standing) -> Self {
+        Self {
+            epoch: standing.store.leadership().epoch,
+            cluster: base.identity.cluster.clone(),
+            credentials: standing.credentials.clone(),
+            keys: Keys::of(standing.store.clone()),
+        }
+    }
+
+    /// As [`Reigning::is_over_by`]; nobody leads here: no.
+    pub(super) async fn is_over(reign: Option<Self>, rival: SignedRecord) -> bool {
+        match reign {
+            Some(reign) => reign.is_over_by(&rival).await,
+            None => false,
+        }
+    }
+
+    /// Whether the leader that a record names, which may be an old one, answers there as that board, is
+    /// one of this cluster's still, and leads in a later epoch than this one.
+    async fn is_over_by(&self, rival: &SignedRecord) -> bool {
+        for address in dial::addresses(rival.record()) {
+            let asking = dial::asked(address, &self.credentials);
+            let Ok(Ok((board, record))) = timeout(FENCE_WITHIN, asking).await else { continue };
+            let said = record.record();
+            let is_itself = board.name == said.name && self.keys.is_admitted(&board);
+            let is_ours = is_ours(&record, &self.credentials, &self.cluster);
+            if is_itself && is_ours && said.epoch > self.epoch {
+                let leader = said.name.as_str();
+                tracing::warn!(leader, "another board was promoted: this one follows it");
+                return true;
+            }
+        }
+        let leader = rival.record().name.as_str();
+        tracing::warn!(
+            leader,
+            "a later leader was heard of and does not answer: this one leads on"
+        );
+        false
+    }
+}
+
 /// How long another member may take to say who leads.
 const FENCE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -163,7 +216,7 @@ pub(super) fn without_promoted(
 async fn begin_anew(base: &mut Base, error: &Error) -> Result<()> {
     let error = format!("{error:#}");
     tracing::error!(error, "this board's copy of the log is lost: it asks the leader for another");
-    leave(base).await?;
+    step_down(base).await?;
     base.doors.close();
     Ok(())
 }
@@ -175,15 +228,28 @@ fn is_lost(error: &Error) -> bool {
 }
 
 /// Forgets that this board was a master. Whoever founded the cluster has not founded this one any
-/// more, else its next start would begin a reign of its own.
-pub(super) async fn leave(base: &mut Base) -> Result<()> {
+/// more, else its next start would begin a reign of its own. The keys of the cluster stay until a leader
+/// answers ([`forget_keys`]): there may be no other board that has them.
+pub(super) async fn step_down(base: &mut Base) -> Result<()> {
     base.identity.role = Role::Member;
     let (identity, dirs) = (base.identity.clone(), base.dirs.clone());
     tokio::task::spawn_blocking(move || {
         identity.save(&dirs)?;
-        Mastership::leave(&dirs)
+        Mastership::step_down(&dirs)
     })
     .await?
+}
+
+/// The same on the leader's word: it has the keys.
+pub(super) async fn leave(base: &mut Base) -> Result<()> {
+    step_down(base).await?;
+    forget_keys(base).await
+}
+
+/// Removes the keys of the cluster from a board that is a master no more.
+pub(super) async fn forget_keys(base: &Base) -> Result<()> {
+    let (name, dirs, now) = (base.identity.name.clone(), base.dirs.clone(), base.clock.now());
+    tokio::task::spawn_blocking(move || Mastership::forget_keys(&dirs, &name, now)).await?
 }
 
 /// The role of a master that another one leads.

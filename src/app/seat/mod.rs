@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
+use model::leader::SignedRecord;
 use model::masters::KitV1;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -40,14 +41,15 @@ use super::standing::Standing;
 use crate::io::clock::Clock;
 use crate::io::image::ImageStore;
 use crate::io::link::Socket;
+use crate::io::peer::Connection;
 use crate::io::store::Mandate;
 use crate::master::tokens::Tokens;
 pub(super) use images::SeatImages;
 use make::{
-    fenced_by, follower, lead, leave, open_held, promote, reopen_log, say_ready, take_kit,
-    without_promoted, worker,
+    Reigning, fenced_by, follower, forget_keys, lead, leave, open_held, promote, reopen_log,
+    say_ready, step_down, take_kit, without_promoted, worker,
 };
-use wait::{deposed, due, engine_failed, over, reign_changes, told};
+use wait::{deposed, due, engine_failed, led_again, over, reign_changes, told};
 
 /// A loop that fails this long before its reign is known to be over failed because of that.
 const OVER_WITHIN: Duration = Duration::from_secs(2);
@@ -151,6 +153,8 @@ enum Event {
     Nothing,
     /// Somebody was promoted while this board was away or cut off.
     Deposed,
+    /// A leader answers the board that was one.
+    Led,
 }
 
 impl Seats {
@@ -205,6 +209,7 @@ impl Seats {
             match self.next(&mut stop).await {
                 Ok(Event::Stop) => break Ok(()),
                 Ok(Event::Nothing) => {}
+                Ok(Event::Led) => forget_keys(&self.base).await?,
                 Ok(event) => match self.exchange(event).await {
                     Ok(next) => self = next,
                     // Everything of it is dropped; the process ends.
@@ -232,6 +237,9 @@ impl Seats {
         let engine = self.standing.as_ref().map(|standing| standing.members.grouping().engine());
         let (own, said) = (self.seat.mandate().cloned(), self.seat.said());
         let rivals = self.seat.rivals();
+        let reign = self.standing.as_ref().map(|standing| Reigning::of(&self.base, standing));
+        let confirmed = |rival| Reigning::is_over(reign.clone(), rival);
+        let left_over = self.seat.tunnel().filter(|_| Mastership::left_keys(&self.base.dirs));
         // Cancel safety: all of them lose nothing when dropped.
         let failed = tokio::select! {
             // An error means that nobody can ask any more.
@@ -242,7 +250,8 @@ impl Seats {
             event = told(said, self.standing.is_some()) => return Ok(event),
             () = due(self.reopen.at) => return Ok(Event::Reopen),
             Some(promotion) = self.promotions.recv() => return Ok(self.judge(promotion)),
-            () = deposed(rivals) => return Ok(Event::Deposed),
+            () = deposed(rivals, confirmed) => return Ok(Event::Deposed),
+            () = led_again(left_over) => return Ok(Event::Led),
             error = self.seat.loops().failed() => error,
             error = standing_failed(&mut self.standing) => return Err(error),
         };
@@ -280,7 +289,7 @@ impl Seats {
                 Some(record) => {
                     standing.close().await;
                     Membership { leader: Some(record), masters: Vec::new() }.save(&base.dirs)?;
-                    leave(&mut base).await?;
+                    step_down(&mut base).await?;
                     (None, Seat::Working(worker(&base, &socket, Holds::Nothing)?))
                 }
             },
@@ -294,9 +303,12 @@ impl Seats {
                 let (standing, seat) = promoted?;
                 (Some(standing), seat)
             }
-            (Event::Leave | Event::Deposed, Some(standing)) => {
+            (event @ (Event::Leave | Event::Deposed), Some(standing)) => {
                 standing.close().await;
-                leave(&mut base).await?;
+                match event {
+                    Event::Leave => leave(&mut base).await?,
+                    _ => step_down(&mut base).await?,
+                }
                 (None, Seat::Working(worker(&base, &socket, Holds::Nothing)?))
             }
             (Event::Fail(why), Some(standing)) => {
@@ -370,8 +382,16 @@ impl Seat {
         }
     }
 
-    /// Turns true when a leader of a later epoch is heard.
-    fn rivals(&self) -> Option<watch::Receiver<bool>> {
+    /// The way to the leader of a board that holds no log.
+    fn tunnel(&self) -> Option<watch::Receiver<Option<Connection>>> {
+        match self {
+            Self::Working(member) => Some(member.connection()),
+            Self::Leading(_) | Self::Following(_) => None,
+        }
+    }
+
+    /// A leader of a later epoch, if one is heard.
+    fn rivals(&self) -> Option<watch::Receiver<Option<SignedRecord>>> {
         match self {
             Self::Leading(master) => Some(master.rivals.clone()),
             Self::Following(_) | Self::Working(_) => None,

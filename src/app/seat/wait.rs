@@ -1,10 +1,14 @@
 //! What a seat waits for.
 
+use std::time::Duration;
+
+use model::leader::SignedRecord;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Event;
 use crate::app::member::Said;
+use crate::io::peer::Connection;
 use crate::io::store::Mandate;
 use crate::master::members::Engine;
 
@@ -73,12 +77,87 @@ pub(super) async fn engine_failed(engine: Option<watch::Receiver<Option<Engine>>
     }
 }
 
-/// Waits until a leader of a later epoch is heard of.
-pub(super) async fn deposed(rivals: Option<watch::Receiver<bool>>) {
+/// How often a leader of a later epoch that does not answer is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Waits until a leader of a later epoch that was heard of says so itself: `confirmed` asks it.
+pub(super) async fn deposed<Asked: Future<Output = bool>>(
+    rivals: Option<watch::Receiver<Option<SignedRecord>>>,
+    confirmed: impl Fn(SignedRecord) -> Asked,
+) {
     let Some(mut rivals) = rivals else { return std::future::pending().await };
-    let heard = rivals.wait_for(|heard| *heard).await.is_ok();
-    if !heard {
-        // Nobody listens any more: that shows elsewhere.
-        std::future::pending().await
+    loop {
+        let heard = rivals.wait_for(Option::is_some).await.map(|heard| heard.clone());
+        let Ok(Some(record)) = heard else {
+            // Nobody listens any more: that shows elsewhere.
+            return std::future::pending().await;
+        };
+        if confirmed(record).await {
+            return;
+        }
+        // An error shows at the next look.
+        let _newer = timeout(LOOK_AGAIN, rivals.changed()).await;
+    }
+}
+
+/// Waits until this board has been led for a while, if it was a master and still has its keys.
+pub(super) async fn led_again(tunnel: Option<watch::Receiver<Option<Connection>>>) {
+    let Some(mut tunnel) = tunnel else { return std::future::pending().await };
+    loop {
+        if tunnel.wait_for(Option::is_some).await.is_err() {
+            return std::future::pending().await;
+        }
+        let closed = async { tunnel.wait_for(Option::is_none).await.map(drop) };
+        match timeout(LED_FOR, closed).await {
+            Err(_) => return,
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return std::future::pending().await,
+        }
+    }
+}
+
+/// A tunnel that has stood for so long leads to whoever leads.
+const LED_FOR: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use model::leader::LeaderRecord;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_alone_deposes_nobody() {
+        let record = LeaderRecord {
+            cluster: "c".into(),
+            epoch: 2,
+            term: 1,
+            name: "b".into(),
+            addresses: vec![Ipv4Addr::LOCALHOST],
+            api_port: 1,
+            mqtt_port: 2,
+            peer_port: 3,
+            ca: [1; 16],
+        };
+        let record = SignedRecord::sign(record, |_| vec![1]).expect("valid");
+        let heard = watch::Sender::new(Some(record));
+        let asked = AtomicUsize::new(0);
+        let answers_at = 4;
+        let confirmed = |_| std::future::ready(asked.fetch_add(1, Ordering::Relaxed) == answers_at);
+        let waiting = deposed(Some(heard.subscribe()), confirmed);
+        tokio::pin!(waiting);
+        let early = timeout(LOOK_AGAIN * 3 + LOOK_AGAIN / 2, &mut waiting).await;
+        assert!(early.is_err(), "nobody there says so");
+        assert_eq!(asked.load(Ordering::Relaxed), answers_at);
+        timeout(LOOK_AGAIN * 2, waiting).await.expect("it says so itself");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_does_not_hear_of_a_leader_keeps_its_keys() {
+        let tunnel = watch::Sender::new(None::<Connection>);
+        let waiting = led_again(Some(tunnel.subscribe()));
+        assert!(timeout(LED_FOR * 100, waiting).await.is_err());
     }
 }

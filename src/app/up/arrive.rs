@@ -1,6 +1,7 @@
 //! How a board without an identity gets one: it joins with a token or by a person's word, founds with
 //! others, or founds alone when it hears nobody.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use model::leader::SignedRecord;
 use model::token::{BootstrapToken, Token, TokenRole};
-use model::words;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::decide::{self, Start};
 use crate::app::cli::Role as Wanted;
@@ -18,11 +19,12 @@ use crate::app::dirs::Dirs;
 use crate::app::doors::Doors;
 use crate::app::genesis::{self, Outcome};
 use crate::app::identity::{self, Identity, Role};
-use crate::app::join::{self, JoinError, Joined, Newcomer, Waited};
+use crate::app::join::{self, JoinError, Joined, Newcomer, Waited, Waiting};
 use crate::app::member::dial;
 use crate::app::membership::Membership;
 use crate::io::clock::Clock;
 use crate::io::discovery::{self, Discovery};
+use crate::io::peer::Connection;
 use crate::io::tls::BoardKey;
 
 /// How long a board listens for a cluster before it founds one.
@@ -31,6 +33,8 @@ const LISTEN: Duration = Duration::from_secs(3);
 const JOIN_PAUSE: Duration = Duration::from_secs(2);
 /// How often a board that finds no master says so.
 const SAY_EVERY: Duration = Duration::from_secs(15);
+/// Addresses that are called at once.
+const DIALS_MAX: usize = 32;
 
 /// Makes the board what `start` says, durably, and gives what it is.
 ///
@@ -139,17 +143,8 @@ async fn join(
     let mut search = Search::new(config, &discovery, first);
     let joined = loop {
         let mut tried = Tried::new();
-        let mut joined = None;
-        for address in search.candidates().await {
-            match join::join(address, token, &newcomer).await {
-                Ok(done) => {
-                    joined = Some(done);
-                    break;
-                }
-                Err(JoinError::Elsewhere(error)) => tried.push((address, format!("{error:#}"))),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let candidates = search.candidates().await;
+        let joined = join_any(candidates, token, &newcomer, &mut tried).await?;
         if let Some(joined) = joined {
             break joined;
         }
@@ -158,6 +153,59 @@ async fn join(
     };
     discovery.stop().await;
     become_member(dirs, config, clock, newcomer, &joined)
+}
+
+/// Joins at the first address at which a master of the token's cluster answers.
+async fn join_any(
+    candidates: Vec<SocketAddr>,
+    token: &Token,
+    newcomer: &Newcomer,
+    tried: &mut Tried,
+) -> Result<Option<Joined>> {
+    let mut dials = Dials::new(candidates, Some(token.pin));
+    while let Some((address, opened)) = dials.next().await {
+        let joined = match opened {
+            Ok(connection) => join::over(&connection, token, newcomer).await,
+            Err(error) => Err(error),
+        };
+        match joined {
+            Ok(joined) => return Ok(Some(joined)),
+            Err(JoinError::Elsewhere(error)) => tried.push((address, format!("{error:#}"))),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
+}
+
+/// Calls many addresses at once, so that those where nobody is cost no time.
+struct Dials {
+    left: std::vec::IntoIter<SocketAddr>,
+    /// Of the authority that must answer, if it is known.
+    pin: Option<[u8; 32]>,
+    opening: JoinSet<(SocketAddr, Result<Connection, JoinError>)>,
+}
+
+impl Dials {
+    fn new(candidates: Vec<SocketAddr>, pin: Option<[u8; 32]>) -> Self {
+        Self { left: candidates.into_iter(), pin, opening: JoinSet::new() }
+    }
+
+    /// Whoever answers next, or does not; none when all have.
+    async fn next(&mut self) -> Option<(SocketAddr, Result<Connection, JoinError>)> {
+        loop {
+            while self.opening.len() < DIALS_MAX
+                && let Some(address) = self.left.next()
+            {
+                let pin = self.pin;
+                self.opening.spawn(async move { (address, join::open(address, pin).await) });
+            }
+            match self.opening.join_next().await? {
+                Ok(opened) => return Some(opened),
+                // It crashed: others may do better.
+                Err(error) => tracing::debug!(%error, "a call to a master broke off"),
+            }
+        }
+    }
 }
 
 /// Waits at a cluster until a person lets this board in.
@@ -171,27 +219,25 @@ async fn wait(dirs: &Dirs, config: &Config, clock: &Clock) -> Result<Identity> {
         }),
     });
     let mut search = Search::new(config, &discovery, Vec::new());
-    let mut pin = None;
+    let mut waiting = Waiting::default();
     let mut said = None;
     let joined = 'waiting: loop {
         let mut tried = Tried::new();
-        search.one_cluster(pin)?;
-        for address in search.candidates().await {
-            match join::wait_at(address, pin, &newcomer).await {
+        let mut dials = Dials::new(search.candidates().await, None);
+        while let Some((address, opened)) = dials.next().await {
+            let waited = match opened {
+                Ok(connection) => join::wait_over(&connection, &mut waiting, &newcomer).await,
+                Err(error) => Err(error),
+            };
+            match waited {
                 Ok(Waited::In(joined)) => break 'waiting joined,
-                Ok(Waited::NotYet(authority)) => {
-                    pin = Some(authority);
-                    tried.clear();
-                    show_words(&newcomer, &authority, &mut said);
-                    break;
-                }
-                Err(JoinError::Elsewhere(error)) => tried.push((address, format!("{error:#}"))),
-                Err(error) => return Err(error.into()),
+                Ok(Waited::NotYet) => {}
+                // Anybody may have said so: nothing on this link ends the wait.
+                Err(error) => tried.push((address, error.text())),
             }
         }
-        if pin.is_none() || !tried.is_empty() {
-            search.say(&tried);
-        }
+        show_words(&newcomer, &waiting, &mut said);
+        search.say(&tried);
         search.pause(&discovery).await;
     };
     discovery.stop().await;
@@ -199,18 +245,26 @@ async fn wait(dirs: &Dirs, config: &Config, clock: &Clock) -> Result<Identity> {
 }
 
 /// Tells a person what to do, now and then.
-fn show_words(newcomer: &Newcomer, authority: &[u8; 32], said: &mut Option<Instant>) {
-    if said.is_some_and(|at| at.elapsed() < SAY_EVERY) {
+fn show_words(newcomer: &Newcomer, waiting: &Waiting, said: &mut Option<Instant>) {
+    let phrases = waiting.phrases(&newcomer.key);
+    if phrases.is_empty() || said.is_some_and(|at| at.elapsed() < SAY_EVERY) {
         return;
     }
     *said = Some(Instant::now());
-    let words = words::phrase(&newcomer.key.hash(), authority);
-    tracing::info!(
-        words,
-        "waiting to be let in: on the master board `kumquat board list` must show the same six \
-         words, then `kumquat board approve {}`",
-        newcomer.name
-    );
+    if phrases.len() > 1 {
+        tracing::warn!(
+            "several clusters answer on this network, each with words of its own: only those that \
+             the master board shows are right. Say which cluster with --cluster NAME or --peers HOST"
+        );
+    }
+    for words in phrases {
+        tracing::info!(
+            words,
+            "waiting to be let in: on the master board `kumquat board list` must show the same six \
+             words, then `kumquat board approve {}`",
+            newcomer.name
+        );
+    }
 }
 
 /// Keeps what a join has brought.
@@ -261,32 +315,18 @@ impl<'a> Search<'a> {
         Self { config, heard: discovery.heard(), first, say_at: Instant::now() + LISTEN }
     }
 
-    /// Whoever waits must know at which cluster: one is heard, or named, or chosen already.
-    fn one_cluster(&self, chosen: Option<[u8; 32]>) -> Result<()> {
-        let heard = self.heard.borrow();
-        let mut authorities: Vec<_> = heard.iter().map(|record| record.record().ca).collect();
-        authorities.sort_unstable();
-        authorities.dedup();
-        if authorities.len() < 2 || chosen.is_some() || !self.config.peers.is_empty() {
-            return Ok(());
-        }
-        let mut names: Vec<&str> = heard.iter().map(|r| r.record().cluster.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        bail!(
-            "several clusters are on this network ({}): say which with --cluster NAME, or name a \
-             board of it with --peers HOST",
-            names.join(", ")
-        )
-    }
-
-    /// Addresses to try, those of heard leaders first.
+    /// Addresses to try: those that a person has named first, then those of heard leaders, in no order,
+    /// because anybody may have announced them.
     async fn candidates(&mut self) -> Vec<SocketAddr> {
         let heard = self.heard.borrow_and_update().clone();
         let mut all = self.first.clone();
-        all.extend(heard.iter().flat_map(|r| dial::addresses(r.record())));
         all.extend(dial::resolve(&self.config.peers).await);
-        all.dedup();
+        let mut heard: Vec<SocketAddr> =
+            heard.iter().flat_map(|r| dial::addresses(r.record())).collect();
+        dial::shuffle(&mut heard);
+        all.extend(heard);
+        let mut seen = BTreeSet::new();
+        all.retain(|address| seen.insert(*address));
         all
     }
 

@@ -131,6 +131,10 @@ async fn live(
 ) -> Result<Option<Plan>> {
     let mut signals = Signals::catch()?;
     let clock = Clock::asking(Default::default(), host::clock_synced);
+    if dirs.store().exists() {
+        // Whoever holds the log may be one of several: its own clock must not push the cluster's.
+        clock.wait();
+    }
     let doors = Doors::new(config);
     // Cancel safety: a board that is told to stop before it is in a cluster is in none.
     let identity = tokio::select! {

@@ -46,6 +46,16 @@ pub enum PeerError {
         /// What is wrong with its certificate.
         source: io::Error,
     },
+    /// A master of the cluster, but not the one that leads.
+    #[error("{address} is board {is}, and {leads} leads")]
+    Another {
+        /// Of whoever answers.
+        address: SocketAddr,
+        /// Who that is.
+        is: String,
+        /// Whom the leader record names.
+        leads: String,
+    },
     /// The master does not take this board.
     #[error("the master at {address} refuses this board: {why}")]
     Refused {

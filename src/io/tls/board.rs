@@ -9,12 +9,12 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rcgen::{KeyPair, PublicKeyData};
+use rcgen::{KeyPair, PublicKeyData, SigningKey};
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{BadCertificate, PeerIdentity, TlsError, file, peer};
+use super::{BadCertificate, PeerIdentity, TlsError, file, peer, signed};
 
 /// Group of every board's certificate, as in Kubernetes.
 pub(super) const NODES: &str = "system:nodes";
@@ -112,6 +112,12 @@ impl BoardKey {
     /// The public key as DER SubjectPublicKeyInfo: what a certificate is issued for.
     pub fn public_key(&self) -> Vec<u8> {
         self.pair.subject_public_key_info()
+    }
+
+    /// A signature over a label and the parts, each with its length: what [`super::verify_board`] checks.
+    pub fn sign(&self, label: &str, parts: &[&[u8]]) -> Vec<u8> {
+        let message = signed::message(label, parts);
+        self.pair.sign(&message).expect("Ed25519 needs nothing but the key")
     }
 
     /// SHA-256 of [`BoardKey::public_key`], as in [`BoardPeer::key`].

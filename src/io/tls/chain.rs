@@ -135,19 +135,23 @@ impl ClientCertVerifier for KnownBoard {
     }
 }
 
-/// On a client that knows the authority: any master of the cluster.
+/// On a client that knows the authority: any master of the cluster, or the one of that name.
 #[derive(Debug)]
 pub(super) struct AnyMaster {
     roots: RootCertStore,
     provider: Arc<CryptoProvider>,
+    /// The only one, if it is known who leads.
+    name: Option<String>,
 }
 
 impl AnyMaster {
     pub(super) fn new(
         authority: &CertificateDer<'static>,
         provider: &Arc<CryptoProvider>,
+        name: Option<&str>,
     ) -> Result<Self, TlsError> {
-        Ok(Self { roots: roots(authority)?, provider: provider.clone() })
+        let name = name.map(str::to_owned);
+        Ok(Self { roots: roots(authority)?, provider: provider.clone(), name })
     }
 }
 
@@ -209,7 +213,13 @@ macro_rules! server_verifier {
 server_verifier!(AnyMaster, |own: &AnyMaster,
                              leaf: &CertificateDer<'_>,
                              _rest: &[CertificateDer<'_>]| {
-    check_master(leaf, &own.roots, &own.provider)
+    let verified = check_master(leaf, &own.roots, &own.provider)?;
+    let is =
+        board_peer(std::slice::from_ref(leaf)).map(|peer| peer.name).map_err(|_| not_ours())?;
+    match &own.name {
+        Some(name) if *name != is => Err(not_ours()),
+        _ => Ok(verified),
+    }
 });
 server_verifier!(PinnedMaster, |own: &PinnedMaster,
                                 leaf: &CertificateDer<'_>,

@@ -163,7 +163,24 @@ impl Credentials {
     /// # Errors
     /// What the TLS library refuses.
     pub fn client_config(&self, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
-        let verifier = AnyMaster::new(&self.authority, &self.provider)?;
+        self.towards(None, alpn)
+    }
+
+    /// For connections to the master on that board: whoever was a master has a certificate of one for
+    /// ever, and must not pass for the leader.
+    ///
+    /// # Errors
+    /// What the TLS library refuses.
+    pub fn client_config_to(
+        &self,
+        leader: &str,
+        alpn: &[&[u8]],
+    ) -> Result<Arc<ClientConfig>, TlsError> {
+        self.towards(Some(leader), alpn)
+    }
+
+    fn towards(&self, name: Option<&str>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
+        let verifier = AnyMaster::new(&self.authority, &self.provider, name)?;
         let config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()

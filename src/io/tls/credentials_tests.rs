@@ -238,3 +238,19 @@ fn signatures_and_proofs_are_bound_to_what_they_are_for() {
     }
     assert!(!is_proof(&shown[..31], b"secret", "board", &[b"ab", b"c"]));
 }
+
+#[test]
+fn whoever_was_a_master_does_not_pass_for_the_leader() {
+    let folder = Folder::new("former");
+    let pki = folder.pki();
+    let (worker, leader) = (board(&pki, "pi-3", false), board(&pki, "pi-1", true));
+    let former = board(&pki, "pi-2", true);
+    let towards = |name| worker.client_config_to(name, ALPN).unwrap();
+    let of = |board: &Credentials| board.server_config(Clients::Required, ALPN).unwrap();
+    assert!(handshake(towards("pi-1"), of(&leader)).is_ok());
+    assert!(handshake(towards("pi-1"), of(&former)).is_err());
+    assert!(
+        handshake(worker.client_config(ALPN).unwrap(), of(&former)).is_ok(),
+        "to ask who leads"
+    );
+}

@@ -25,7 +25,7 @@ const ADMIN_DAYS: i64 = 3652;
 /// id-at-organizationName (RFC 5280 appendix A.1).
 const ORGANIZATION: [u64; 4] = [2, 5, 4, 10];
 /// How an Ed25519 SubjectPublicKeyInfo begins (RFC 8410 section 4), and how long it is.
-const ED25519_START: [u8; 12] =
+pub(super) const ED25519_START: [u8; 12] =
     [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 const ED25519_BYTES: usize = 44;
 

@@ -33,7 +33,7 @@ pub use names::ServerNames;
 pub use peer::{BadCertificate, PeerIdentity};
 pub use pki::Pki;
 pub use server::ApiTls;
-pub use signed::{is_proof, proof, verify};
+pub use signed::{is_proof, proof, verify, verify_board};
 pub use tokens::TokenKeys;
 pub use unverified::{unverified, unverified_config};
 

@@ -4,9 +4,10 @@
 //! secret made: a signature of ours is never one of a certificate.
 
 use ring::hmac;
-use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use ring::signature::{ECDSA_P256_SHA256_ASN1, ED25519, UnparsedPublicKey};
 use rustls_pki_types::CertificateDer;
 
+use super::issue::ED25519_START;
 use super::peer;
 
 /// Precedes every signed text; a certificate begins with another byte.
@@ -33,7 +34,13 @@ pub fn is_proof(shown: &[u8], secret: &[u8], label: &str, parts: &[&[u8]]) -> bo
     hmac::verify(&key, &message(label, parts), shown).is_ok()
 }
 
-fn message(label: &str, parts: &[&[u8]]) -> Vec<u8> {
+/// Whether the key of a board (DER SubjectPublicKeyInfo) signed this ([`super::BoardKey::sign`]).
+pub fn verify_board(public_key: &[u8], label: &str, parts: &[&[u8]], signature: &[u8]) -> bool {
+    let Some(key) = public_key.strip_prefix(&ED25519_START) else { return false };
+    UnparsedPublicKey::new(&ED25519, key).verify(&message(label, parts), signature).is_ok()
+}
+
+pub(super) fn message(label: &str, parts: &[&[u8]]) -> Vec<u8> {
     let mut message = Vec::new();
     for part in std::iter::once(&label.as_bytes()).chain(parts) {
         message.extend_from_slice(&(part.len() as u64).to_le_bytes());

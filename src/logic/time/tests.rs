@@ -96,18 +96,57 @@ fn a_clock_that_is_years_ahead_expires_nothing_at_once() {
     assert_eq!(time.confirmed(0), at(0), "not synchronised");
     time.read(at(300), true, 0);
     assert_eq!(time.confirmed(0), at(300));
+    let running = |days: i64, mono: u64| at(days).plus_millis(mono as i64);
     time.read(at(7_300), true, 0);
     assert_eq!((time.now(0), time.confirmed(0)), (at(7_300), at(300)));
-    time.read(at(7_300), true, TRUST_MS - 1);
-    assert_eq!(time.confirmed(0), at(300));
-    time.read(at(7_300), true, TRUST_MS);
-    assert_eq!(time.confirmed(TRUST_MS), at(7_300));
+    time.read(running(7_300, TRUST_MS - 1), true, TRUST_MS - 1);
+    assert_eq!(time.confirmed(TRUST_MS - 1), running(300, TRUST_MS - 1));
+    time.read(running(7_300, TRUST_MS), true, TRUST_MS);
+    assert_eq!(time.confirmed(TRUST_MS), running(7_300, TRUST_MS));
+    // The time server is mended: an hour later certificates are judged by the right time again, and
+    // cluster time has not gone back.
+    time.read(running(300, TRUST_MS + 1), true, TRUST_MS + 1);
+    assert_eq!(time.confirmed(TRUST_MS + 1), running(7_300, TRUST_MS + 1));
+    time.read(running(300, 2 * TRUST_MS + 1), true, 2 * TRUST_MS + 1);
+    assert_eq!(time.confirmed(2 * TRUST_MS + 1), running(300, 2 * TRUST_MS + 1));
+    assert!(time.now(2 * TRUST_MS + 1) >= running(7_300, 2 * TRUST_MS));
+    // Hours of right time are no credit for a step of years.
+    time.read(running(7_300, 4 * TRUST_MS), true, 4 * TRUST_MS);
+    assert_eq!(time.confirmed(4 * TRUST_MS), running(300, 4 * TRUST_MS));
     // A break starts the hour anew.
     let mut broken = ClusterTime::new(BUILD, BUILD, 0);
     broken.read(at(7_300), true, 0);
     broken.read(at(7_300), false, TRUST_MS / 2);
     broken.read(at(7_300), true, TRUST_MS);
     assert!(broken.confirmed(TRUST_MS) < at(1));
+}
+
+#[test]
+fn a_restart_does_not_forget_what_was_confirmed() {
+    let mut time = ClusterTime::new(BUILD, BUILD, 0);
+    time.confirmed_before(at(500), 1_000);
+    assert_eq!(time.confirmed(1_000), at(500));
+    time.confirmed_before(at(100), 1_000);
+    assert_eq!(time.confirmed(1_000), at(500));
+    assert_eq!(time.now(0), BUILD, "the cluster's time is another matter");
+    // Nor is it forgotten because nobody is synchronised, but mended when somebody is.
+    time.read(at(100), false, 2_000);
+    assert_eq!(time.confirmed(2_000).millis(), at(500).millis() + 1_000);
+}
+
+#[test]
+fn nobodys_clock_counts_while_the_voters_are_not_known() {
+    let mut time = ClusterTime::new(BUILD, at(1), 0);
+    time.voters(None, [id(0)].into());
+    time.read(at(300), true, 0);
+    assert_eq!(time.now(0), at(1), "not even its own");
+    time.voters(Some(id(1)), [id(1), id(2), id(3)].into());
+    time.read(at(300), true, 1);
+    assert_eq!(time.now(1).millis(), at(1).millis() + 1, "one of three");
+    let said = ClusterTimeV1 { cluster: BUILD, system: at(2), synced: true };
+    time.hear(id(2), said, 2);
+    time.hear(id(3), said, 2);
+    assert_eq!(time.now(2), at(2));
 }
 
 #[test]

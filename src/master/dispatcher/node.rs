@@ -3,12 +3,15 @@
 use logic::controller::Op;
 use model::ids::{KindKey, ObjectKey};
 use model::join::BOARD_KEY;
+use model::masters::ROLE;
+use model::token::TokenRole;
 use model::view::kind;
 use serde_json::{Value, json};
 
 use super::session::Session;
 use super::{DispatchError, text};
 use crate::io::store::Record;
+use crate::master::keys::Keys;
 
 const LEASES: KindKey = KindKey::Borrowed("coordination.k8s.io/leases");
 const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -58,8 +61,16 @@ pub(super) fn register(session: &Session, said: &Value) -> Result<Vec<Op>, Dispa
     let Some(record) = record else {
         let mut metadata = json!({ "name": name, "labels": labels });
         if let Some(key) = session.key() {
+            let keys = Keys::new(session.registry.clone());
+            if keys.is_evicted(&key).map_err(DispatchError::Read)? {
+                // What it still says must not bring its Node back.
+                return Ok(Vec::new());
+            }
+            if keys.is_worker(&key).map_err(DispatchError::Read)? {
+                metadata["annotations"] = json!({ ROLE: TokenRole::Worker.to_string() });
+            }
             // Or a card of the same name that was replaced could come back into a deleted Node.
-            metadata["annotations"] = json!({ BOARD_KEY: key });
+            metadata["annotations"][BOARD_KEY] = key.into();
         }
         let now = text(session.registry.clock().now());
         stamp_conditions(&mut status, &[], &now);

@@ -371,6 +371,37 @@ async fn a_node_keeps_what_people_set_and_comes_back_when_deleted() {
     master.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_node_comes_back_as_what_its_key_was_let_in_for() {
+    use model::join::{BOARD_KEY, EVICTED, WORKERS, key_text};
+
+    let mut master = Master::new().await;
+    let list = async |name: &str, key: [u8; 32]| {
+        let object = json!({ "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "name": name, "namespace": "kube-system" },
+            "data": { key_text(&key): "pi-1" } });
+        let op = logic::controller::Op::Create { kind: kind::CONFIG_MAPS, object };
+        master.registry.commit(vec![op]).await.expect("written");
+    };
+    list(WORKERS, [7; 32]).await;
+    let options = || Options { board_key: Some([7; 32]), ..Options::default() };
+    let mut board = Board::connect_with(&master, options());
+    board.hello().await;
+    board.desired().await;
+    let node = master.get("/nodes", "pi-1").expect("registered");
+    let annotations = &node["metadata"]["annotations"];
+    assert_eq!(annotations["kumquat.dev/role"], "worker", "whoever deleted it changed nothing");
+    assert_eq!(annotations[BOARD_KEY], key_text(&[7; 32]));
+    // Nor does a session that lives on bring back a board that was thrown out.
+    list(EVICTED, [7; 32]).await;
+    master.delete("/nodes", "pi-1").await;
+    board.hello().await;
+    // It is answered once it was judged.
+    board.desired().await;
+    assert!(master.get("/nodes", "pi-1").is_none(), "evicted");
+    master.stop().await;
+}
+
 fn event(kind: &str, name: &str, host: &str) -> Value {
     json!({ "involvedObject": { "kind": kind, "namespace": "default", "name": name },
         "reason": "Pulled", "message": "Container image already present", "type": "Normal",

@@ -35,6 +35,7 @@ use tokio::sync::watch;
 use crate::io::peer::Connection;
 use crate::io::store::{BoxFuture, Group, GroupWire, SnapshotFile, WireTrouble};
 use crate::io::tls::BoardPeer;
+use crate::master::evictions::Evicted;
 
 use line::Line;
 
@@ -46,6 +47,10 @@ const OFFSET: &str = "/v1/raft/offset";
 const SNAPSHOT: &str = "/v1/raft/snapshot";
 /// A master is at one of few addresses, and answers soon or not at all.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// A member that was heard so lately is there.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
+/// Why a member that was thrown out is told nothing.
+const SHUNNED: &str = "its board was evicted";
 
 /// Who is where: every member with its board's key and addresses.
 pub type Book = Arc<Vec<MasterAtV1>>;
@@ -74,6 +79,8 @@ pub struct ElectorOptions {
     pub clock: Arc<dyn GroupClock>,
     /// Where snapshots arrive; on the store's file system.
     pub incoming: PathBuf,
+    /// Keys that were thrown out.
+    pub evicted: watch::Receiver<Evicted>,
 }
 
 /// The wire of one membership, both ends of it.
@@ -160,10 +167,30 @@ impl Elector {
         match () {
             () if head.cluster != *cluster => Some(FenceV1::Cluster),
             () if !known || !board.is_master => Some(FenceV1::Sender),
+            () if self.options.evicted.borrow().contains(&board.key) => Some(FenceV1::Sender),
             () if head.to != *own => Some(FenceV1::Target),
             () if head.epoch != *epoch => Some(FenceV1::Epoch { is: *epoch }),
             () => None,
         }
+    }
+
+    /// Whether a member is told nothing any more: it was thrown out, and the others decide without it.
+    /// As long as they cannot, its removal from the group needs its own vote.
+    fn shuns(&self, member: MemberId) -> bool {
+        let evicted = self.options.evicted.borrow().clone();
+        if evicted.is_empty() || !self.at(member).is_some_and(|at| evicted.contains(&at.key)) {
+            return false;
+        }
+        let Some(group) = self.group() else { return true };
+        let (heard, members) = (group.heard(), group.health().borrow().members.clone());
+        let is_out = |id| members.get(id).is_none_or(|member| evicted.contains(&member.key));
+        let is_there = |id| heard.get(&id).is_some_and(|ago| *ago < HEARD_WITHIN);
+        let decide =
+            members.is_quorum(|id| !is_out(id) && (id == self.options.own || is_there(id)));
+        if decide {
+            self.lines.lock().unwrap_or_else(PoisonError::into_inner).remove(&member);
+        }
+        decide
     }
 
     /// Answers one message of another master.
@@ -193,6 +220,9 @@ impl GroupWire for Wire {
         ask: GroupAskV1,
         within: Duration,
     ) -> BoxFuture<'_, Result<GroupAnswerV1, WireTrouble>> {
+        if self.0.shuns(to) {
+            return Box::pin(async { Err(WireTrouble::Unreachable(SHUNNED.to_owned())) });
+        }
         let line = self.0.line(to);
         Box::pin(async move {
             match tokio::time::timeout(within, line.ask(ask)).await {
@@ -208,6 +238,9 @@ impl GroupWire for Wire {
         file: SnapshotFile,
     ) -> BoxFuture<'_, Result<GroupAnswerV1, WireTrouble>> {
         Box::pin(async move {
+            if self.0.shuns(to) {
+                return Err(WireTrouble::Unreachable(SHUNNED.to_owned()));
+            }
             snapshot::send(&self.0, to, file).await.map_err(WireTrouble::Unreachable)
         })
     }

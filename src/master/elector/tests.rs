@@ -85,6 +85,7 @@ struct Board {
 struct Cluster {
     pki: Pki,
     book: watch::Sender<Book>,
+    evicted: watch::Sender<Evicted>,
     folder: Folder,
 }
 
@@ -92,7 +93,8 @@ impl Cluster {
     fn new(name: &str) -> Self {
         let folder = Folder::new(name);
         let pki = Pki::open(&folder.0, Timestamp::from_seconds(1_795_305_600)).expect("made");
-        Self { pki, book: watch::Sender::new(Arc::default()), folder }
+        let evicted = watch::Sender::default();
+        Self { pki, book: watch::Sender::new(Arc::default()), evicted, folder }
     }
 
     fn credentials(&self, name: &str, is_master: bool) -> Credentials {
@@ -138,6 +140,7 @@ impl Cluster {
     ) -> ElectorOptions {
         let tls = credentials.client_config(ALPN).ok();
         ElectorOptions {
+            evicted: self.evicted.subscribe(),
             own,
             epoch: 1,
             cluster: [5; 16],
@@ -261,6 +264,19 @@ async fn messages_of_anybody_else_are_refused() {
     let wrong = ask(options(second.id, &second.credentials)).await;
     assert!(wrong.is_err_and(|why| why.to_string().contains("another board")));
     cluster.book.send_replace(right);
+    let key = second.credentials.peer().key;
+    cluster.evicted.send_replace(Arc::new(BTreeSet::from([key])));
+    let options = ElectorOptions {
+        evicted: watch::Sender::<Evicted>::default().subscribe(),
+        ..options(second.id, &second.credentials)
+    };
+    assert_eq!(ask(options).await, refused(FenceV1::Sender), "a board that was thrown out");
+    let shunned = Wire(first.elector.clone()).ask(second.id, GroupAskV1::Standing, soon).await;
+    assert!(shunned.as_ref().is_err_and(|why| why.to_string().contains("evicted")), "{shunned:?}");
+    cluster.evicted.send_replace(Arc::default());
+    let options = |own, credentials: &Credentials| {
+        cluster.options(own, credentials, PathBuf::new(), &Arc::default())
+    };
     first.elector.seat(None);
     let away = ask(options(second.id, &second.credentials)).await;
     assert_eq!(away, refused(FenceV1::Away));

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use logic::controller::Op;
 use logic::masters::Action;
+use model::join::{HOLDERS, key_text};
 use model::masters::{KitV1, MasterAtV1, MemberId, MemberV1, MembersV1, Part, SecretBytes};
+use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::desk::Candidate;
@@ -13,6 +15,7 @@ use super::grouping::{Engine, FOUNDER};
 use super::{Desk, Rows};
 use crate::io::store::{ChangeError, Group, GroupError, MemberChange, StoreError};
 use crate::io::tls::TlsError;
+use crate::master::keys::Keys;
 use crate::master::registry::CommitError;
 
 /// Attempts while others write the same object.
@@ -93,6 +96,8 @@ impl Work {
         let group = self.members.grouping().grow(epoch).await?;
         let away = || Trouble::Away(board.to_owned());
         let candidate = self.desk().candidates().remove(board).ok_or_else(away)?;
+        // Before it has them: who holds the keys of the cluster is known for good.
+        self.note_holder(board, &candidate.key).await?;
         let at = place(board, &candidate);
         let id = self.write_rows(|rows| rows.take(at.clone())).await?;
         let member =
@@ -111,6 +116,28 @@ impl Work {
             self.write_rows(|rows| ((), rows.without(id))).await?;
         }
         Ok(added?)
+    }
+
+    /// Lists a board, and this one, among those that were ever given the authority's key.
+    async fn note_holder(&self, board: &str, key: &[u8; 32]) -> Result<(), Trouble> {
+        let registry = &self.leading.registry;
+        let keys = Keys::of(registry.store().clone());
+        let own = self.members.grouping().member(FOUNDER, Part::Voter);
+        for _ in 0..ATTEMPTS_MAX {
+            let now = registry.clock().now();
+            let entry = |board: &str, key: &[u8; 32]| -> (String, Value) {
+                (key_text(key), format!("{board} {now}").into())
+            };
+            let entries = [entry(board, key), entry(&own.board, &own.key)];
+            let Some(op) = keys.write(HOLDERS, &entries)? else { return Ok(()) };
+            match registry.commit(vec![op]).await {
+                Ok(_) => return Ok(()),
+                Err(CommitError::Conflict) => {}
+                Err(CommitError::Rejected(error)) if error.code == 409 => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(CommitError::Conflict.into())
     }
 
     fn kit(

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use logic::masters::{Durability, Wanted};
 use model::ids::{KindKey, ObjectKey};
-use model::join::key_text;
+use model::join::{key_text, parse_key};
 use model::masters::{MASTERS_OBJECT, MasterAtV1, MemberId, Part};
 use model::view::kind;
 use serde::{Deserialize, Serialize};
@@ -199,18 +199,6 @@ impl Row {
         let part = Part::Learner;
         Some(MasterAtV1 { member, board, key, addresses, api_port, mqtt_port, peer_port, part })
     }
-}
-
-/// Reads what [`key_text`] writes.
-fn parse_key(text: &str) -> Option<[u8; 32]> {
-    let mut key = [0; 32];
-    if text.len() != 2 * key.len() || !text.is_ascii() {
-        return None;
-    }
-    for (at, byte) in key.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
-    }
-    Some(key)
 }
 
 /// Keeps the book as this master's copy of the object says, until `stop`. While there is no object,

@@ -10,19 +10,18 @@ use std::time::{Duration, Instant};
 
 use logic::contact::Contact;
 use logic::masters::{Action, Input, Policy, Seen, Wanted, Warning};
-use model::masters::{MasterAtV1, MemberId, MembersV1, Part, ROLE};
+use model::masters::{MasterAtV1, MemberId, MembersV1, Part};
 use model::token::TokenRole;
-use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use super::act::{self, Trouble};
 use super::grouping::Engine;
+use super::judging::Judge;
 use super::{Desk, Grouping, Rows};
 use crate::io::store::{GroupHealth, Mandate, SecretsKeys};
 use crate::io::tls::{Pki, TokenKeys};
 use crate::master::controllers::Views;
-use crate::master::keys::{Keys, node_key};
 use crate::master::registry::Registry;
 
 /// How long a member may take to leave the group.
@@ -419,13 +418,15 @@ impl Driver {
             });
         }
         drop(world);
-        let keys = Keys::of(leading.registry.store().clone());
+        let judge = Judge::of(leading.registry.store());
         for board in &mut seen {
-            let is_member = self.known.of_board(&board.board).is_some();
-            if is_member || board.capable {
-                judge(board, leading, &keys, candidates.get(&board.board).map(|it| it.key));
+            let member = self.known.of_board(&board.board).map(|member| member.key);
+            let asks = candidates.get(&board.board).map(|it| it.key);
+            if member.is_some() || board.capable {
+                judge.board(board, member.into_iter().chain(asks));
             }
         }
+        seen.extend(judge.turned_out(&seen, &self.known, now));
         seen
     }
 }
@@ -436,21 +437,6 @@ fn millis(time: Duration) -> u64 {
 
 /// Shortest pause between two looks.
 const PAUSE_MS_MIN: u64 = 50;
-
-/// What only the Node's object says: for what its board was let in, and whether its key was thrown out.
-fn judge(board: &mut Seen, leading: &Leading, keys: &Keys, key: Option<[u8; 32]>) {
-    let node = leading.registry.store().get(&node_key(&board.board)).ok().flatten();
-    let node: Value =
-        node.and_then(|node| serde_json::from_slice(&node.body).ok()).unwrap_or_default();
-    // What it was let in for binds, whatever it says itself.
-    match node["metadata"]["annotations"][ROLE].as_str().and_then(|role| role.parse().ok()) {
-        Some(TokenRole::Worker) => board.role = TokenRole::Worker,
-        Some(TokenRole::Master) if board.role == TokenRole::Auto => board.role = TokenRole::Master,
-        _ => {}
-    }
-    // A key that cannot be judged is not trusted with the log.
-    board.evicted = key.is_some_and(|key| keys.is_thrown_out(&key).unwrap_or(true));
-}
 
 /// Entries that a member is behind the leader.
 fn lag(id: MemberId, health: Option<&GroupHealth>) -> u64 {

@@ -13,6 +13,7 @@ use crate::io::peer;
 use crate::io::store::{Group, GroupError, GroupOptions, Store, Timing};
 use crate::io::tls::Credentials;
 use crate::master::elector::{Book, Elector, ElectorOptions, GroupClock, Wire};
+use crate::master::evictions::Evicted;
 
 /// Id of the member that founded the cluster.
 pub const FOUNDER: MemberId = MemberId(1);
@@ -29,6 +30,8 @@ pub struct GroupingOptions {
     pub clock: Arc<dyn GroupClock>,
     /// Where snapshots of other masters arrive.
     pub incoming: PathBuf,
+    /// Keys that were thrown out.
+    pub evicted: watch::Receiver<Evicted>,
 }
 
 /// Starts the engine when that is due; clones share it.
@@ -103,7 +106,8 @@ impl Grouping {
         if let Some(engine) = self.0.engine.borrow().clone() {
             return Ok(engine);
         }
-        let GroupingOptions { store, credentials, book, clock, incoming } = &self.0.options;
+        let GroupingOptions { store, credentials, book, clock, incoming, evicted } =
+            &self.0.options;
         let of_tls = credentials.clone();
         let elector = Elector::new(ElectorOptions {
             own,
@@ -113,6 +117,7 @@ impl Grouping {
             book: book.clone(),
             clock: Arc::clone(clock),
             incoming: incoming.clone(),
+            evicted: evicted.clone(),
         });
         let wire = Arc::new(Wire(Arc::clone(&elector)));
         let timing = Timing::default();

@@ -16,6 +16,7 @@ mod book;
 mod desk;
 mod driver;
 mod grouping;
+mod judging;
 
 pub use book::{Rows, Said, follow as follow_book};
 pub use desk::{Candidate, Desk};

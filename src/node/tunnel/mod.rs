@@ -146,7 +146,12 @@ async fn dial(
     for address in &record.addresses {
         let address = SocketAddr::from((*address, record.peer_port));
         match Connection::open(address, tls.clone(), DIAL_WITHIN).await {
-            Ok(connection) => return Ok(connection),
+            // Any master's certificate is good; only the leader's may say what this board does.
+            Ok(connection) if connection.master().name == record.name => return Ok(connection),
+            Ok(connection) => {
+                let (is, leads) = (connection.master().name.clone(), record.name.clone());
+                last = Some(PeerError::Another { address, is, leads });
+            }
             Err(error) => last = Some(error),
         }
     }

@@ -276,7 +276,10 @@ impl Making {
         ClientOptions {
             cluster: self.cluster.clone(),
             name: name.to_owned(),
-            tls: credentials.client_config(&[bus::ALPN]).expect("TLS"),
+            tls: {
+                let tls = credentials.client_config(&[bus::ALPN]).expect("TLS");
+                Arc::new(move |_: &str| Ok(tls.clone()))
+            },
             leader: watch::Sender::new(Some(record)).subscribe(),
             fetch: Arc::new(NoFetch),
             state,

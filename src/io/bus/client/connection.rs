@@ -4,6 +4,7 @@
 //! would lose packets), and the queue of requests is never waited on: what finds no room stays here.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -47,7 +48,10 @@ impl Client {
     /// Connects to the leader's own broker and serves until something ends it.
     pub(super) async fn connection(&mut self, record: &LeaderRecord, address: IpAddr) -> Ended {
         let address = SocketAddr::new(address, record.mqtt_port);
-        let mqtt = self.mqtt_options(address);
+        let mqtt = match (self.options.tls)(&record.name) {
+            Ok(tls) => self.mqtt_options(address, tls),
+            Err(why) => return Ended::Failed { why, ready_for: None },
+        };
         self.converse(record, address, mqtt, None, std::future::pending()).await
     }
 
@@ -84,10 +88,10 @@ impl Client {
         ended
     }
 
-    fn mqtt_options(&self, address: SocketAddr) -> MqttOptions {
+    fn mqtt_options(&self, address: SocketAddr, tls: Arc<rustls::ClientConfig>) -> MqttOptions {
         let name = &self.options.name;
         let mut mqtt = MqttOptions::new(name, address.ip().to_string(), address.port());
-        let tls = TlsConfiguration::Rustls(self.options.tls.clone());
+        let tls = TlsConfiguration::Rustls(tls);
         mqtt.set_transport(Transport::tls_with_config(tls));
         mqtt.set_keep_alive(PING);
         mqtt.set_clean_session(true);

@@ -49,14 +49,17 @@ pub trait Fetch: Send + Sync + 'static {
     ) -> Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send + '_>>;
 }
 
+/// TLS towards the board of that name.
+pub type TlsTo = Arc<dyn Fn(&str) -> Result<Arc<rustls::ClientConfig>, String> + Send + Sync>;
+
 /// What a board's end of the bus works with.
 pub struct ClientOptions {
     /// Name of the cluster.
     pub cluster: String,
     /// Name of this board, as in its certificate.
     pub name: String,
-    /// Shows this board's certificate, accepts masters of the cluster only; with [`super::ALPN`].
-    pub tls: Arc<rustls::ClientConfig>,
+    /// Shows this board's certificate, accepts the master of that name only; with [`super::ALPN`].
+    pub tls: TlsTo,
     /// Who leads, as far as is known.
     pub leader: watch::Receiver<Option<LeaderRecord>>,
     /// Gets what is too large for the bus.

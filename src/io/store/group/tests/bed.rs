@@ -284,6 +284,16 @@ impl Bed {
         seat.options.faults.lose_unsynced();
     }
 
+    /// Ends a board in order: what it has applied is flushed.
+    pub(super) async fn close(&mut self, nth: usize) {
+        let seat = &mut self.seats[nth];
+        if let (Some(store), Some(group)) = (seat.store.take(), seat.group.take()) {
+            self.net.groups.write().expect("whole").remove(&seat.id);
+            group.stop().await;
+            store.close().await;
+        }
+    }
+
     /// The board that reigns, as it says itself.
     pub(super) async fn leader(&self, seconds: u64) -> (usize, Mandate) {
         let deadline = Instant::now() + Duration::from_secs(seconds);
@@ -383,12 +393,7 @@ impl Bed {
 
     pub(super) async fn stop(mut self) {
         for nth in 0..self.seats.len() {
-            let seat = &mut self.seats[nth];
-            if let (Some(store), Some(group)) = (seat.store.take(), seat.group.take()) {
-                self.net.groups.write().expect("whole").remove(&seat.id);
-                group.stop().await;
-                store.close().await;
-            }
+            self.close(nth).await;
         }
     }
 }

@@ -141,8 +141,21 @@ async fn a_leader_whose_disk_is_full_gives_way_and_comes_back() {
     println!("another board takes writes {:?} after the leader's disk was full", begun.elapsed());
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     write(&bed, &mut clients, 3).await;
+    // It follows until its log cannot grow; what the others commit then is not applied here.
+    let health = bed.seats[nth].group.as_ref().expect("on").health();
+    for number in 0..200 {
+        if health.borrow().failed.is_some() {
+            break;
+        }
+        let (leader, mandate) = bed.leader(5).await;
+        let store = bed.seats[leader].store.clone().expect("on");
+        let name = format!("more-{number}");
+        let large = put(key("/pods", "a", &name), Base::Absent, vec![b'v'; LARGE_VALUE].into());
+        store.of(&mandate).propose(vec![large]).await.expect("the others have room");
+    }
+    assert!(health.borrow().failed.is_some(), "its log did not grow");
+    bed.close(nth).await;
     bed.seats[nth].options.faults.fill(false);
-    bed.kill(nth).await;
     bed.start(nth).await;
     write(&bed, &mut clients, 3).await;
     bed.agree(&ids([1, 2, 3])).await;

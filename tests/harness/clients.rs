@@ -12,7 +12,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -53,15 +53,30 @@ impl Doors {
             .collect::<Result<Vec<_>, _>>()
             .expect("PEM");
         let key = PrivateKeyDer::from_pem_slice(&pem(&user["client-key-data"])).expect("PEM");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)
-            .expect("the user's pair");
+        let config = trusting(roots).with_client_auth_cert(chain, key).expect("the user's pair");
         Self { addresses, tls: TlsConnector::from(Arc::new(config)) }
     }
+
+    /// The same doors for whoever shows no certificate, but a token perhaps.
+    pub fn for_strangers(kubeconfig: &str, addresses: Vec<SocketAddr>) -> Self {
+        let config: Value = serde_norway::from_str(kubeconfig).expect("a kubeconfig");
+        let authority = &config["clusters"][0]["cluster"]["certificate-authority-data"];
+        let pem = STANDARD.decode(authority.as_str().expect("a certificate")).expect("base64");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&pem).expect("PEM")).expect("a certificate");
+        let config = trusting(roots).with_no_client_auth();
+        Self { addresses, tls: TlsConnector::from(Arc::new(config)) }
+    }
+}
+
+fn trusting(
+    roots: rustls::RootCertStore,
+) -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
 }
 
 /// How a request ended.
@@ -82,6 +97,8 @@ pub struct Client {
     /// The door that it uses.
     at: usize,
     open: Option<SendRequest<Full<Bytes>>>,
+    /// What it shows besides its certificate.
+    pub bearer: Option<String>,
     /// How long it waits for an answer.
     pub patience: Duration,
     /// Bytes beside the value in every object that it writes.
@@ -103,6 +120,7 @@ impl Client {
             doors,
             at,
             open: None,
+            bearer: None,
             patience,
             padding: 0,
             history: History::default(),
@@ -156,11 +174,15 @@ impl Client {
                 return Sent::Not(why);
             }
         };
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, "kubernetes")
-            .header(CONTENT_TYPE, "application/json")
+            .header(CONTENT_TYPE, "application/json");
+        if let Some(token) = &self.bearer {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request
             .body(Full::new(Bytes::from(body.map(Value::to_string).unwrap_or_default())))
             .expect("request");
         let answering = async {

@@ -6,6 +6,7 @@ mod archives;
 mod damage;
 mod doors;
 mod full_disk;
+mod masters;
 mod ports;
 mod starts;
 
@@ -13,8 +14,18 @@ mod starts;
 mod board;
 #[path = "../harness/busybox.rs"]
 mod busybox;
+#[path = "../harness/clients.rs"]
+mod clients;
 #[path = "../harness/disk.rs"]
 mod disk;
+#[path = "../harness/forgery.rs"]
+mod forgery;
+#[path = "../harness/history.rs"]
+mod history;
+#[path = "../harness/strangers.rs"]
+mod strangers;
+#[path = "../harness/switch.rs"]
+mod switch;
 
 use std::process::Output;
 use std::time::Duration;

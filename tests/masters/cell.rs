@@ -41,6 +41,10 @@ pub(crate) enum Role {
     Follower,
 }
 
+/// Names of all faults, the quickest to heal first.
+pub(crate) const FAULTS: [&str; 7] =
+    ["clock-jump", "frozen", "link-down", "one-way", "killed", "disk-full", "sync-fails"];
+
 /// One cell of the matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cell {

@@ -1,107 +1,51 @@
 //! Failover under ten writers: how long until the next accepted write, and what became of all others.
 //!
-//! A cell is a fault, whom it hits (the leader or a follower) and how many voters there are. Each cell
-//! has a cluster of its own, on which trial follows trial: writers write at every board's door, the
-//! fault comes and goes, and everybody must be well again. Then, from what was acknowledged, watched
-//! and logged: no acknowledged write lost, none applied twice, one leader at a time, and no container
-//! started again. One trial per cell with three voters here; the matrix is `cargo xtask soak masters`.
+//! A cell is a fault, whom it hits (the leader or a follower) and how many voters there are. Trial
+//! follows trial on one cluster: writers write at every board's door, the fault comes and goes, and
+//! everybody must be well again. Then, from what was acknowledged, watched and logged: no acknowledged
+//! write lost, none applied twice, one leader at a time, and no container started again. One trial per
+//! cell with three voters here; the matrix is `cargo xtask soak masters`.
 
-use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use http::Method;
-use kumquat::io::net;
-use serde_json::{Value, json};
+use crate::bed::Bed;
+use crate::cell::{Cell, FAULTS};
 
-use crate::board::{Board, possible};
-use crate::cell::{Cell, Disks, Fault, Role};
-use crate::clients::{Client, Doors, Sent, parsed};
-use crate::history::{Moment, now};
-use crate::linearizable::check;
-use crate::reigns;
-use crate::switch::{Cluster, is_ready};
-use crate::writers::{self, Plan, Written, Wrong};
-use crate::{busybox, figures};
+/// In CI a fault need not last longer than everybody takes to notice it.
+const LASTS_HERE: Duration = Duration::from_secs(3);
 
-const COLLECTION: &str = "/api/v1/namespaces/default/configmaps";
-const PODS: &str = "/api/v1/namespaces/default/pods";
-const WRITERS: usize = 10;
-/// Quick enough that ten writers show a gap of some milliseconds, and a small machine keeps up.
-const PAUSE: Duration = Duration::from_millis(20);
-/// A client that waits longer turns to another door.
-const PATIENCE: Duration = Duration::from_millis(1_500);
-/// Writers run for this long before anything happens.
-const BEFORE: Duration = Duration::from_secs(1);
-/// A fault lasts at least so long, and until writes have been accepted again for a second.
-const LASTS: Duration = Duration::from_secs(6);
-const LASTS_AT_MOST: Duration = Duration::from_secs(30);
-/// After it everything is well again within this time.
-const WELL_WITHIN: Duration = Duration::from_secs(120);
-const POLL_EVERY: Duration = Duration::from_millis(100);
-/// Seconds that an idle cluster is listened to.
-const IDLE_SECONDS: u64 = 30;
-
-/// What one trial showed.
-#[derive(Debug, Default)]
-struct Outcome {
-    gap: Duration,
-    accepted: usize,
-    unknown: usize,
-    refused: usize,
-    lost: usize,
-    wrong: Vec<Wrong>,
-    leaders: Vec<String>,
-    restarted: Vec<String>,
-    packets_per_second: f64,
-    /// From the end of the fault until all were well.
-    well: Duration,
-}
-
-impl Outcome {
-    fn line(&self, cell: &str, trial: usize) -> Value {
-        let millis = |time: Duration| (time.as_secs_f64() * 1e5).round() / 1e2;
-        json!({
-            "cell": cell, "trial": trial, "gap_ms": millis(self.gap), "accepted": self.accepted,
-            "unknown": self.unknown, "refused": self.refused, "lost": self.lost,
-            "wrong": self.wrong.len() - self.lost, "leaders": self.leaders.len(),
-            "restarted": self.restarted.len(), "well_ms": millis(self.well),
-            "packets_per_second": self.packets_per_second,
-        })
-    }
-
-    fn assert_kept(&self) {
-        assert_eq!(self.wrong, [], "what became of writes");
-        assert_eq!(self.leaders, [""; 0], "leaders that acted after their successors");
-        assert_eq!(self.restarted, [""; 0], "containers started again");
-    }
-}
-
-/// One cell of the matrix, as `cargo xtask soak masters` asks for it; nothing otherwise.
+/// Cells of the matrix on one cluster, as `cargo xtask soak masters` asks for them; nothing otherwise.
 #[test]
-fn cell() {
-    let Ok(name) = std::env::var("KUMQUAT_CELL") else { return };
-    let cell: Cell = name.parse().expect("a cell");
-    let trials: usize =
-        std::env::var("KUMQUAT_TRIALS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let Some(mut bed) = Bed::new(&name, cell) else { return };
-    let file = std::env::var_os("KUMQUAT_CELL_FILE").map(PathBuf::from);
-    for trial in 0..trials {
-        let outcome = bed.trial(trial);
-        let line = outcome.line(&name, trial);
-        println!("{line}");
-        for said in outcome.leaders.iter().chain(&outcome.restarted) {
-            println!("  {said}");
-        }
-        outcome.wrong.iter().for_each(|wrong| println!("  {wrong:?}"));
-        if let Some(file) = &file {
-            let opened = OpenOptions::new().create(true).append(true).open(file);
-            writeln!(opened.expect("file of the cell"), "{line}").expect("written");
+fn cells() {
+    let Ok(wanted) = std::env::var("KUMQUAT_CELLS") else { return };
+    let folder = std::env::var_os("KUMQUAT_CELLS_FOLDER").map(PathBuf::from);
+    let wanted: Vec<(&str, Cell, usize)> = wanted
+        .split_whitespace()
+        .map(|word| {
+            let (name, trials) = word.split_once(':').unwrap_or((word, "1"));
+            (name, name.parse().expect("a cell"), trials.parse().expect("a number of trials"))
+        })
+        .collect();
+    let (first, cell, _) = wanted[0];
+    let small_disks = wanted.iter().any(|(_, cell, _)| cell.fault.needs_disks());
+    let Some(mut bed) = Bed::new(first, cell.voters, small_disks) else { return };
+    for (name, cell, trials) in wanted {
+        for trial in 0..trials {
+            let outcome = bed.trial(cell, trial);
+            let line = outcome.line(name, trial);
+            println!("{line}");
+            for said in outcome.leaders.iter().chain(&outcome.restarted) {
+                println!("  {said}");
+            }
+            outcome.wrong.iter().for_each(|wrong| println!("  {wrong:?}"));
+            if let Some(folder) = &folder {
+                let file = folder.join(format!("{name}.jsonl"));
+                let opened = OpenOptions::new().create(true).append(true).open(file);
+                writeln!(opened.expect("file of the cell"), "{line}").expect("written");
+            }
         }
     }
 }
@@ -109,376 +53,36 @@ fn cell() {
 /// The machinery on a master that has no other: it is killed and loses nothing.
 #[test]
 fn a_sole_master_is_killed() {
-    once("killed-leader-1");
+    let Some(mut bed) = Bed::new("sole", 1, false) else { return };
+    once(&mut bed, "killed-leader-1");
 }
 
 #[test]
-fn the_leader_of_three_is_killed() {
-    once("killed-leader-3");
+fn everything_happens_to_the_leader_of_three() {
+    everything("leader");
 }
 
 #[test]
-fn the_leader_of_three_is_frozen() {
-    once("frozen-leader-3");
+fn everything_happens_to_a_follower_of_three() {
+    everything("follower");
 }
 
-#[test]
-fn the_leader_of_three_loses_its_link() {
-    once("link-down-leader-3");
-}
-
-#[test]
-fn the_leader_of_three_loses_what_it_is_sent_or_sends() {
-    once("one-way-leader-3");
-}
-
-#[test]
-fn a_follower_of_three_is_killed() {
-    once("killed-follower-3");
+fn everything(role: &str) {
+    let test = format!("all-{role}");
+    let Some(mut bed) = Bed::new(&test, 3, true) else { return };
+    bed.lasts = LASTS_HERE;
+    for fault in FAULTS {
+        once(&mut bed, &format!("{fault}-{role}-3"));
+    }
 }
 
 /// One trial of a cell.
-fn once(name: &str) {
-    let Some(mut bed) = Bed::new(name, name.parse().expect("a cell")) else { return };
-    let outcome = bed.trial(0);
+fn once(bed: &mut Bed, name: &str) {
+    let cell: Cell = name.parse().expect("a cell");
+    if cell.fault.needs_faulty_build() && !cfg!(feature = "fault-injection") {
+        return println!("not run: {name} needs a build with --features fault-injection");
+    }
+    let outcome = bed.trial(cell, 0);
     println!("{}", outcome.line(name, 0));
     outcome.assert_kept();
-}
-
-/// A cluster on which trials follow each other. The boards go before their disks.
-struct Bed {
-    cell: Cell,
-    cluster: Cluster,
-    _disks: Disks,
-    doors: Doors,
-    plan: Plan,
-    has_pods: bool,
-    /// Bytes of each board's log that were looked at.
-    read: Vec<usize>,
-    /// First versions of reigns, as far as logs were read.
-    beginnings: BTreeMap<u64, reigns::Reign>,
-}
-
-impl Bed {
-    fn new(name: &str, cell: Cell) -> Option<Self> {
-        if !possible(name) {
-            return None;
-        }
-        let is_faulty = cfg!(feature = "fault-injection");
-        if cell.fault.needs_faulty_build() && !is_faulty {
-            println!("not run: {name} needs a build with --features fault-injection");
-            return None;
-        }
-        let mut disks = Disks::default();
-        let mut cluster = Cluster::off(&format!("m-{name}"), cell.voters);
-        cluster.role = "auto";
-        for board in &mut cluster.boards {
-            board.environment(&[("KUMQUAT_LOG", "debug")]);
-            if cell.voters == 5 {
-                board.configure("[masters]\nvoters = 5\n");
-            }
-            if cell.fault.needs_disks() {
-                disks.add(board);
-            }
-        }
-        cluster.boards[0].up(&[]);
-        for index in 1..cluster.boards.len() {
-            cluster.start_joining(index);
-        }
-        cluster.switch.listen();
-        let kubeconfig = std::fs::read_to_string(cluster.master().kubeconfig()).expect("read");
-        let address = |board: &Board| SocketAddr::from((board.address(), 6443));
-        let doors = Doors::new(&kubeconfig, cluster.boards.iter().map(address).collect());
-        let padding = if cell.fault == Fault::DiskFull { 16 << 10 } else { 100 };
-        let plan = Plan {
-            collection: COLLECTION.to_owned(),
-            writers: WRITERS,
-            padding,
-            pause: PAUSE,
-            patience: PATIENCE,
-            values: Arc::default(),
-            last_accepted: Arc::default(),
-        };
-        let read = vec![0; cluster.boards.len()];
-        let beginnings = BTreeMap::new();
-        let has_pods = busybox::present(name);
-        let mut bed =
-            Self { cell, cluster, _disks: disks, doors, plan, has_pods, read, beginnings };
-        bed.wait_well();
-        bed.start_pods();
-        Some(bed)
-    }
-
-    /// On each board a pod that reads what one of the writers writes: every board is told of each of
-    /// those writes.
-    fn start_pods(&mut self) {
-        if !self.has_pods {
-            return;
-        }
-        let told = json!({"metadata": {"name": writers::TOLD}, "data": {"value": "0"}});
-        self.api(&Method::POST, COLLECTION, Some(&told));
-        for index in 0..self.cluster.boards.len() {
-            self.cluster.import_busybox(index);
-            let node = self.cluster.boards[index].node();
-            let script = "while true; do sleep 1; done";
-            let pod = json!({
-                "apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("steady-{node}")},
-                "spec": {
-                    "nodeName": node,
-                    "terminationGracePeriodSeconds": 0,
-                    "tolerations": [{"operator": "Exists"}],
-                    "containers": [{
-                        "name": "main", "image": busybox::IMAGE,
-                        "command": ["/bin/sh", "-c", script],
-                        "envFrom": [{"configMapRef": {"name": writers::TOLD}}],
-                    }],
-                },
-            });
-            self.api(&Method::POST, PODS, Some(&pod));
-        }
-        let deadline = Instant::now() + WELL_WITHIN;
-        loop {
-            let list = self.api(&Method::GET, PODS, None);
-            let pods = list["items"].as_array().map_or(&[][..], Vec::as_slice);
-            if pods.iter().all(|pod| is_ready(pod) == Some(true)) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "steady pods do not run: {list}");
-            std::thread::sleep(POLL_EVERY);
-        }
-    }
-
-    /// One request at whichever door answers.
-    fn api(&self, method: &Method, path: &str, body: Option<&Value>) -> Value {
-        self.client(0, |mut client| async move {
-            let deadline = Instant::now() + WELL_WITHIN;
-            loop {
-                match client.ask(method, path, body).await {
-                    Sent::Answered { code: 200 | 201, body } => return parsed(&body),
-                    other => assert!(Instant::now() < deadline, "{method} {path}: {other:?}"),
-                }
-                tokio::time::sleep(POLL_EVERY).await;
-            }
-        })
-    }
-
-    /// What a board says of the cluster.
-    fn status(&self, index: usize) -> Option<Value> {
-        let output = self.cluster.boards[index].command(&["status", "-o", "json"]);
-        output.status.success().then(|| serde_json::from_slice(&output.stdout).ok()).flatten()
-    }
-
-    /// Index of the board that leads, as those say who know the newest reign.
-    fn leader(&self) -> usize {
-        let said = (0..self.cluster.boards.len()).filter_map(|index| self.status(index));
-        let newest = said.max_by_key(|status| (status["epoch"].as_u64(), status["term"].as_u64()));
-        let name = newest.map(|status| status["leader"].clone()).unwrap_or_default();
-        let found = self.cluster.boards.iter().position(|board| board.node() == name);
-        found.unwrap_or_else(|| panic!("nobody leads: {name}"))
-    }
-
-    /// Waits until every board shows all voters, all boards are ready and the leader's door serves.
-    fn wait_well(&self) -> Duration {
-        let began = Instant::now();
-        let mut why = String::new();
-        while began.elapsed() < WELL_WITHIN {
-            match (0..self.cluster.boards.len()).find_map(|index| self.trouble(index)) {
-                None => return began.elapsed(),
-                Some(trouble) => why = trouble,
-            }
-            std::thread::sleep(POLL_EVERY);
-        }
-        for board in &self.cluster.boards {
-            let log = board.log();
-            let from = log.len().saturating_sub(20_000);
-            eprintln!("end of the log of {}:\n{}", board.node(), log.get(from..).unwrap_or(""));
-        }
-        panic!("not well within {WELL_WITHIN:?}: {why}");
-    }
-
-    fn trouble(&self, index: usize) -> Option<String> {
-        let node = self.cluster.boards[index].node();
-        let Some(status) = self.status(index) else { return Some(format!("{node} says nothing")) };
-        let voters = status["voters"].as_array().map_or(0, Vec::len);
-        if voters != usize::from(self.cell.voters) {
-            return Some(format!("{node} knows {voters} voters"));
-        }
-        let boards = status["boards"].as_array().map_or(&[][..], Vec::as_slice);
-        let ready = boards.iter().filter(|board| board["ready"] == true).count();
-        if ready != self.cluster.boards.len() {
-            return Some(format!("{node} knows {ready} ready boards"));
-        }
-        if status["leader"] != node {
-            return None;
-        }
-        let asked = self.client(index, |mut client| async move {
-            client.ask(&Method::GET, "/api/v1/namespaces/default", None).await
-        });
-        match asked {
-            Sent::Answered { code: 200, .. } => None,
-            other => Some(format!("the door of {node}: {other:?}")),
-        }
-    }
-
-    /// Container and restarts of each steady pod.
-    fn containers(&self) -> BTreeMap<String, String> {
-        if !self.has_pods {
-            return BTreeMap::new();
-        }
-        let list = self.api(&Method::GET, PODS, None);
-        let pods = list["items"].as_array().expect("pods").iter();
-        let of = |pod: &Value| {
-            let status = &pod["status"]["containerStatuses"][0];
-            let name = pod["metadata"]["name"].as_str().expect("a name").to_owned();
-            (name, format!("{} {}", status["containerID"], status["restartCount"]))
-        };
-        pods.map(of).collect()
-    }
-
-    fn trial(&mut self, trial: usize) -> Outcome {
-        if self.cell.fault == Fault::Idle {
-            return self.idle();
-        }
-        let leader = self.leader();
-        let count = self.cluster.boards.len();
-        let victim = match self.cell.role {
-            Role::Leader => leader,
-            Role::Follower => (leader + 1 + trial % (count - 1)) % count,
-        };
-        let containers = self.containers();
-        let before = self.client(0, |mut client| async move {
-            writers::listed(&mut client, COLLECTION, WELL_WITHIN).await
-        });
-        let (mut written, event, until, well) = self.under_writers(victim, trial);
-        written.history.initial = before.objects;
-        let (lost, wrong) = self.judge(&written, before.version);
-        let after = self.containers();
-        let restarted = containers.iter().filter(|(name, was)| after.get(*name) != Some(*was));
-        Outcome {
-            gap: written.longest_gap(event, until),
-            accepted: written.accepted().len(),
-            unknown: written.history.unknown(),
-            refused: written.refused.len(),
-            lost,
-            wrong,
-            leaders: self.leaders_at_once(&written),
-            restarted: restarted.map(|(name, was)| format!("{name} had {was}")).collect(),
-            packets_per_second: 0.0,
-            well,
-        }
-    }
-
-    /// Writes, breaks, mends; gives what was written, when it broke, until when writes had to go on,
-    /// and how long it took to be well again.
-    fn under_writers(
-        &mut self,
-        victim: usize,
-        trial: usize,
-    ) -> (Written, Moment, Moment, Duration) {
-        let (stop, namespace) =
-            (AtomicBool::new(false), self.cluster.switch.namespace().to_owned());
-        let (doors, plan, fault) = (self.doors.clone(), self.plan.clone(), self.cell.fault);
-        std::thread::scope(|scope| {
-            let stopping = Stopping(&stop);
-            let writers = scope.spawn(|| writers::write(&namespace, &doors, &plan, &stop));
-            std::thread::sleep(BEFORE);
-            let event = now();
-            fault.inflict(&mut self.cluster.boards[victim], trial);
-            let began = Instant::now();
-            let mut goes_on_since = None;
-            // Without another master nobody takes over.
-            let at_most = if self.cell.voters == 1 { BEFORE } else { LASTS_AT_MOST };
-            while began.elapsed() < at_most {
-                std::thread::sleep(POLL_EVERY);
-                let quiet = now().saturating_sub(plan.last_accepted.load(Ordering::SeqCst));
-                match Duration::from_nanos(quiet) > POLL_EVERY * 5 {
-                    true => goes_on_since = None,
-                    false => drop(goes_on_since.get_or_insert_with(Instant::now)),
-                }
-                let goes_on = goes_on_since.is_some_and(|at| at.elapsed() > BEFORE);
-                if began.elapsed() > LASTS && goes_on {
-                    break;
-                }
-            }
-            let until = now();
-            fault.heal(&mut self.cluster.boards[victim]);
-            let well = self.wait_well();
-            std::thread::sleep(BEFORE);
-            drop(stopping);
-            (writers.join().expect("writers"), event, until, well)
-        })
-    }
-
-    /// Acknowledged writes that a watch does not show, and everything else that it should not show.
-    fn judge(&self, written: &Written, from: u64) -> (usize, Vec<Wrong>) {
-        let shown = self.client(0, |mut client| async move {
-            writers::watched(&mut client, COLLECTION, from, 2).await
-        });
-        let shown = shown.unwrap_or_else(|error| panic!("no watch from {from}: {error}"));
-        let wrong = writers::judge(written, &shown);
-        if let Err(violation) = check(&written.history) {
-            panic!("{violation}");
-        }
-        (wrong.iter().filter(|wrong| matches!(wrong, Wrong::Lost(_))).count(), wrong)
-    }
-
-    /// Runs one client, which begins at a door, in the switch's namespace.
-    fn client<T: Send, F: Future<Output = T>>(
-        &self,
-        door: usize,
-        work: impl FnOnce(Client) -> F + Send,
-    ) -> T {
-        let doors = Arc::new(self.doors.clone());
-        let done = net::inside(self.cluster.switch.namespace(), || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            Ok(runtime.block_on(work(Client::new(door, doors))))
-        });
-        done.expect("a client in the namespace")
-    }
-
-    /// From the boards' logs since the last look, and the accepted writes.
-    fn leaders_at_once(&mut self, written: &Written) -> Vec<String> {
-        let mut acts = Vec::new();
-        for (board, read) in self.cluster.boards.iter().zip(&mut self.read) {
-            let log = board.log();
-            // A line that is not whole yet is for the next time.
-            let end = log.rfind('\n').map_or(*read, |at| at + 1);
-            let new = log.get(*read..end).unwrap_or_default();
-            acts.extend(reigns::applied(board.node(), new));
-            self.beginnings.extend(reigns::beginnings(new));
-            *read = end;
-        }
-        let told = acts.len();
-        acts.extend(reigns::accepted(&written.accepted(), &self.beginnings));
-        assert!(told > 0 || !self.has_pods, "boards were told something");
-        let found = reigns::violations(&acts);
-        found.iter().map(|(later, late)| format!("{late} AFTER {later}")).collect()
-    }
-
-    /// Packets a second on the switch while nobody does anything.
-    fn idle(&self) -> Outcome {
-        let packets = || {
-            let ports = (1..=self.cluster.boards.len()).map(|number| {
-                let port = format!("port-{number}");
-                let counted =
-                    net::inside(self.cluster.switch.namespace(), || Ok(figures::traffic(&port)));
-                // What boards send; what they receive is the same packets again.
-                counted.expect("traffic").received.1
-            });
-            ports.sum::<u64>()
-        };
-        let before = packets();
-        std::thread::sleep(Duration::from_secs(IDLE_SECONDS));
-        let packets_per_second = (packets() - before) as f64 / IDLE_SECONDS as f64;
-        Outcome { packets_per_second, ..Outcome::default() }
-    }
-}
-
-/// Ends the writers, also when the trial fails.
-struct Stopping<'a>(&'a AtomicBool);
-
-impl Drop for Stopping<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }

@@ -1,9 +1,12 @@
 //! Clusters of several masters on one switch: real boards, real wires, real faults.
 
 mod backup;
+mod bed;
 mod cell;
+mod clocks;
 mod doors;
 mod failover;
+mod keys;
 mod three;
 mod two;
 
@@ -33,3 +36,5 @@ mod switch;
 mod walk;
 #[path = "../harness/writers.rs"]
 mod writers;
+#[path = "../harness/wrong_clocks.rs"]
+mod wrong_clocks;

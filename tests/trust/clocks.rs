@@ -3,53 +3,11 @@
 //!
 //! Needs a build with `--features fault-injection`, in which boards read how wrong their clock is.
 
-use std::fs;
-
 use super::*;
 use board::possible;
+use wrong_clocks::{TO_1970, TWENTY_YEARS, Wrong, make_wrong, mend, set};
 
-const TWENTY_YEARS: i64 = 631_152_000;
-/// Longer ago than there was a clock: boards see 1970.
-const TO_1970: i64 = -4_000_000_000;
 const NODES: &str = "/api/v1/nodes";
-/// Changes of a clock that jumps.
-const JUMPS: [i64; 6] = [TWENTY_YEARS, TO_1970, 86_400, -86_400, TWENTY_YEARS, 0];
-
-/// How a clock is wrong.
-#[derive(Clone, Copy, Debug)]
-enum Wrong {
-    /// By so many seconds; whether the kernel says that a time server keeps it.
-    By(i64, bool),
-    /// It does not stay.
-    Jumping,
-}
-
-fn set(board: &Board, seconds: i64, is_synced: bool) {
-    let synced = if is_synced { "synced" } else { "unsynced" };
-    fs::create_dir_all(board.run_dir()).expect("its run-dir");
-    let path = board.run_dir().join("clock-shift");
-    let fresh = board.run_dir().join("clock-shift.new");
-    fs::write(&fresh, format!("{seconds} {synced}\n")).expect("written");
-    fs::rename(fresh, path).expect("renamed");
-}
-
-fn mend(board: &Board) {
-    let _none = fs::remove_file(board.run_dir().join("clock-shift"));
-}
-
-/// Makes these clocks wrong; a jumping one has jumped then, and stands somewhere.
-fn make_wrong(boards: &[&Board], wrong: Wrong) {
-    match wrong {
-        Wrong::By(seconds, synced) => boards.iter().for_each(|board| set(board, seconds, synced)),
-        Wrong::Jumping => {
-            for seconds in JUMPS {
-                boards.iter().for_each(|board| set(board, seconds, false));
-                // Longer than the clock is believed without a look.
-                std::thread::sleep(Duration::from_millis(400));
-            }
-        }
-    }
-}
 
 /// What must work, whatever the clocks say: `masters` have the API, `fresh` joins.
 fn all_is_well(masters: &[&Board], fresh: &mut Board, what: &str) {

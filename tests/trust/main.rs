@@ -11,6 +11,8 @@ mod founding;
 #[path = "../harness/switch.rs"]
 mod switch;
 mod waiting;
+#[path = "../harness/wrong_clocks.rs"]
+mod wrong_clocks;
 
 use std::time::{Duration, Instant};
 

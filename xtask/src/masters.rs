@@ -1,10 +1,12 @@
 //! Failover by cell: what happens to which master, in a group of how many voters.
 //!
-//! A cell is a run of `tests/masters` with a cluster of its own, several trials long. Every trial adds
-//! a line to the cell's file in `target/soak/masters`, so a run that was ended goes on where it was.
-//! The table at the end is made from the files.
+//! Cells with as many voters follow each other on one cluster of `tests/masters`, several trials each;
+//! after one that fails the others go on with a new cluster. Every trial adds a line to the cell's file
+//! in `target/soak/masters`, so a run that was ended goes on where it was. The table at the end is made
+//! from the files.
 
-use std::fs::{self, OpenOptions};
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -68,16 +70,34 @@ pub(crate) fn soak(words: &[String]) -> Result<()> {
     }
     let folder = root().join("target/soak/masters");
     fs::create_dir_all(&folder)?;
-    let missing = |cell: &&String| read(&folder, cell).map_or(0, |done| done.len()) < trials;
-    if cells.iter().any(|cell| missing(&cell)) {
-        setup::for_tests()?;
-        let binary = setup::build_with_faults("fast")?;
-        for cell in cells.iter().filter(missing) {
-            let done = read(&folder, cell)?.len();
-            if let Err(error) = run_cell(&binary, &folder, cell, trials - done) {
-                // The others still tell something.
-                eprintln!("xtask: {cell}: {error:#}");
+    let missing =
+        |cell: &String| Ok::<_, anyhow::Error>(trials.saturating_sub(read(&folder, cell)?.len()));
+    let mut broken = BTreeSet::new();
+    let mut binary = None;
+    for end in ["-3", "-5"] {
+        loop {
+            let mut left = Vec::new();
+            for cell in cells.iter().filter(|cell| cell.ends_with(end)) {
+                match missing(cell)? {
+                    0 => {}
+                    _ if broken.contains(cell) => {}
+                    count => left.push((cell, count)),
+                }
             }
+            if left.is_empty() {
+                break;
+            }
+            if binary.is_none() {
+                setup::for_tests()?;
+                binary = Some(setup::build_with_faults("fast")?);
+            }
+            let Some(binary) = &binary else { break };
+            let Err(error) = run_cells(binary, &folder, &left) else { break };
+            // The first that is not complete is the one that failed; the others still tell something.
+            let first = left.iter().find(|(cell, _)| missing(cell).is_ok_and(|left| left > 0));
+            let Some((cell, _)) = first else { break };
+            eprintln!("xtask: {cell}: {error:#}");
+            broken.insert((*cell).clone());
         }
     }
     table(&folder, &cells)
@@ -110,18 +130,18 @@ fn read(folder: &Path, cell: &str) -> Result<Vec<Trial>> {
     text.lines().filter(|line| !line.is_empty()).map(trial).collect()
 }
 
-fn run_cell(binary: &Path, folder: &Path, cell: &str, trials: usize) -> Result<()> {
-    println!("\n== {cell}: {trials} trials");
+/// Runs cells one after another on one cluster.
+fn run_cells(binary: &Path, folder: &Path, cells: &[(&String, usize)]) -> Result<()> {
+    let wanted: Vec<String> =
+        cells.iter().map(|(cell, trials)| format!("{cell}:{trials}")).collect();
+    println!("\n== {}", wanted.join(" "));
     std::io::stdout().flush()?;
-    // Made beforehand: the test only adds to it.
-    OpenOptions::new().create(true).append(true).open(file(folder, cell))?;
     run(cargo()
         .env("KUMQUAT_BINARY", binary)
-        .env("KUMQUAT_CELL", cell)
-        .env("KUMQUAT_CELL_FILE", file(folder, cell))
-        .env("KUMQUAT_TRIALS", trials.to_string())
+        .env("KUMQUAT_CELLS", wanted.join(" "))
+        .env("KUMQUAT_CELLS_FOLDER", folder)
         .args(["test", "--test", "masters", "--features", "fault-injection"])
-        .args(["--", "--nocapture", "--exact", "failover::cell"]))
+        .args(["--", "--nocapture", "--exact", "failover::cells"]))
 }
 
 fn table(folder: &Path, cells: &[String]) -> Result<()> {

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::history::{Answer, Call, History, Listing, Operation, now};
+use crate::history::{Answer, Call, History, Listing, Moment, Operation, now};
 
 /// A door that does not open within this time is left for the next one.
 const OPENED_WITHIN: Duration = Duration::from_millis(400);
@@ -106,6 +106,8 @@ pub struct Client {
     pub history: History,
     /// Values of writes of which the store said that they surely did not happen.
     pub refused: Vec<u64>,
+    /// When writes were accepted, and at which door.
+    pub through: Vec<(Moment, usize)>,
     /// When the last answer told the client to come again.
     pub retry_after: Option<String>,
 }
@@ -125,6 +127,7 @@ impl Client {
             padding: 0,
             history: History::default(),
             refused: Vec::new(),
+            through: Vec::new(),
             retry_after: None,
         }
     }
@@ -218,7 +221,7 @@ impl Client {
     /// Does one thing to a key of a collection and notes it; gives the answer when there was one.
     pub async fn call(&mut self, collection: &str, key: &str, call: Call) -> Option<Answer> {
         let (method, path, body) = self.request(collection, key, call);
-        let invoked = now();
+        let (door, invoked) = (self.at, now());
         let sent = self.ask(&method, &path, body.as_ref()).await;
         let returned = now();
         let answer = match sent {
@@ -233,6 +236,9 @@ impl Client {
             Sent::Not(_) => return None,
             Sent::Unknown(_) => None,
         };
+        if let Some(Answer::Written(_)) = answer {
+            self.through.push((returned, door));
+        }
         self.history.operations.push(Operation {
             client: self.number,
             key: key.to_owned(),

@@ -53,6 +53,8 @@ pub struct Written {
     pub history: History,
     /// Values of writes that were refused before they could happen.
     pub refused: BTreeSet<u64>,
+    /// When writes were accepted, and at which door.
+    pub through: BTreeSet<(Moment, usize)>,
 }
 
 /// One accepted write.
@@ -80,21 +82,32 @@ impl Written {
     /// The longest time without an answer to an accepted write that ended after `from`, looking no
     /// further than `until`.
     pub fn longest_gap(&self, from: Moment, until: Moment) -> Duration {
-        let mut last = None;
-        let mut longest = 0;
-        for at in self.accepted().iter().map(|accepted| accepted.returned) {
-            if at >= from {
-                let since = last.unwrap_or(from);
-                longest = longest.max(at.min(until).saturating_sub(since));
-            }
-            if at >= until {
-                return Duration::from_nanos(longest);
-            }
-            last = Some(at);
-        }
-        let open = until.saturating_sub(last.unwrap_or(from));
-        Duration::from_nanos(longest.max(open))
+        gap(self.accepted().iter().map(|accepted| accepted.returned), from, until)
     }
+
+    /// The same of writes at one of the doors.
+    pub fn longest_gap_at(&self, door: usize, from: Moment, until: Moment) -> Duration {
+        let through = self.through.iter().filter(|(_, through)| *through == door);
+        gap(through.map(|(at, _)| *at), from, until)
+    }
+}
+
+/// The longest time between two moments of an ordered list, see [`Written::longest_gap`].
+fn gap(moments: impl Iterator<Item = Moment>, from: Moment, until: Moment) -> Duration {
+    let mut last = None;
+    let mut longest = 0;
+    for at in moments {
+        if at >= from {
+            let since = last.unwrap_or(from);
+            longest = longest.max(at.min(until).saturating_sub(since));
+        }
+        if at >= until {
+            return Duration::from_nanos(longest);
+        }
+        last = Some(at);
+    }
+    let open = until.saturating_sub(last.unwrap_or(from));
+    Duration::from_nanos(longest.max(open))
 }
 
 /// Runs writers in a namespace until told to stop.
@@ -116,9 +129,10 @@ pub fn write(namespace: &Path, doors: &Doors, plan: &Plan, stop: &AtomicBool) ->
                 write_one(client, key, pause, plan, stop)
             });
             let mut written = Written::default();
-            for (history, refused) in crate::walk::all(writers).await {
-                written.history.add(history);
-                written.refused.extend(refused);
+            for client in crate::walk::all(writers).await {
+                written.history.add(client.history);
+                written.refused.extend(client.refused);
+                written.through.extend(client.through);
             }
             written
         }))
@@ -132,7 +146,7 @@ async fn write_one(
     pause: Duration,
     plan: &Plan,
     stop: &AtomicBool,
-) -> (History, Vec<u64>) {
+) -> Client {
     let mut is_there = true;
     while !stop.load(Ordering::SeqCst) {
         let value = plan.values.fetch_add(1, Ordering::SeqCst) + 1;
@@ -148,7 +162,7 @@ async fn write_one(
         }
         tokio::time::sleep(pause).await;
     }
-    (client.history, client.refused)
+    client
 }
 
 /// What a watch showed of one write.

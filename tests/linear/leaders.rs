@@ -58,7 +58,7 @@ fn write(value: u64, invoked: Moment, returned: Option<(Moment, u64)>) -> Operat
 
 fn written(operations: Vec<Operation>) -> Written {
     let history = History { operations, ..History::default() };
-    Written { history, refused: [9].into() }
+    Written { history, refused: [9].into(), ..Written::default() }
 }
 
 fn shown(value: u64, version: u64) -> Shown {

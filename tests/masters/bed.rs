@@ -47,6 +47,8 @@ const IDLE_SECONDS: u64 = 30;
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     gap: Duration,
+    /// The same at the doors of the boards that nothing happens to, the longest of them.
+    door_gap: Duration,
     accepted: usize,
     unknown: usize,
     refused: usize,
@@ -64,7 +66,8 @@ impl Outcome {
     pub(crate) fn line(&self, cell: &str, trial: usize) -> Value {
         let millis = |time: Duration| (time.as_secs_f64() * 1e5).round() / 1e2;
         json!({
-            "cell": cell, "trial": trial, "gap_ms": millis(self.gap), "accepted": self.accepted,
+            "cell": cell, "trial": trial, "gap_ms": millis(self.gap),
+            "door_gap_ms": millis(self.door_gap), "accepted": self.accepted,
             "unknown": self.unknown, "refused": self.refused, "lost": self.lost,
             "wrong": self.wrong.len() - self.lost, "leaders": self.leaders.len(),
             "restarted": self.restarted.len(), "well_ms": millis(self.well),
@@ -305,9 +308,12 @@ impl Bed {
         written.history.initial = before.objects;
         let (lost, wrong) = self.judge(&written, before.version);
         let after = self.containers();
+        let others = (0..count).filter(|door| *door != victim);
+        let others = others.map(|door| written.longest_gap_at(door, event, until));
         let restarted = containers.iter().filter(|(name, was)| after.get(*name) != Some(*was));
         Outcome {
             gap: written.longest_gap(event, until),
+            door_gap: others.max().unwrap_or_default(),
             accepted: written.accepted().len(),
             unknown: written.history.unknown(),
             refused: written.refused.len(),

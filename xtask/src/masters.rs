@@ -30,6 +30,9 @@ struct Trial {
     /// Longest time without an accepted write around the event.
     #[serde(default)]
     gap_ms: f64,
+    /// The same at the doors of the boards that nothing happened to, the longest of them.
+    #[serde(default)]
+    door_gap_ms: f64,
     #[serde(default)]
     accepted: u64,
     #[serde(default)]
@@ -146,11 +149,12 @@ fn run_cells(binary: &Path, folder: &Path, cells: &[(&String, usize)]) -> Result
 
 fn table(folder: &Path, cells: &[String]) -> Result<()> {
     println!(
-        "\n{:<24} {:>4} {:>8} {:>8} {:>9} {:>8} {:>5} {:>6} {:>8} {:>10}",
+        "\n{:<24} {:>4} {:>8} {:>8} {:>8} {:>9} {:>8} {:>5} {:>6} {:>8} {:>10}",
         "cell",
         "n",
         "p50 ms",
         "max ms",
+        "door ms",
         "accepted",
         "unknown",
         "lost",
@@ -177,10 +181,11 @@ fn table(folder: &Path, cells: &[String]) -> Result<()> {
         let [lost, wrong, leaders, restarted] =
             [sum(|t| t.lost), sum(|t| t.wrong), sum(|t| t.leaders), sum(|t| t.restarted)];
         println!(
-            "{cell:<24} {:>4} {:>8.0} {:>8.0} {:>9} {:>8} {lost:>5} {wrong:>6} {leaders:>8} {restarted:>10}",
+            "{cell:<24} {:>4} {:>8.0} {:>8.0} {:>8.0} {:>9} {:>8} {lost:>5} {wrong:>6} {leaders:>8} {restarted:>10}",
             trials.len(),
             middle(gaps.iter().copied()),
             gaps.iter().copied().fold(0.0, f64::max),
+            middle(trials.iter().map(|trial| trial.door_gap_ms)),
             sum(|t| t.accepted),
             sum(|t| t.unknown),
         );

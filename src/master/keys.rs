@@ -54,6 +54,14 @@ impl Keys {
         self.store.get(&evicted_key()).is_ok()
     }
 
+    /// Whether this board holds the log now, as a master that others may take at its word; whether it was
+    /// thrown out is [`Keys::is_admitted`]'s to say.
+    pub fn is_member(&self, board: &BoardPeer) -> bool {
+        let members = self.store.members().unwrap_or_default();
+        board.is_master
+            && members.of_board(&board.name).is_some_and(|member| member.key == board.key)
+    }
+
     /// Whether a person threw the board with this key out.
     ///
     /// # Errors

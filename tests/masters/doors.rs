@@ -51,6 +51,7 @@ fn every_board_answers_clients_of_the_api() {
         use_kubectl(&kubectl, &format!("door-{door}"), cluster.boards[door].namespace());
         println!("kubectl 1.{minor} at the door of board {door}: {:?}", began.elapsed());
     }
+    commands_reach_the_leader(&cluster, followers[0], worker);
     assertions_count_from_members_only(&cluster, old, followers[0], worker);
 
     // The leader dies under a kubectl that waits at each door.
@@ -86,7 +87,7 @@ fn every_board_answers_clients_of_the_api() {
     }
     let new = leader(&cluster.boards, |index| index != old).expect("somebody leads");
     let last = followers.into_iter().find(|index| *index != new).expect("one more");
-    let evicted = cluster.boards[new].command(&["board", "evict", cluster.boards[worker].node()]);
+    let evicted = cluster.boards[last].command(&["board", "evict", cluster.boards[worker].node()]);
     assert!(evicted.status.success(), "{}", text(&evicted));
     let refused = assert_as(&cluster, new, &forged(&cluster, new, worker));
     assert!(refused.is_err(), "an evicted board's word: {refused:?}");
@@ -197,6 +198,19 @@ fn wait_for_map(kubectl: &Kubectl) -> std::process::Child {
     let arguments =
         ["wait", "--for=jsonpath={.data.key}=after", "configmap/waited", "--timeout=60s"];
     kubectl.start(&arguments, [Stdio::null(), Stdio::piped(), Stdio::piped()])
+}
+
+/// A person's commands on a board that does not lead.
+fn commands_reach_the_leader(cluster: &Cluster, follower: usize, worker: usize) {
+    let made = cluster.boards[follower].command(&["token", "create", "--role", "worker"]);
+    assert!(made.status.success(), "{}", text(&made));
+    let token = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+    assert!(token.to_lowercase().starts_with("kq1"), "{token}");
+    let listed = cluster.boards[follower].command(&["token", "list"]);
+    assert!(listed.status.success(), "{}", text(&listed));
+    let refused = cluster.boards[worker].command(&["token", "create"]);
+    let told = text(&refused);
+    assert!(!refused.status.success() && told.contains("run `kumquat token` on"), "{told}");
 }
 
 /// Another master's word for who asks is taken; a worker's is not, whatever certificate it has.

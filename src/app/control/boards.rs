@@ -5,12 +5,17 @@ use hyper::body::Incoming;
 use model::token::TokenRole;
 use serde_json::json;
 
-use super::{MasterSeat, query, refusal};
+use super::{query, refusal};
 use crate::io::control::{Body, json as answer};
-use crate::master::evict::EvictError;
+use crate::master::evict::{EvictError, Evictor};
+use crate::master::join::Joining;
 
 /// Answers a request to `/v1/boards/approve` or `/v1/boards/evict`.
-pub(super) async fn handle(master: &MasterSeat, request: &Request<Incoming>) -> Response<Body> {
+pub(super) async fn handle(
+    joining: &Joining,
+    evictor: &Evictor,
+    request: &Request<Incoming>,
+) -> Response<Body> {
     let Some(name) = query(request, "name") else {
         return refusal(StatusCode::BAD_REQUEST, "which board?");
     };
@@ -21,12 +26,12 @@ pub(super) async fn handle(master: &MasterSeat, request: &Request<Incoming>) -> 
             Some(Ok(role)) => role,
             Some(Err(_)) => return refusal(StatusCode::BAD_REQUEST, "no such role"),
         };
-        return match master.joining.approve(&name, words.as_deref(), role).await {
+        return match joining.approve(&name, words.as_deref(), role).await {
             Ok(words) => answer(StatusCode::OK, &json!({ "board": name, "words": words })),
             Err(error) => refusal(error.status(), &format!("{:#}", anyhow::Error::new(error))),
         };
     }
-    match master.evictor.evict(&name).await {
+    match evictor.evict(&name).await {
         Ok(evicted) => answer(StatusCode::OK, &json!(evicted)),
         Err(error) => {
             let status = match error {

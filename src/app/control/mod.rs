@@ -3,6 +3,7 @@
 //! A master answers from its objects. A member asks its leader; when that is away it says what it
 //! knows itself, and what to do.
 
+mod afar;
 mod boards;
 mod images;
 mod saving;
@@ -28,11 +29,13 @@ use super::upgrade::{self, Rollout};
 use super::version;
 use crate::io::control::{Body, Handler, bytes_body, json as answer};
 use crate::io::image::ImageStore;
+use crate::io::peer::Connection;
 use crate::io::store::SecretsKeys;
 use crate::io::tls::Pki;
 use crate::master::evict::Evictor;
 use crate::master::join::Joining;
 use crate::master::tokens::Tokens;
+pub(super) use afar::Commands;
 
 /// What the answers are made from.
 pub(super) struct Control {
@@ -58,9 +61,20 @@ pub(super) enum ControlSeat {
     /// Another board leads.
     Member(LeaderView),
     /// Another board leads, and this one holds the log too.
-    Follower(LeaderView, Arc<Pki>),
+    Follower(FollowerSeat),
     /// The seat is being exchanged.
     Nobody,
+}
+
+/// What a master that does not lead can answer with.
+#[derive(Clone)]
+pub(super) struct FollowerSeat {
+    /// The leader as this board sees it.
+    pub(super) view: LeaderView,
+    /// Signs the admin's certificate.
+    pub(super) pki: Arc<Pki>,
+    /// The connection to the leader.
+    pub(super) line: watch::Receiver<Option<Connection>>,
 }
 
 /// What only a master can answer with.
@@ -123,9 +137,9 @@ impl Control {
                 Ok(status) => answer(StatusCode::OK, &status),
                 Err(text) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &text),
             },
-            ControlSeat::Member(leader) | ControlSeat::Follower(leader, _) => {
+            ControlSeat::Member(view) | ControlSeat::Follower(FollowerSeat { view, .. }) => {
                 let address = self.addresses.borrow().own;
-                answer(StatusCode::OK, &leader.status(&self.identity, address).await)
+                answer(StatusCode::OK, &view.status(&self.identity, address).await)
             }
             ControlSeat::Nobody => between_seats(),
         }
@@ -135,9 +149,9 @@ impl Control {
     pub(super) async fn cluster(&self) -> Option<Value> {
         match self.seat() {
             ControlSeat::Master(master) => master.status.value().ok(),
-            ControlSeat::Member(leader) | ControlSeat::Follower(leader, _) => {
+            ControlSeat::Member(view) | ControlSeat::Follower(FollowerSeat { view, .. }) => {
                 let address = self.addresses.borrow().own;
-                Some(leader.status(&self.identity, address).await)
+                Some(view.status(&self.identity, address).await)
             }
             ControlSeat::Nobody => None,
         }
@@ -146,7 +160,7 @@ impl Control {
     async fn upgrade(&self, request: Request<Incoming>) -> Response<Body> {
         match self.seat() {
             ControlSeat::Master(master) => upgrade::from_control(&master.rollout, request).await,
-            ControlSeat::Follower(leader, _) => leader.pass_on(request).await,
+            ControlSeat::Follower(seat) => seat.view.pass_on(request).await,
             ControlSeat::Member(leader) => leader.only_there("kumquat upgrade"),
             ControlSeat::Nobody => between_seats(),
         }
@@ -155,9 +169,8 @@ impl Control {
     async fn tokens(&self, request: Request<Incoming>) -> Response<Body> {
         match self.seat() {
             ControlSeat::Master(master) => tokens::handle(&master.tokens, request).await,
-            ControlSeat::Member(leader) | ControlSeat::Follower(leader, _) => {
-                leader.only_there("kumquat token")
-            }
+            ControlSeat::Follower(seat) => afar::forward(&seat.line, &request).await,
+            ControlSeat::Member(leader) => leader.only_there("kumquat token"),
             ControlSeat::Nobody => between_seats(),
         }
     }
@@ -165,8 +178,8 @@ impl Control {
     fn rotate(&self) -> Response<Body> {
         match self.seat() {
             ControlSeat::Master(master) => secrets::rotate(&master),
-            ControlSeat::Member(leader) | ControlSeat::Follower(leader, _) => {
-                leader.only_there("kumquat secrets")
+            ControlSeat::Member(view) | ControlSeat::Follower(FollowerSeat { view, .. }) => {
+                view.only_there("kumquat secrets")
             }
             ControlSeat::Nobody => between_seats(),
         }
@@ -176,8 +189,8 @@ impl Control {
         match self.seat() {
             ControlSeat::Master(master) if path == backup::KEY => saving::key(&master),
             ControlSeat::Master(master) => saving::content(&master).await,
-            ControlSeat::Member(leader) | ControlSeat::Follower(leader, _) => {
-                leader.only_there("kumquat backup")
+            ControlSeat::Member(view) | ControlSeat::Follower(FollowerSeat { view, .. }) => {
+                view.only_there("kumquat backup")
             }
             ControlSeat::Nobody => between_seats(),
         }
@@ -185,10 +198,11 @@ impl Control {
 
     async fn boards(&self, request: &Request<Incoming>) -> Response<Body> {
         match self.seat() {
-            ControlSeat::Master(master) => boards::handle(&master, request).await,
-            ControlSeat::Member(leader) | ControlSeat::Follower(leader, _) => {
-                leader.only_there("kumquat board")
+            ControlSeat::Master(master) => {
+                boards::handle(&master.joining, &master.evictor, request).await
             }
+            ControlSeat::Follower(seat) => afar::forward(&seat.line, request).await,
+            ControlSeat::Member(leader) => leader.only_there("kumquat board"),
             ControlSeat::Nobody => between_seats(),
         }
     }
@@ -208,7 +222,7 @@ impl Control {
     fn kubeconfig(&self, request: &Request<Incoming>) -> Response<Body> {
         let pki = match self.seat() {
             ControlSeat::Master(master) => master.pki,
-            ControlSeat::Follower(_, pki) => pki,
+            ControlSeat::Follower(seat) => seat.pki,
             ControlSeat::Member(leader) => return leader.only_there("kumquat kubeconfig"),
             ControlSeat::Nobody => return between_seats(),
         };

@@ -21,6 +21,7 @@ use model::masters::{MasterAtV1, MemberId, Part};
 use tokio::sync::watch;
 
 use super::addresses::Addresses;
+use super::control::Commands;
 use super::genesis;
 use super::identity::Identity;
 use super::loops::Loops;
@@ -145,7 +146,8 @@ impl MasterRole {
         genesis::after_founding(&base.dirs, &tokens).await?;
         let evictor = core.evictor();
         let rollout = core.rollout(&status);
-        let peers = core.peers(Arc::clone(&joining), record, messages, &status, rollout.clone());
+        let commands = core.commands(tokens, &joining, &evictor);
+        let peers = core.peers(commands, record, messages, &status, rollout.clone());
         let place = standing.port.sit(peers);
         core.serve_own_board(link, &mut loops);
         core.lead_members();
@@ -362,7 +364,7 @@ impl<'a> Core<'a> {
     /// Boards join here, and open their tunnels.
     fn peers(
         &self,
-        joining: Arc<Joining>,
+        commands: Commands,
         record: watch::Receiver<SignedRecord>,
         messages: Messages,
         status: &Arc<ClusterStatus>,
@@ -371,7 +373,7 @@ impl<'a> Core<'a> {
         let routes = Routes::new(self.streams.clone(), self.images.clone(), messages);
         let routes = routes.with_bus(self.bus_keys.clone());
         let (status, desk) = (Arc::clone(status), self.standing.members.desk().clone());
-        let peers = Arc::new(Peers { joining, status, record, desk, routes, rollout });
+        let peers = Arc::new(Peers { commands, status, record, desk, routes, rollout });
         Arc::new(move |caller, request| Box::pin(Arc::clone(&peers).answer(caller, request)))
     }
 
@@ -383,6 +385,12 @@ impl<'a> Core<'a> {
             folder: self.base.dirs.data.join(FILES),
             mandate: self.mandate.clone(),
         })
+    }
+
+    /// What other masters may have done in a person's name.
+    fn commands(&self, tokens: Tokens, joining: &Arc<Joining>, evictor: &Evictor) -> Commands {
+        let keys = Keys::new(self.registry.clone());
+        Commands { keys, tokens, joining: Arc::clone(joining), evictor: evictor.clone() }
     }
 
     /// Throws boards out; one that holds the log leaves the group first.

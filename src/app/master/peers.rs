@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use model::leader::SignedRecord;
 use tokio::sync::watch;
 
+use crate::app::control::Commands;
 use crate::app::status::ClusterStatus;
 use crate::app::upgrade::{self, Rollout};
 use crate::io::peer::{self, Body, Caller};
@@ -22,8 +23,8 @@ pub(in crate::app) const LEADER: &str = "/v1/leader";
 
 /// Answers boards.
 pub(super) struct Peers {
-    /// Takes boards in.
-    pub(super) joining: Arc<Joining>,
+    /// What other masters may have done, joining among it.
+    pub(super) commands: Commands,
     /// The cluster.
     pub(super) status: Arc<ClusterStatus>,
     /// Who leads.
@@ -45,10 +46,12 @@ impl Peers {
     ) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let Some(board) = &caller.board else {
-            return self.joining.answer(&caller, request).await;
+            return self.commands.joining.answer(&caller, request).await;
         };
         match (request.method(), path.as_str()) {
-            (_, path) if Joining::takes(path) => self.joining.answer(&caller, request).await,
+            (_, path) if Joining::takes(path) => {
+                self.commands.joining.answer(&caller, request).await
+            }
             (&Method::GET, LEADER) => {
                 let record = self.record.borrow().to_string();
                 peer::text(StatusCode::OK, record)
@@ -57,6 +60,7 @@ impl Peers {
             (_, path) if upgrade::takes(path) => {
                 upgrade::from_master(&self.rollout, board, request).await
             }
+            _ if Commands::takes(&path) => self.commands.answer(board, request).await,
             _ if Desk::takes(&path) => self.desk.answer(board, request).await,
             _ if Routes::takes(&path) => self.routes.answer(board, request).await,
             _ => peer::text(StatusCode::NOT_FOUND, "masters do not know that request"),

@@ -71,7 +71,7 @@ impl LeaderView {
         let leader = self.leader.borrow().as_ref().map(|leader| leader.name.clone());
         let board =
             leader.map_or("the master board".to_owned(), |n| format!("the master board {n}"));
-        let text = format!("this board is a worker: run `{command}` on {board}");
+        let text = format!("this board does not lead: run `{command}` on {board}");
         refusal(StatusCode::CONFLICT, &text)
     }
 }

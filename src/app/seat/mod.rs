@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::addresses::Addresses;
 use super::config::Config;
-use super::control::{ControlSeat, MasterSeat};
+use super::control::{ControlSeat, FollowerSeat, MasterSeat};
 use super::dirs::Dirs;
 use super::doors::Doors;
 use super::follower::FollowerRole;
@@ -420,7 +420,8 @@ impl Seat {
                 rollout: master.rollout.clone(),
             }),
             (Self::Following(follower), Some(standing)) => {
-                ControlSeat::Follower(follower.member.view(), Arc::clone(&standing.pki))
+                let (pki, line) = (Arc::clone(&standing.pki), standing.line.clone());
+                ControlSeat::Follower(FollowerSeat { view: follower.member.view(), pki, line })
             }
             (Self::Leading(_) | Self::Following(_), None) => ControlSeat::Nobody,
             (Self::Working(member), _) => ControlSeat::Member(member.view()),

@@ -55,8 +55,7 @@ impl Gateway {
         let bad = (StatusCode::BAD_REQUEST, "that is no request of a client");
         let call = header.and_then(ApiCallV1::from_header).ok_or(bad)?;
         let api = self.leading(&call).await?;
-        let members = api.registry.store().members().unwrap_or_default();
-        if members.of_board(&board.name).is_none_or(|member| member.key != board.key) {
+        if !api.keys.is_member(board) {
             return Err((StatusCode::FORBIDDEN, "that board is no member of the group of masters"));
         }
         let caller = caller(&call).map_err(|BadCertificate| bad)?;

@@ -43,7 +43,7 @@ pub(super) struct BoardOptions<'a> {
     /// The way to the master.
     pub(super) link: BoardEnd,
     /// Whether this board is a master too, which may change.
-    pub(super) is_master: watch::Receiver<bool>,
+    pub(super) mastery: watch::Receiver<node::Mastery>,
     /// Exchanges the binary.
     pub(super) upgrades: Arc<dyn node::Upgrades>,
     /// Whether the keeper goes over to this binary: not while that is on trial.
@@ -79,7 +79,7 @@ impl BoardRole {
             clock: options.clock,
             version: version::git_version(),
             address: node_address(options.addresses),
-            is_master: options.is_master,
+            mastery: options.mastery,
             upgrades: Some(options.upgrades),
         };
         let mut loops = Loops::new();

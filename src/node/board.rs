@@ -8,6 +8,7 @@ use model::timestamp::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::Mastery;
 use super::container::field::BoardFacts;
 use super::health::{About, Change, Health};
 use super::network::NetworkHealth;
@@ -23,7 +24,7 @@ pub(crate) struct Board {
     pub(crate) name: String,
     /// Its address, which may change; empty for none.
     address: watch::Receiver<String>,
-    is_master: Option<watch::Receiver<bool>>,
+    mastery: Option<watch::Receiver<Mastery>>,
     /// How its pod network fares, where it has one.
     network: Option<watch::Receiver<NetworkHealth>>,
     host: HostFacts,
@@ -55,7 +56,7 @@ impl Board {
         Self {
             name: name.to_owned(),
             address,
-            is_master: None,
+            mastery: None,
             network: None,
             disk_bytes: DiskSpace::of(data_dir).map_or(0, |space| space.total_bytes),
             signs: VitalSigns::find(root, &profile, data_dir),
@@ -65,8 +66,12 @@ impl Board {
     }
 
     /// Says whether it is a master too, which may change.
-    pub(super) fn with_role(self, is_master: watch::Receiver<bool>) -> Self {
-        Self { is_master: Some(is_master), ..self }
+    pub(super) fn with_mastery(self, mastery: watch::Receiver<Mastery>) -> Self {
+        Self { mastery: Some(mastery), ..self }
+    }
+
+    fn mastery(&self) -> Mastery {
+        self.mastery.as_ref().map(|mastery| *mastery.borrow()).unwrap_or_default()
     }
 
     /// Says how its pod network fares, where it has one.
@@ -196,7 +201,7 @@ impl Board {
         if let Some(model) = self.host.model.as_deref().and_then(label_value) {
             labels[MODEL_LABEL] = model.into();
         }
-        if self.is_master.as_ref().is_some_and(|is_master| *is_master.borrow()) {
+        if self.mastery() == Mastery::Master {
             // The ROLES column of `kubectl get nodes`; pods are welcome here, so there is no taint.
             labels["node-role.kubernetes.io/control-plane"] = "".into();
         }
@@ -247,6 +252,14 @@ impl Board {
             condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
         ];
         conditions.extend(now_so.health.conditions(&self.name, &self.about, now));
+        if self.mastery() == Mastery::DiskFailed {
+            let text = format!(
+                "the disk of board {} does not keep the cluster's log: look into its kernel's messages, \
+                 exchange the card; it works on without the log and tries again within a minute",
+                self.name
+            );
+            conditions.push(condition("MasterDiskFailed", true, "LogNotKept", &text));
+        }
         for (kind, reason, text) in self.network_conditions() {
             conditions.push(condition(kind, true, reason, &text));
         }
@@ -300,6 +313,19 @@ mod tests {
         condition.health.look_again(&Vitals { memory_limits: true, ..Vitals::default() }, 0);
         let good = board.conditions(&condition, Timestamp::from_seconds(1_790_000_000));
         assert_eq!(good.as_array().expect("list").len(), 4);
+    }
+
+    #[test]
+    fn a_master_whose_disk_failed_says_so() {
+        let mastery = watch::Sender::new(Mastery::DiskFailed);
+        let board = look("pi-1", watch::channel(String::new()).1).with_mastery(mastery.subscribe());
+        let mut condition = Condition::default();
+        condition.health.look_again(&Vitals { memory_limits: true, ..Vitals::default() }, 0);
+        let now = Timestamp::from_seconds(1_790_000_000);
+        let said = board.conditions(&condition, now).to_string();
+        assert!(said.contains("MasterDiskFailed") && said.contains("exchange the card"), "{said}");
+        mastery.send_replace(Mastery::Master);
+        assert!(!board.conditions(&condition, now).to_string().contains("MasterDiskFailed"));
     }
 
     #[test]

@@ -38,6 +38,18 @@ use crate::io::keeper::{Keeper, KeeperError};
 use crate::io::link::{BoardEnd, StreamAnswer};
 use network::{NetFiles, NetHeld};
 
+/// What a board is to the cluster's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mastery {
+    /// Others hold it.
+    #[default]
+    Worker,
+    /// It holds it.
+    Master,
+    /// It would, and its disk does not let it; it tries again.
+    DiskFailed,
+}
+
 /// What a board is made of.
 #[derive(Debug)]
 pub struct NodeOptions {
@@ -45,8 +57,8 @@ pub struct NodeOptions {
     pub name: String,
     /// The board's address (`InternalIP`, `hostIP`), which may change; empty for none.
     pub address: watch::Receiver<String>,
-    /// Whether this board is a master too, which its Node says as a role; it may change.
-    pub is_master: watch::Receiver<bool>,
+    /// Whether this board is a master too, which its Node says; it may change.
+    pub mastery: watch::Receiver<Mastery>,
     /// `kubeletVersion`: `v1.36.2+kumquat.X`.
     pub version: String,
     /// Where the board's /proc, /sys and /etc are looked at: `/`, or what a test made.

@@ -79,7 +79,7 @@ impl Board {
             NodeOptions {
                 name: "pi-1".to_owned(),
                 address: tokio::sync::watch::Sender::new("10.1.2.3".to_owned()).subscribe(),
-                is_master: watch::Sender::new(false).subscribe(),
+                mastery: watch::Sender::default().subscribe(),
                 version: "v1.36.2+kumquat.test".to_owned(),
                 root: "/".into(),
                 data_dir: self.paths.data_dir.clone(),

@@ -117,7 +117,7 @@ impl SimulatedBoard {
         let options = NodeOptions {
             name: site.name,
             address: watch::Sender::new(site.address).subscribe(),
-            is_master: watch::Sender::new(false).subscribe(),
+            mastery: watch::Sender::default().subscribe(),
             version: "v1.36.2+kumquat.simulated".to_owned(),
             root: Some(site.folder.join("host")).filter(|it| it.exists()).unwrap_or("/".into()),
             data_dir: paths.data_dir,

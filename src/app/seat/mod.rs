@@ -44,6 +44,7 @@ use crate::io::link::Socket;
 use crate::io::peer::Connection;
 use crate::io::store::Mandate;
 use crate::master::tokens::Tokens;
+use crate::node::Mastery;
 pub(super) use images::SeatImages;
 use make::{
     Reigning, fenced_by, follower, forget_keys, lead, leave, open_held, promote, reopen_log,
@@ -85,7 +86,7 @@ pub(super) struct Shown {
     /// Answers the control socket.
     pub(super) control: watch::Receiver<ControlSeat>,
     /// Whether the board holds the log.
-    pub(super) is_master: watch::Receiver<bool>,
+    pub(super) mastery: watch::Receiver<Mastery>,
     /// Where its images come from.
     pub(super) images: SeatImages,
     /// Takes a person's wish that it leads.
@@ -99,7 +100,7 @@ pub(super) struct Seats {
     standing: Option<Standing>,
     seat: Seat,
     control: watch::Sender<ControlSeat>,
-    is_master: watch::Sender<bool>,
+    mastery: watch::Sender<Mastery>,
     images: SeatImages,
     reopen: Reopen,
     promotions: mpsc::Receiver<Promotion>,
@@ -185,15 +186,15 @@ impl Seats {
         };
         let images = SeatImages::default();
         let control = watch::Sender::new(seat.control(standing.as_ref()));
-        let is_master = watch::Sender::new(standing.is_some());
+        let mastery = watch::Sender::default();
         let reopen = Reopen::default();
         let (promote, promotions) = mpsc::channel(1);
         let seats =
-            Self { base, socket, standing, seat, control, is_master, images, reopen, promotions };
+            Self { base, socket, standing, seat, control, mastery, images, reopen, promotions };
         seats.show();
         let shown = Shown {
             control: seats.control.subscribe(),
-            is_master: seats.is_master.subscribe(),
+            mastery: seats.mastery.subscribe(),
             images: seats.images.clone(),
             promote,
         };
@@ -276,7 +277,7 @@ impl Seats {
 
     async fn exchange(self, event: Event) -> Result<Self> {
         let Self { mut base, socket, standing, seat, mut reopen, .. } = self;
-        let (control, is_master, images) = (self.control, self.is_master, self.images);
+        let (control, mastery, images) = (self.control, self.mastery, self.images);
         let promotions = self.promotions;
         let began = Instant::now();
         seat.cut().await;
@@ -329,7 +330,7 @@ impl Seats {
             }
         };
         let seats =
-            Self { base, socket, standing, seat, control, is_master, images, reopen, promotions };
+            Self { base, socket, standing, seat, control, mastery, images, reopen, promotions };
         seats.show();
         Ok(seats)
     }
@@ -361,8 +362,12 @@ impl Seats {
         };
         self.images.follow(source);
         self.control.send_replace(self.seat.control(self.standing.as_ref()));
-        let is_master = self.standing.is_some();
-        self.is_master.send_if_modified(|said| std::mem::replace(said, is_master) != is_master);
+        let mastery = match &self.standing {
+            Some(_) => Mastery::Master,
+            None if self.reopen.at.is_some() => Mastery::DiskFailed,
+            None => Mastery::Worker,
+        };
+        self.mastery.send_if_modified(|said| std::mem::replace(said, mastery) != mastery);
     }
 }
 

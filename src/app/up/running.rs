@@ -108,7 +108,7 @@ impl Running {
             addresses,
             source: Some(source),
             link: board_end,
-            is_master: shown.is_master,
+            mastery: shown.mastery,
             upgrades: Arc::new(upgrader),
             renews_keeper,
         });

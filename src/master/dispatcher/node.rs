@@ -18,7 +18,8 @@ const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_SECONDS: u32 = 40;
 
 /// Conditions that a board reports only while they are true; those that others set stay.
-const WHILE_TRUE: [&str; 7] = [
+const WHILE_TRUE: [&str; 8] = [
+    "MasterDiskFailed",
     "MemoryLimitsMissing",
     "Undervoltage",
     "Throttling",

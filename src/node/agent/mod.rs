@@ -95,9 +95,9 @@ pub(super) async fn run(
     let mut health = network.as_ref().map(|network| network.health.clone());
     let mut address = options.address;
     let board = Board::look(&options.name, address.clone(), &options.root, &options.data_dir)
-        .with_role(options.is_master.clone())
+        .with_mastery(options.mastery.clone())
         .with_network(health.clone());
-    let mut is_master = options.is_master;
+    let mut mastery = options.mastery;
     let (answers, mut answered) = mpsc::channel(NODE_ANSWERS_MAX);
     let puller = options.source.map(|source| Puller::new(options.images.clone(), source));
     let driver = Arc::new(Driver {
@@ -145,7 +145,7 @@ pub(super) async fn run(
             Ok(()) = imports.changed() => agent.images_changed(),
             Some(image) = offered.recv() => agent.image_offered(&image),
             Ok(()) = address.changed() => agent.address_changed(),
-            Ok(()) = is_master.changed() => agent.introduce(),
+            Ok(()) = mastery.changed() => agent.introduce(),
             Some(health) = changed(&mut health) => agent.network_changed(&health),
             error = failed(&mut network) => return Err(error),
             _ = beat.tick() => agent.beat().await,

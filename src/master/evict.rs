@@ -187,6 +187,7 @@ impl Evictor {
             match self.registry.commit(list.into_iter().chain([gone]).collect()).await {
                 // Its beat changed the Node, or another board is thrown out: look again.
                 Err(CommitError::Conflict) => {}
+                Err(CommitError::Rejected(error)) if error.code == 409 => {}
                 committed => return Ok(committed.map(|_| key)?),
             }
         }

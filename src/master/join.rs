@@ -366,7 +366,11 @@ impl Joining {
         if ops.is_empty() {
             return Ok(());
         }
-        self.options.registry.commit(ops).await.map(|_| ())
+        match self.options.registry.commit(ops).await {
+            // Another board was faster with a Node or a list that was not there.
+            Err(CommitError::Rejected(error)) if error.code == 409 => Err(CommitError::Conflict),
+            committed => committed.map(|_| ()),
+        }
     }
 
     /// The write that gives the name to this key, none when it has it.

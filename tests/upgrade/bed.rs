@@ -96,6 +96,26 @@ pub(crate) fn fill(cluster: &Cluster) {
     });
 }
 
+/// Runs a pod on a board and takes it away.
+pub(crate) fn run_one_more(cluster: &Cluster, index: usize) {
+    let (master, path) = (cluster.master(), format!("{PODS}/mixed"));
+    let idle = json!({"name": "idle", "image": busybox::IMAGE,
+        "command": ["/bin/sh", "-c", "while true; do sleep 1; done"]});
+    // Boards of the first release mount no tokens.
+    let spec = json!({"nodeName": cluster.boards[index].node(), "terminationGracePeriodSeconds": 0,
+        "automountServiceAccountToken": false, "containers": [idle]});
+    let pod =
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "mixed"}, "spec": spec});
+    master.create(PODS, &pod);
+    master.wait_for("one more pod", &path, WITHIN, |pod| is_ready(pod) == Some(true));
+    master.api("DELETE", &path, None).expect("deleted");
+    let gone = |list: &Value| {
+        let items = list["items"].as_array().into_iter().flatten();
+        items.into_iter().all(|pod| pod["metadata"]["name"] != "mixed")
+    };
+    master.wait_for("it is gone", PODS, WITHIN, gone);
+}
+
 /// What must be the same whatever happened: identity and content of all data.
 pub(crate) fn data(board: &Board) -> BTreeMap<String, Value> {
     let mut found = BTreeMap::new();

@@ -66,6 +66,16 @@ fn wait_all(board: &Board, versions: &[&str]) -> Duration {
 
 #[test]
 fn a_cluster_of_the_first_release_grows_to_three_masters() {
+    grow("grow", [1, 2, 0]);
+}
+
+#[test]
+fn it_grows_when_its_master_goes_first() {
+    grow("growfirst", [0, 1, 2]);
+}
+
+/// Exchanges the binaries of three boards in an order; the first is the master.
+fn grow(name: &str, order: [usize; 3]) {
     if !possible("growth") || !busybox::present("growth") {
         return;
     }
@@ -76,7 +86,7 @@ fn a_cluster_of_the_first_release_grows_to_three_masters() {
         return;
     };
     let new = Board::binary_path();
-    let mut cluster = Cluster::off("grow", 3);
+    let mut cluster = Cluster::off(name, 3);
     for board in &cluster.boards {
         board.install(&old);
     }
@@ -86,20 +96,21 @@ fn a_cluster_of_the_first_release_grows_to_three_masters() {
     let (data, containers) = (bed::data(cluster.master()), bed::containers(cluster.master()));
     let first = bed::version(cluster.master());
     let now = env!("CARGO_PKG_VERSION");
-    wait_all(cluster.master(), &[OLD; 3]);
+    let mut versions = [OLD; 3];
+    wait_all(cluster.master(), &versions);
     let (began, from) = (Instant::now(), history::now());
     let users = Users::start(&cluster);
-    let away = exchange(&mut cluster.boards[0], &new);
-    println!("the master was away for {away:.2?}");
-    wait_all(cluster.master(), &[now, OLD, OLD]);
-    assert_eq!(bed::data(cluster.master()), data, "with workers of the version before");
-    // Boards of the version before get new work from the new master.
-    let scaled = serde_json::json!({"metadata": {"labels": {"touched": "yes"}}});
-    let patched = cluster.master().api("PATCH", &format!("{}/caller-1", bed::PODS), Some(&scaled));
-    patched.expect("a pod of an old board is changed");
-    for index in 1..3 {
+    for index in order {
         let away = exchange(&mut cluster.boards[index], &new);
-        println!("worker {index} was away for {away:.2?}");
+        println!("{} was away for {away:.2?}", cluster.boards[index].node());
+        let mixed = versions == [OLD; 3];
+        versions[index] = now;
+        wait_all(cluster.master(), &versions);
+        if mixed {
+            assert_eq!(bed::data(cluster.master()), data, "with boards of two versions");
+            // One of the two ends of the wire is a version ahead.
+            bed::run_one_more(&cluster, if index == 0 { 2 } else { index });
+        }
     }
     let ready = wait_all(cluster.master(), &[now; 3]);
     let mixed_until = history::now();

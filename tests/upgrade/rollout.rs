@@ -5,9 +5,14 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+use http::Request;
+use kumquat::io::tls::Credentials;
+use kumquat::io::{exchange, net, peer};
 
 use crate::bed::{self, Containers, Users, WITHIN};
 use crate::board::{Board, possible, text};
@@ -57,6 +62,13 @@ impl Files {
         path
     }
 
+    /// Where the leader takes it.
+    fn path_of(&self, file: &Path) -> String {
+        let digest = exchange::digest_of(file).expect("read");
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("/v1/upgrade/{hex}")
+    }
+
     /// The same for another processor.
     fn foreign(&self) -> PathBuf {
         let path = self.build("foreign");
@@ -79,6 +91,25 @@ impl Drop for Files {
     fn drop(&mut self) {
         let _gone = fs::remove_dir_all(&self.0);
     }
+}
+
+/// What the leader answers on its port to a worker that wants to give all boards a binary.
+fn asked_by_a_worker(cluster: &Cluster, method: &str, path: &str) -> Result<u16, String> {
+    let worker = &cluster.boards[1];
+    let own = Credentials::load(&worker.data_dir()).expect("readable").expect("it has joined");
+    let tls = own.client_config(peer::ALPN).expect("a configuration");
+    let address = SocketAddr::from((cluster.master().address(), 7443));
+    let asked = net::inside(worker.namespace(), || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(async {
+            let opened = peer::Connection::open(address, tls, WITHIN).await;
+            let connection = opened.map_err(|error| error.to_string())?;
+            let request = Request::builder().method(method).uri(path).body(peer::full("{}"));
+            let answer = connection.send(request.map_err(|error| error.to_string())?).await;
+            Ok(answer.map_err(|error| error.to_string())?.status().as_u16())
+        }))
+    });
+    asked.expect("the worker's namespace")
 }
 
 /// Runs the command on a board; whether it went well, and what it said.
@@ -121,6 +152,9 @@ fn one_master_and_two_workers() {
     assert!(fine && said.matches("would be exchanged").count() == 3, "{said}");
     let (fine, said) = upgrade(&cluster.boards[1], &new, &[]);
     assert!(!fine && said.contains("on the master board"), "a worker may not: {said}");
+    for (method, path) in [("POST", "/v1/upgrade".to_owned()), ("PUT", files.path_of(&new))] {
+        assert_eq!(asked_by_a_worker(&cluster, method, &path), Ok(403), "{method} {path}");
+    }
     assert_eq!(running(&cluster, &first).len(), 3, "nothing was done");
     let (fine, said) = upgrade(cluster.master(), &new, &[]);
     assert!(fine, "{said}");

@@ -59,7 +59,7 @@ pub(in crate::app) async fn run(dirs: &Dirs, arguments: &UpgradeArgs) -> Result<
             Ok(LineV1::Say(_)) => continue,
             Err(error) => error,
         };
-        if is_final(&why) || heard.elapsed() > patience {
+        if is_final(&why, !said.is_empty()) || heard.elapsed() > patience {
             return Err(why);
         }
         if !std::mem::replace(&mut said_broken, true) {
@@ -70,13 +70,13 @@ pub(in crate::app) async fn run(dirs: &Dirs, arguments: &UpgradeArgs) -> Result<
 }
 
 /// Whether asking again would not help.
-fn is_final(error: &anyhow::Error) -> bool {
+fn is_final(error: &anyhow::Error, was_heard: bool) -> bool {
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::Refused { status, .. }) => *status != StatusCode::SERVICE_UNAVAILABLE,
         Some(ClientError::Permission { .. }) => true,
-        // A restart looks like both.
-        Some(_) => false,
-        None => false,
+        // A board that restarts looks like one that does not run.
+        Some(ClientError::NotRunning { .. }) => !was_heard,
+        _ => false,
     }
 }
 

@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use super::process::Process;
-use super::record::{State, last};
+use super::record::{Record, State, last};
 
 /// The hidden subcommands: the first starts the second and ends, so that it is nobody's child.
 const START: &str = "upgrade-guard";
@@ -99,11 +99,14 @@ fn wait(data: &Path, board: Process) -> Option<String> {
             return ended.then(|| "it ended by itself".to_owned());
         }
         if record.age_ms() > u64::from(record.ready_seconds) * 1_000 {
+            let why = format!("it was not ready within {} s", record.ready_seconds);
+            // First: what supervises the board may end this guard with it.
+            let _unwritten = Record { why: Some(why.clone()), ..record }.save(data);
             board.end();
             while board.runs() {
                 std::thread::sleep(LOOK_EVERY);
             }
-            return Some(format!("it was not ready within {} s", record.ready_seconds));
+            return Some(why);
         }
         std::thread::sleep(LOOK_EVERY);
     }

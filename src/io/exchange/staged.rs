@@ -100,8 +100,9 @@ pub fn digest_of(path: &Path) -> io::Result<[u8; 32]> {
 /// # Errors
 /// Why this board cannot run it, as a sentence.
 pub fn says_version(path: &Path) -> Result<String, String> {
-    let mut head = [0; ELF_HEAD_BYTES];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
+    let mut head = Vec::new();
+    let read =
+        File::open(path).and_then(|file| file.take(ELF_HEAD_BYTES as u64).read_to_end(&mut head));
     read.map_err(|error| error.to_string())?;
     let (arch, own) = (elf_arch(&head)?, std::env::consts::ARCH);
     if arch != own {

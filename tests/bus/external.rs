@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use kumquat::io::bus::Waiting;
 use kumquat::io::bus::client::{BrokerOptions, Keys};
 use kumquat::io::bus::external::{BrokerUrl, SessionGrant, Sessions, SharedGrant};
+use kumquat::io::clock::Clock;
 use kumquat::io::tls::{trusting_config, unverified_config};
 use kumquat::master::audit::{Audit, Note};
 use kumquat::master::contacts;
@@ -130,8 +131,10 @@ async fn the_audit_is_for_whoever_reads_the_broker() {
     let source = "10.0.0.7:4321".parse().expect("an address");
     // What is told while the master is not on the broker yet is lost, as all of the bus.
     until("a line is heard", || {
+        let mut told = audit.begin(Clock::starting_at(Timestamp(0)), "id", source);
         let note = Note { verb: "create", user: "jane".into(), ..Note::default() };
-        audit.tell(Timestamp(0), note, "id", source, 201, None);
+        told.note().expect("somebody reads").clone_from(&note);
+        told.done(201, None);
         let seen = seen.lock().expect("no panic");
         seen.iter().any(|(heard, payload)| {
             *heard == topic

@@ -93,7 +93,7 @@ pub(super) struct MasterSeat {
     /// Seal Secrets.
     pub(super) secrets_keys: SecretsKeys,
     /// What a backup is made of.
-    pub(super) backup: backup::Source,
+    pub(super) backup: Arc<backup::Source>,
     /// Gives boards another binary.
     pub(super) rollout: Rollout,
 }

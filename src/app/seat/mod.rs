@@ -421,7 +421,7 @@ impl Seat {
                 joining: Arc::clone(&master.joining),
                 evictor: master.evictor.clone(),
                 secrets_keys: standing.secrets_keys.clone(),
-                backup: standing.backup(&master.status.identity, &master.status.registry),
+                backup: Arc::new(standing.backup(&master.status.identity, &master.status.registry)),
                 rollout: master.rollout.clone(),
             }),
             (Self::Following(follower), Some(standing)) => {

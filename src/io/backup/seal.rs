@@ -33,7 +33,7 @@ impl<W: Write> Sealer<W> {
         let header = Header { is_recovery: rounds == 0, rounds, salt, id: secret.id() };
         let key = secret.file_key(&salt, NonZeroU32::new(rounds).unwrap_or(NonZeroU32::MIN));
         let mut head = header.encode();
-        let check = seal(&key, nonce(Nth::Check), &head[..CHECK_AT], &mut Vec::new())?;
+        let check = seal(&key, nonce(Nth::Check), &head[..CHECK_AT], &mut [])?;
         head[CHECK_AT..CHECK_AT + check.len()].copy_from_slice(&check);
         let crc = crc32c::crc32c(&head[..HEAD_BYTES - 4]);
         head[HEAD_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
@@ -66,7 +66,7 @@ fn seal(
     key: &LessSafeKey,
     nonce: ring::aead::Nonce,
     head: &[u8],
-    record: &mut Vec<u8>,
+    record: &mut [u8],
 ) -> io::Result<Vec<u8>> {
     let sealed = key.seal_in_place_separate_tag(nonce, Aad::from(head), record);
     sealed.map(|tag| tag.as_ref().to_vec()).map_err(|_| io::Error::other("cannot seal a record"))

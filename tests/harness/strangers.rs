@@ -256,7 +256,12 @@ pub fn writes(board: &Board, name: &str) -> Vec<Duration> {
     let write = |number| {
         let begun = Instant::now();
         let map = json!({"metadata": {"name": format!("{name}-{number}")}, "data": {"value": "x"}});
-        board.create("/api/v1/namespaces/default/configmaps", &map);
+        let collection = "/api/v1/namespaces/default/configmaps";
+        // 503: it surely did not happen, and a client asks again.
+        while let Err(why) = board.api("POST", collection, Some(&map)) {
+            let waits = why.starts_with("503") && begun.elapsed() < PATIENCE;
+            assert!(waits, "write {number}: {why}");
+        }
         begun.elapsed()
     };
     let mut all: Vec<Duration> = (0..WRITES).map(write).collect();

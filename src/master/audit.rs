@@ -163,7 +163,7 @@ impl Audit {
     }
 
     /// Tells of a request that was answered. Never waits.
-    fn tell(
+    pub fn tell(
         &self,
         now: Timestamp,
         note: Note,

@@ -358,11 +358,9 @@ mod tests {
         let node = board.node("v1.36.2+kumquat.1", &fine, now);
         let role = "node-role.kubernetes.io/control-plane";
         assert!(node["metadata"]["labels"].get(role).is_none());
-        let master = board.clone().with_role(watch::Sender::new(true).subscribe()).node(
-            "v1.36.2+kumquat.1",
-            &fine,
-            now,
-        );
+        let leads = watch::Sender::new(Mastery::Master);
+        let master = board.clone().with_mastery(leads.subscribe());
+        let master = master.node("v1.36.2+kumquat.1", &fine, now);
         assert_eq!(master["metadata"]["labels"][role], "");
         assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "pi-1");
         assert_eq!(node["status"]["addresses"][0]["address"], "10.0.0.1");

@@ -126,7 +126,7 @@ mod tests {
         }
         let wrong =
             format!("{}{}", &text[..text.len() - 1], if text.ends_with('a') { 'b' } else { 'a' });
-        let swapped = text.replacen(&text[4..6], &text[4..6].chars().rev().collect::<String>(), 1);
+        let swapped = text.replacen(&text[6..8], &text[6..8].chars().rev().collect::<String>(), 1);
         for bad in ["", "kqr", "kqr-", &text[4..], &text[..text.len() - 1], &wrong, &swapped] {
             assert_eq!(bad.parse::<RecoveryKey>(), Err(BadRecoveryKey), "{bad:?}");
         }

@@ -255,7 +255,7 @@ impl Board {
     fn binary(&self) -> Command {
         let own = self.folder.join("kumquat");
         if !own.exists() {
-            fs::copy(Self::binary_path(), &own).expect("copy of the binary");
+            copy_program(&Self::binary_path(), &own);
         }
         Command::new(own)
     }
@@ -263,7 +263,7 @@ impl Board {
     /// Gives the board another binary for whatever is started from here on.
     pub fn install(&self, binary: &Path) {
         let fresh = self.folder.join("kumquat.fresh");
-        fs::copy(binary, &fresh).expect("copy of the binary");
+        copy_program(binary, &fresh);
         fs::rename(&fresh, self.folder.join("kumquat")).expect("the binary in its place");
     }
 
@@ -648,6 +648,13 @@ fn once_free<T>(mut start: impl FnMut() -> std::io::Result<T>) -> std::io::Resul
             started => return started,
         }
     }
+}
+
+/// Copies a program in a process of its own: were the copy open for writing here, a process that another
+/// test starts at this moment would hold it open too, and the program could not be run ("text file busy").
+fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status().expect("cp starts");
+    assert!(copied.success(), "copy of the binary");
 }
 
 /// `target/<profile>/kumquat`, beside `target/<profile>/deps/<this test>`.

@@ -4,6 +4,8 @@
 mod board;
 #[path = "../../harness/busybox.rs"]
 mod busybox;
+#[path = "../../harness/switch.rs"]
+mod switch;
 
 use std::fs::File;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use kube::{Api, Client, Config, ResourceExt};
 use kumquat::io::net;
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
+use switch::Switch;
 use tokio::time::timeout;
 
 const CORE: &str = "/api/v1/namespaces/default";
@@ -26,7 +29,8 @@ fn a_client_in_a_pod_does_what_its_roles_allow_until_its_pod_is_gone() {
     if !possible("in-cluster") || !busybox::present("in-cluster") {
         return;
     }
-    let mut board = Board::new("in-cluster");
+    let switch = Switch::new("in-cluster");
+    let mut board = switch.board(1);
     board.up(&[]);
     let archive = board.busybox();
     let imported = board.command(&["image", "import", archive.to_str().expect("path")]);

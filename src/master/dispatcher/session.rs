@@ -362,6 +362,8 @@ impl Session {
         if let Some(why) = &unproven.why {
             self.complain("what a board says of addresses is refused", why);
         }
+        // What becomes of these shows with what follows.
+        let _ends = self.write(|session| status::last_words(session, &name, &status)).await?;
         let mut wrote = self.write(|session| status::operations(session, &name, &status)).await?;
         if wrote == Wrote::Refused {
             wrote = self.write_one_by_one(&name, &status).await?;

@@ -20,6 +20,29 @@ use crate::master::registry::{Registry, Target, UserInfo, WriteOptions};
 /// Fields of a pod's status that the API owns; a board that does not mention them leaves them.
 const API_FIELDS: [&str; 3] = ["qosClass", "nominatedNodeName", "observedGeneration"];
 
+/// How pods ended that are about to be removed, where that came together with their removal: watchers
+/// learn of the end first. To be committed before [`operations`].
+pub(super) fn last_words(
+    session: &Session,
+    node: &str,
+    status: &StatusV1,
+) -> Result<Vec<Op>, DispatchError> {
+    let mut ops = Vec::new();
+    for pod in status.pods.iter().filter(|pod| pod.removable) {
+        let staying = PodStatusV1 { removable: false, ..pod.clone() };
+        let record = record_of(session, pod)?;
+        ops.extend(record.and_then(|record| pod_operation(node, &record, &staying)));
+    }
+    Ok(ops)
+}
+
+fn record_of(session: &Session, pod: &PodStatusV1) -> Result<Option<Record>, DispatchError> {
+    let key =
+        ObjectKey { kind: kind::PODS, namespace: pod.namespace.clone(), name: pod.name.clone() };
+    let record = session.registry.store().get(&key).map_err(DispatchError::Read)?;
+    Ok(record.filter(|record| record.uid == pod.uid))
+}
+
 /// The changes that a status message asks for, all in one commit.
 pub(super) fn operations(
     session: &Session,
@@ -29,15 +52,8 @@ pub(super) fn operations(
     let store = session.registry.store();
     let mut ops = Vec::new();
     for pod in &status.pods {
-        let key = ObjectKey {
-            kind: kind::PODS,
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-        };
-        let record = store.get(&key).map_err(DispatchError::Read)?;
-        if let Some(record) = record.filter(|record| record.uid == pod.uid) {
-            ops.extend(pod_operation(node, &record, pod));
-        }
+        let record = record_of(session, pod)?;
+        ops.extend(record.and_then(|record| pod_operation(node, &record, pod)));
     }
     if !status.node_status.is_empty() {
         let record = store.get(&node_key(node)).map_err(DispatchError::Read)?;

@@ -635,6 +635,34 @@ async fn addresses_that_are_not_the_boards_are_refused() {
 }
 
 #[tokio::test]
+async fn how_a_pod_ended_is_told_before_it_is_gone() {
+    let mut master = Master::new().await;
+    let mut board = Board::connect(&master);
+    board.hello().await;
+    board.desired().await;
+    master.create("/pods", pod_on("web", "pi-1", false)).await;
+    while board.pods.is_empty() {
+        board.desired().await;
+    }
+    let (uid, pod) = board.pods.first_key_value().map(|(a, b)| (*a, b.clone())).expect("one");
+    master.delete("/pods", "web").await;
+    let store = master.registry.store();
+    let mut changes = store.watch_kind(&kind::PODS, None, store.version()).expect("a watch");
+    let mut left = PodStatusV1 { removable: true, ..status_of(uid, &pod) };
+    left.status = json!({ "phase": "Failed" }).to_string().into();
+    board.report(vec![left], Vec::new()).await;
+    let mut phases = Vec::new();
+    while !phases.contains(&None) {
+        let change = changes.next().await.expect("a change");
+        let body: Option<Value> =
+            change.body.as_ref().map(|body| serde_json::from_slice(body).expect("JSON"));
+        phases.push(body.map(|body| body["status"]["phase"].clone()));
+    }
+    assert_eq!(phases, [Some(json!("Failed")), None]);
+    master.stop().await;
+}
+
+#[tokio::test]
 async fn events_about_pods_that_are_gone_are_the_boards_or_nobodys() {
     let mut master = Master::new().await;
     let mut board = Board::connect(&master);

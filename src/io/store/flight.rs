@@ -232,7 +232,7 @@ mod tests {
     fn proposal(permits: &Arc<Semaphore>) -> (Write, Answered) {
         let permit = permits.clone().try_acquire_owned().expect("free");
         let (answer, answered) = oneshot::channel();
-        (Write { ops: Vec::new(), logged: true, reign: None, answer, permit }, answered)
+        (Write { ops: Vec::new(), logged: true, mandate: None, answer, permit }, answered)
     }
 
     fn push(flight: &mut Flight, permits: &Arc<Semaphore>, keys: &[&str]) -> Answered {

@@ -86,8 +86,8 @@ pub struct Store {
     requests: Arc<mpsc::Sender<Request>>,
     queue: Arc<Semaphore>,
     reign: watch::Receiver<Option<Mandate>>,
-    /// Writes of this handle count in this reign only.
-    bound: Option<Reign>,
+    /// Writes of this handle count under this mandate only.
+    bound: Option<Mandate>,
     standing: Standing,
     syncing: Syncing,
     /// What Secrets are sealed with; `None` leaves them in the open.
@@ -233,10 +233,10 @@ impl Store {
         Leadership { epoch, term }
     }
 
-    /// The same store for whoever acts under `mandate`: its writes are refused once that reign is over,
-    /// even if this board leads again.
+    /// The same store for whoever acts under `mandate`: its writes are refused once that is over, even if
+    /// this board leads again, be it in the same term.
     pub fn of(&self, mandate: &Mandate) -> Self {
-        Self { bound: Some(mandate.reign()), ..self.clone() }
+        Self { bound: Some(mandate.clone()), ..self.clone() }
     }
 
     /// Shows every object to `hook`, and then every change without a gap.
@@ -393,8 +393,8 @@ impl Store {
         let permit = self.queue.clone().acquire_many_owned(units).await;
         let permit = permit.map_err(|_| ProposeError::Closed)?;
         let (answer, answered) = oneshot::channel();
-        let reign = self.bound;
-        let request = Request::Write(Write { ops, logged, reign, answer, permit });
+        let mandate = self.bound.clone();
+        let request = Request::Write(Write { ops, logged, mandate, answer, permit });
         self.requests.send(request).map_err(|_| ProposeError::Closed)?;
         let outcome = answered.await.map_err(|_| ProposeError::Closed)?;
         if let Err(ProposeError::Conflict { .. }) = outcome {

@@ -74,8 +74,8 @@ pub(super) struct Write {
     pub(super) ops: Vec<Op>,
     /// Whether to the log.
     pub(super) logged: bool,
-    /// In which reign only.
-    pub(super) reign: Option<Reign>,
+    /// Under which mandate only.
+    pub(super) mandate: Option<Mandate>,
     /// Who waits.
     pub(super) answer: Answer,
     /// Its share of the queue.

@@ -227,7 +227,8 @@ impl Writer {
 
     fn take_write(&mut self, write: Write, round: &mut Round) {
         let reign = self.reign.borrow().as_ref().map(Mandate::reign);
-        if reign.is_none() || write.reign.is_some_and(|wanted| Some(wanted) != reign) {
+        let is_old = |wanted: &Mandate| wanted.is_over() || Some(wanted.reign()) != reign;
+        if reign.is_none() || write.mandate.as_ref().is_some_and(is_old) {
             return write.refuse(ProposeError::NotLeading { hint: None });
         }
         if !write.logged {

@@ -353,7 +353,7 @@ fn generated_name(name: &str) -> String {
         |part: &str| part.bytes().all(|byte| b"bcdfghjklmnpqrstvwxz2456789".contains(&byte));
     // A number alone is a version.
     let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-    let is_hash = |part: &str| (8..=10).contains(&part.len()) && random(part) && !is_number(part);
+    let is_hash = |part: &str| (8..=10).contains(&part.len()) && random(part);
     let is_suffix = |part: &str| part.len() == 5 && random(part);
     if name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return "DIGEST".into();
@@ -365,7 +365,7 @@ fn generated_name(name: &str) -> String {
     let last = parts.len() - 1;
     let part = |(index, part): (usize, &&str)| match index {
         1.. if is_hash(part) => "HASH".to_owned(),
-        0 if is_hash(part) && last == 0 => "HASH".to_owned(),
+        0 if is_hash(part) && last == 0 && !is_number(part) => "HASH".to_owned(),
         2.. if index == last && is_suffix(part) && is_hash(parts[index - 1]) => "POD".to_owned(),
         1 if last == 1 && is_suffix(part) => "SUFFIX".to_owned(),
         // The volume with a service account's token.

@@ -92,7 +92,7 @@ pub(super) enum Command {
     Doctor(OutputArgs),
     /// Let this board lead although the master that decides is gone for good (two boards).
     #[command(
-        after_help = "Example:\n  sudo kumquat promote      on the board that is left; `kumquat status` shows it as a learner\n\nEverything that its log holds counts from then on, in a new epoch. The old master may come back: it\nfinds that it was fenced, gives up what only it had, and becomes a learner. It is refused while the\nleader answers; --force does it all the same."
+        after_help = "Example:\n  sudo kumquat promote      on the board that is left; `kumquat status` shows it as a learner\n\nEverything that its log holds counts from then on, in a new epoch. The old master may come back: it\nfinds that it was fenced, gives up what only it had, and becomes a learner. It is refused while the\nleader answers or enough boards that decide are there to choose one; of three or more that decide, when\ntoo few answer, only you can tell whether they are gone or only cut off from this board: --force."
     )]
     Promote(PromoteArgs),
     /// Give every board another binary, one after the other; boards that do not get ready with it go back.
@@ -386,7 +386,7 @@ pub(super) struct DemoArgs {
 /// `kumquat promote`.
 #[derive(Args, Debug)]
 pub(super) struct PromoteArgs {
-    /// Also when the leader answers: what it takes from here on is lost.
+    /// Also when others may lead: what they take without this board is lost.
     #[arg(long)]
     pub force: bool,
 }

@@ -15,6 +15,7 @@
 
 mod images;
 mod make;
+mod promotion;
 mod wait;
 
 use std::sync::Arc;
@@ -50,6 +51,7 @@ use make::{
     Reigning, fenced_by, follower, forget_keys, lead, leave, open_held, promote, reopen_log,
     say_ready, step_down, take_kit, without_promoted, worker,
 };
+pub(super) use promotion::Promotion;
 use wait::{deposed, due, engine_failed, led_again, over, reign_changes, told};
 
 /// A loop that fails this long before its reign is known to be over failed because of that.
@@ -104,14 +106,6 @@ pub(super) struct Seats {
     images: SeatImages,
     reopen: Reopen,
     promotions: mpsc::Receiver<Promotion>,
-}
-
-/// A person's wish that this board leads.
-pub(super) struct Promotion {
-    /// Also when the leader answers.
-    pub(super) force: bool,
-    /// Told when it leads, or why it does not.
-    pub(super) answer: oneshot::Sender<Result<(), String>>,
 }
 
 /// When a log whose disk failed is opened anew.
@@ -244,13 +238,13 @@ impl Seats {
         // Cancel safety: all of them lose nothing when dropped.
         let failed = tokio::select! {
             // An error means that nobody can ask any more.
-            _ = stop.wait_for(|stop| *stop) => return Ok(Event::Stop),
+            _ = async { stop.wait_for(|stop| *stop).await.map(drop) } => return Ok(Event::Stop),
             event = reign_changes(reigns.clone(), own.as_ref()) => return Ok(event),
             () = over(own.as_ref()) => return Ok(Event::Follow),
             why = engine_failed(engine) => return Ok(Event::Fail(why)),
             event = told(said, self.standing.is_some()) => return Ok(event),
             () = due(self.reopen.at) => return Ok(Event::Reopen),
-            Some(promotion) = self.promotions.recv() => return Ok(self.judge(promotion)),
+            Some(promotion) = self.promotions.recv() => return Ok(self.judge(promotion).await),
             () = deposed(rivals, confirmed) => return Ok(Event::Deposed),
             () = led_again(left_over) => return Ok(Event::Led),
             error = self.seat.loops().failed() => error,
@@ -333,24 +327,6 @@ impl Seats {
             Self { base, socket, standing, seat, control, mastery, images, reopen, promotions };
         seats.show();
         Ok(seats)
-    }
-
-    /// What comes of a person's wish that this board leads.
-    fn judge(&self, promotion: Promotion) -> Event {
-        let why = match &self.seat {
-            Seat::Leading(_) => "this board leads already",
-            Seat::Working(_) => {
-                "this board does not hold the log: promote one that does (`kumquat status`)"
-            }
-            Seat::Following(follower) if follower.member.is_led() && !promotion.force => {
-                "the leader answers, and a second one would be cut off from it: switch that board \
-                 off first, or say --force"
-            }
-            Seat::Following(_) => return Event::Promote(promotion.answer),
-        };
-        // An error means that whoever asked has gone.
-        let _gone = promotion.answer.send(Err(why.to_owned()));
-        Event::Nothing
     }
 
     /// Tells the rest of the board what it is.

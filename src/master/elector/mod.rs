@@ -15,6 +15,7 @@
 mod frames;
 mod line;
 mod port;
+mod present;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ use crate::io::tls::BoardPeer;
 use crate::master::evictions::Evicted;
 
 use line::Line;
+pub use present::Present;
 
 /// Where asks and answers travel.
 const STREAM: &str = "/v1/raft/stream";

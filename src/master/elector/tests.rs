@@ -258,6 +258,12 @@ async fn messages_of_anybody_else_are_refused() {
     let worker = cluster.credentials("b2", false);
     let outside = ask(options(second.id, &worker)).await;
     assert!(outside.as_ref().is_err_and(|why| why.to_string().contains("403")), "{outside:?}");
+    let asking = Elector::new(options(second.id, &second.credentials));
+    let other_epoch = ElectorOptions { epoch: 0, ..options(second.id, &second.credentials) };
+    let all = [first.id, second.id, MemberId(9)];
+    let there = Present { members: BTreeSet::from([first.id]), epoch: 1 };
+    assert_eq!(asking.present(all, soon).await, there);
+    assert_eq!(Elector::new(other_epoch).present(all, soon).await, there, "it says its epoch");
     // The book names another key for that address: whoever answers there is not the member.
     let right = cluster.book.borrow().clone();
     cluster.book.send_modify(|book| Arc::make_mut(book)[0].key = [0; 32]);
@@ -280,6 +286,7 @@ async fn messages_of_anybody_else_are_refused() {
     first.elector.seat(None);
     let away = ask(options(second.id, &second.credentials)).await;
     assert_eq!(away, refused(FenceV1::Away));
+    assert_eq!(asking.present(all, soon).await, Present::default(), "it holds no log");
     group.stop().await;
     store.close().await;
 }

@@ -1,0 +1,154 @@
+//! A person's wish that this board leads, and what comes of it.
+//!
+//! A promotion opens a new epoch with what this board's log holds; what the others acknowledged without
+//! it is lost. So it is refused while they may go on by themselves: nobody is needed then, and there
+//! would be two leaders. Who cannot be reached is not known to be gone: of several voters a majority may
+//! go on unseen, and only a person can say that it does not.
+
+use std::time::Duration;
+
+use model::masters::{MemberId, MembersV1};
+use tokio::sync::oneshot;
+
+use super::{Event, Seat, Seats};
+use crate::master::elector::Present;
+
+/// How long the others may take to say that they are there.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// A person's wish that this board leads.
+pub(in crate::app) struct Promotion {
+    /// Also when others may lead.
+    pub(in crate::app) force: bool,
+    /// Told when it leads, or why it does not.
+    pub(in crate::app) answer: oneshot::Sender<Result<(), String>>,
+}
+
+impl Seats {
+    /// What comes of a person's wish that this board leads.
+    pub(super) async fn judge(&self, promotion: Promotion) -> Event {
+        let why = match &self.seat {
+            Seat::Leading(_) => Err("this board leads already".to_owned()),
+            Seat::Working(_) => {
+                Err("this board does not hold the log: promote one that does (`kumquat status`)"
+                    .to_owned())
+            }
+            Seat::Following(follower) if follower.member.is_led() && !promotion.force => {
+                Err("the leader answers, and a second one would be cut off from it: switch that \
+                     board off first, or say --force"
+                    .to_owned())
+            }
+            Seat::Following(_) => self.others_allow(promotion.force).await,
+        };
+        match why {
+            Ok(()) => Event::Promote(promotion.answer),
+            Err(why) => {
+                // An error means that whoever asked has gone.
+                let _gone = promotion.answer.send(Err(why));
+                Event::Nothing
+            }
+        }
+    }
+
+    /// Asks the other masters: a way to the leader that does not stand at the moment says little.
+    async fn others_allow(&self, force: bool) -> Result<(), String> {
+        let standing = self.standing.as_ref();
+        let engine = standing.and_then(|it| it.members.grouping().engine().borrow().clone());
+        let Some(engine) = engine else { return Ok(()) };
+        let members = engine.group.health().borrow().members.clone();
+        let ids: Vec<MemberId> = members.members.iter().map(|member| member.id).collect();
+        let present = engine.elector.present(ids, ANSWER_WITHIN).await;
+        allowed(&members, (engine.own, engine.group.epoch()), &present, force)
+    }
+}
+
+/// Whether the member `own`, whose log is of that epoch, may be made the leader when only those answer.
+fn allowed(
+    members: &MembersV1,
+    (own, epoch): (MemberId, u64),
+    present: &Present,
+    force: bool,
+) -> Result<(), String> {
+    if present.epoch > epoch {
+        return Err(
+            "another board was promoted meanwhile and answers: this one follows it by itself"
+                .to_owned(),
+        );
+    }
+    let voters = members.voters();
+    let is_there = |id: MemberId| id == own || present.members.contains(&id);
+    let boards = |there: bool| {
+        let ids = voters.iter().filter(|id| **id != own && is_there(**id) == there);
+        let names: Vec<&str> =
+            ids.filter_map(|id| members.get(*id)).map(|member| &*member.board).collect();
+        names.join(", ")
+    };
+    match () {
+        () if force => Ok(()),
+        () if members.is_quorum(is_there) => Err(format!(
+            "{} answers: enough boards are there to choose a leader by themselves, and one made here would \
+             be cut off from them. Wait a moment, or switch them off first, or say --force",
+            boards(true)
+        )),
+        () if voters.len() > 1 => Err(format!(
+            "{} of {} boards that decide do not answer ({}). If this board is only cut off from them, they go \
+             on without it, and what they take would be lost: mend the network, or switch them on. If \
+             they are gone for good, say --force",
+            voters.iter().filter(|id| !is_there(**id)).count(),
+            voters.len(),
+            boards(false)
+        )),
+        () => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use model::masters::{MemberV1, Part};
+
+    use super::*;
+
+    fn members(voters: u64, learners: u64) -> MembersV1 {
+        let member = |id: u64| MemberV1 {
+            id: MemberId(id),
+            board: format!("pi-{id}"),
+            key: [0; 32],
+            part: if id <= voters { Part::Voter } else { Part::Learner },
+        };
+        let configs = vec![(1..=voters).map(MemberId).collect()];
+        MembersV1 { configs, members: (1..=voters + learners).map(member).collect() }
+    }
+
+    fn said(of: &MembersV1, own: u64, answer: &[u64], epoch: u64, force: bool) -> String {
+        let answering: BTreeSet<MemberId> = answer.iter().copied().map(MemberId).collect();
+        let present = Present { members: answering, epoch };
+        allowed(of, (MemberId(own), 1), &present, force).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn nobody_is_promoted_while_the_others_may_go_on() {
+        let (two, three) = (members(1, 1), members(3, 1));
+        assert_eq!(said(&two, 2, &[], 0, false), "", "the one voter is away");
+        assert!(said(&two, 2, &[1], 1, false).starts_with("pi-1 answers"));
+        assert_eq!(said(&two, 2, &[1], 1, true), "");
+        // The leader of three is gone: the other two elect one of them.
+        assert!(said(&three, 2, &[3], 1, false).starts_with("pi-3 answers"));
+        assert!(said(&three, 4, &[2, 3], 1, false).starts_with("pi-2, pi-3 answers"));
+        // This board's cable is out.
+        let cut = said(&three, 2, &[], 0, false);
+        assert!(cut.starts_with("2 of 3") && cut.contains("(pi-1, pi-3)"), "{cut}");
+        assert!(cut.contains("--force"), "{cut}");
+        assert!(said(&three, 4, &[2], 1, false).starts_with("2 of 3"));
+        assert_eq!(said(&three, 2, &[], 0, true), "");
+    }
+
+    #[test]
+    fn a_board_that_was_fenced_opens_no_second_epoch_of_that_number() {
+        for force in [false, true] {
+            let fenced = said(&members(1, 1), 2, &[1], 2, force);
+            assert!(fenced.contains("promoted meanwhile"), "{fenced}");
+        }
+    }
+}

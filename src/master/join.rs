@@ -36,7 +36,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
 use super::keys::{Keys, node_key};
-use super::pending::{Pending, PendingBoards, PendingError, Said};
+use super::pending::{Pending, PendingBoards, PendingError, Said, nonce};
 use super::registry::{CommitError, Registry};
 use super::tokens::{Spent, Tokens};
 use crate::io::peer::{self, Body, Caller};
@@ -290,6 +290,11 @@ impl Joining {
         let given = self.role_of(&key_text(&key), node.as_ref())?;
         if self.take_name(&ask.name, &key_text(&key), given, node, now)?.is_none() {
             self.options.pending.forget(&key);
+            // A board that has started anew has words to show first, or it believes nobody.
+            if ask.nonce.is_none() {
+                let answer = PendingAnswer { nonce: nonce()? };
+                return Ok((StatusCode::ACCEPTED, serde_json::to_vec(&answer).map_err(bad)?));
+            }
             let certificate = self.certificate(&ask.name, &ask.public_key)?;
             let answer = self.facts(given, certificate, now);
             return Ok((StatusCode::OK, serde_json::to_vec(&answer).map_err(bad)?));

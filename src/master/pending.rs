@@ -118,9 +118,7 @@ pub(super) struct Noted {
 
 impl Exchange {
     fn begin(commitment: [u8; 32]) -> Result<Self, PendingError> {
-        let mut own = [0; 32];
-        getrandom::fill(&mut own).map_err(PendingError::Random)?;
-        Ok(Self { commitment, own, opened: None })
+        Ok(Self { commitment, own: nonce()?, opened: None })
     }
 
     /// A nonce counts only for a commitment that was here before it.
@@ -233,6 +231,13 @@ impl PendingBoards {
         });
         waiting
     }
+}
+
+/// A fresh one.
+pub(super) fn nonce() -> Result<Nonce, PendingError> {
+    let mut own = [0; 32];
+    getrandom::fill(&mut own).map_err(PendingError::Random)?;
+    Ok(own)
 }
 
 /// However a person writes the words: as many spaces, dashes and capitals as they like.

@@ -4,6 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
 
+/// For so long the words must be there before a board is in.
+const SHOWN: Duration = Duration::from_millis(300);
+
 /// Asks as a board does; what it shows then.
 async fn ask(master: &Master, waiting: &mut Waiting, newcomer: &Newcomer) -> (Waited, Vec<String>) {
     let waited = wait_at(master.address, waiting, newcomer).await.expect("answered");
@@ -15,7 +18,7 @@ async fn ask(master: &Master, waiting: &mut Waiting, newcomer: &Newcomer) -> (Wa
 async fn both_sides_show_the_same_words_and_a_person_decides() {
     let master = Master::start("waiting").await;
     let newcomer = Newcomer::new("pi-2", "0", &key());
-    let mut waits = Waiting::default();
+    let mut waits = Waiting::new(Duration::ZERO);
     let (Waited::NotYet, shown) = ask(&master, &mut waits, &newcomer).await else {
         panic!("nobody has let it in")
     };
@@ -59,9 +62,43 @@ async fn both_sides_show_the_same_words_and_a_person_decides() {
     let refused =
         wait_at(master.address, &mut others, &other).await.expect_err("the name is taken");
     assert!(matches!(refused, JoinError::Refused { .. }), "{refused}");
-    // Its answer may have been lost.
-    let (waited, _) = ask(&master, &mut Waiting::default(), &newcomer).await;
-    assert!(matches!(waited, Waited::In(_)));
+    // Its answer may have been lost: the words are there for a while, then it is in.
+    let mut anew = Waiting::new(SHOWN);
+    let (waited, shown) = ask(&master, &mut anew, &newcomer).await;
+    assert!(matches!(waited, Waited::NotYet) && shown.len() == 1, "{waited:?} {shown:?}");
+    let listed = master.pending.list();
+    assert!(listed.iter().all(|board| board.words != shown[0]), "it does not wait: {listed:?}");
+    tokio::time::sleep(SHOWN).await;
+    let (waited, _) = ask(&master, &mut anew, &newcomer).await;
+    assert!(matches!(waited, Waited::In(_)), "{waited:?}");
+}
+
+#[tokio::test]
+async fn a_stranger_that_says_you_are_in_gets_no_board() {
+    let (master, stranger) = (Master::start("waits-at").await, Master::start("stranger").await);
+    let newcomer = Newcomer::new("pi-2", "0", &key());
+    let mut waits = Waiting::new(SHOWN);
+    // It is first, and lets in whoever comes.
+    ask(&stranger, &mut waits, &newcomer).await;
+    let words = stranger.pending.list()[0].words.clone();
+    let given = TokenRole::Worker;
+    stranger.joining.approve("pi-2", Some(&words), given).await.expect("let in");
+    let (waited, _) = ask(&stranger, &mut waits, &newcomer).await;
+    assert!(matches!(waited, Waited::NotYet), "nobody could compare the words yet");
+    ask(&master, &mut waits, &newcomer).await;
+    tokio::time::sleep(SHOWN).await;
+    let said = wait_at(stranger.address, &mut waits, &newcomer).await.expect_err("two clusters");
+    assert!(said.text().contains("--peers HOST"), "{}", said.text());
+    // Neither is the master believed, until a person has said at this board which one it is.
+    let words = master.pending.list()[0].words.clone();
+    master.joining.approve("pi-2", Some(&words), given).await.expect("let in");
+    let said = wait_at(master.address, &mut waits, &newcomer).await.expect_err("two clusters");
+    assert!(said.text().contains("--peers HOST"), "{}", said.text());
+    let mut named = Waiting::new(Duration::ZERO);
+    let (Waited::In(joined), _) = ask(&master, &mut named, &newcomer).await else {
+        panic!("it is in")
+    };
+    assert_eq!(joined.credentials.pin(), master.pki.pin());
 }
 
 #[tokio::test]

@@ -219,6 +219,8 @@ async fn wait(dirs: &Dirs, config: &Config, clock: &Clock) -> Result<Identity> {
         }),
     });
     let mut search = Search::new(config, &discovery, Vec::new());
+    // Nothing but the person's word tells the right cluster: who is named is asked alone.
+    search.named_only = !config.peers.is_empty();
     let mut waiting = Waiting::default();
     let mut said = None;
     let joined = 'waiting: loop {
@@ -244,20 +246,23 @@ async fn wait(dirs: &Dirs, config: &Config, clock: &Clock) -> Result<Identity> {
     become_member(dirs, config, clock, newcomer, &joined)
 }
 
-/// Tells a person what to do, now and then.
-fn show_words(newcomer: &Newcomer, waiting: &Waiting, said: &mut Option<Instant>) {
+/// What a person was told last.
+type Said = Option<(Instant, Vec<String>)>;
+
+/// Tells a person what to do, now and then, and when the words are others.
+fn show_words(newcomer: &Newcomer, waiting: &Waiting, said: &mut Said) {
     let phrases = waiting.phrases(&newcomer.key);
-    if phrases.is_empty() || said.is_some_and(|at| at.elapsed() < SAY_EVERY) {
+    let is_told = said.as_ref().is_some_and(|(at, shown)| {
+        let every = if *shown == phrases { SAY_EVERY } else { JOIN_PAUSE };
+        at.elapsed() < every
+    });
+    if phrases.is_empty() || is_told {
         return;
     }
-    *said = Some(Instant::now());
-    if phrases.len() > 1 {
-        tracing::warn!(
-            "several clusters answer on this network, each with words of its own: only those that \
-             the master board shows are right. Say which cluster with --cluster NAME or --peers HOST"
-        );
+    if waiting.is_ambiguous() {
+        tracing::warn!("{}", join::SEVERAL);
     }
-    for words in phrases {
+    for words in &phrases {
         tracing::info!(
             words,
             "waiting to be let in: on the master board `kumquat board list` must show the same six \
@@ -265,6 +270,7 @@ fn show_words(newcomer: &Newcomer, waiting: &Waiting, said: &mut Option<Instant>
             newcomer.name
         );
     }
+    *said = Some((Instant::now(), phrases));
 }
 
 /// Keeps what a join has brought.
@@ -306,13 +312,16 @@ struct Search<'a> {
     heard: watch::Receiver<Vec<SignedRecord>>,
     /// Where somebody has said that one is.
     first: Vec<SocketAddr>,
+    /// Whether those that are heard are left out.
+    named_only: bool,
     /// When to tell next that nobody takes this board.
     say_at: Instant,
 }
 
 impl<'a> Search<'a> {
     fn new(config: &'a Config, discovery: &Discovery, first: Vec<SocketAddr>) -> Self {
-        Self { config, heard: discovery.heard(), first, say_at: Instant::now() + LISTEN }
+        let say_at = Instant::now() + LISTEN;
+        Self { config, heard: discovery.heard(), first, named_only: false, say_at }
     }
 
     /// Addresses to try: those that a person has named first, then those of heard leaders, in no order,
@@ -323,6 +332,9 @@ impl<'a> Search<'a> {
         all.extend(dial::resolve(&self.config.peers).await);
         let mut heard: Vec<SocketAddr> =
             heard.iter().flat_map(|r| dial::addresses(r.record())).collect();
+        if self.named_only {
+            heard.clear();
+        }
         dial::shuffle(&mut heard);
         all.extend(heard);
         let mut seen = BTreeSet::new();

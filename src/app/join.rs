@@ -337,7 +337,8 @@ async fn exchange(
                     None => Ok(Some(body)),
                     Some(Doubt::Early) => Ok(None),
                     Some(Doubt::Wordless) => {
-                        Err(anyhow!("it takes this board in before there are words to compare").into())
+                        Err(anyhow!("it takes this board in before there are words to compare")
+                            .into())
                     }
                     Some(Doubt::Several) => Err(anyhow!(SEVERAL).into()),
                 };

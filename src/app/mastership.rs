@@ -9,13 +9,15 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use model::ids::Version;
 use model::masters::{KitV1, MasterAtV1, MemberId, SecretBytes};
 use model::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::dirs::Dirs;
+use super::identity::{Identity, Role};
 use crate::io::durable;
-use crate::io::store::SecretsKeys;
+use crate::io::store::{SecretsKeys, Standing, Store};
 use crate::io::tls::{BoardKey, Credentials, Pki, TokenKeys};
 
 /// What is remembered.
@@ -31,10 +33,18 @@ pub(super) struct Mastership {
     /// It has taken part: its log and its vote lie on the disk, and if they do not, they are lost.
     #[serde(default)]
     pub(super) entered: bool,
+    /// It is about to leave the group and to lead alone with what its log holds.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub(super) promoting: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_not(it: &bool) -> bool {
+    !*it
 }
 
 impl Mastership {
-    /// What lies on the disk; `None` on a board that is no member, or the only master.
+    /// What lies on the disk; `None` on a board that is no member, or the only master since ever.
     ///
     /// # Errors
     /// The file cannot be read or is damaged: a board must not forget that it is a member.
@@ -67,6 +77,48 @@ impl Mastership {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
+    /// Keeps for good that this board is that member of a group: whoever comes back without its log has
+    /// lost it then, and founds nothing, also when it once founded the cluster.
+    ///
+    /// # Errors
+    /// The disk refuses, or what it says of this board is damaged.
+    pub(super) fn note(dirs: &Dirs, member: MemberId, epoch: u64) -> Result<()> {
+        let known = Self::load(dirs)?;
+        let masters = known.as_ref().map(|known| known.masters.clone()).unwrap_or_default();
+        let noted = Self { member, epoch, masters, entered: true, promoting: false };
+        match known {
+            Some(known) if known == noted => Ok(()),
+            _ => noted.save(dirs),
+        }
+    }
+
+    /// Keeps that this board is about to lead alone with what its log holds.
+    ///
+    /// # Errors
+    /// As [`Mastership::note`].
+    pub(super) fn begin_promotion(dirs: &Dirs) -> Result<()> {
+        match Self::load(dirs)? {
+            Some(known) => Self { promoting: true, ..known }.save(dirs),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a board whose log is its own the founder of a new epoch.
+    ///
+    /// # Errors
+    /// The disk refuses; the next start does the rest.
+    pub(super) fn finish_promotion(dirs: &Dirs, identity: &Identity) -> Result<()> {
+        Identity { role: Role::Founder, ..identity.clone() }.save(dirs)?;
+        Self::forget(dirs)
+    }
+
+    /// Whether a store that says nothing of the group of this member has lost that. Whoever is promoted
+    /// founds a cluster of one with its log.
+    pub(super) fn is_lost(&self, store: &Store) -> bool {
+        let is_promoted = self.promoting && store.version() > Version(0);
+        self.entered && !is_promoted && store.standing() == Standing::Sole
+    }
+
     /// Takes a kit over: once this returns, the board is that member.
     ///
     /// # Errors
@@ -83,7 +135,7 @@ impl Mastership {
         Self::forget(dirs)?;
         set_aside(&dirs.store())?;
         let KitV1 { member, epoch, masters, .. } = kit.clone();
-        let mastership = Self { member, epoch, masters, entered: false };
+        let mastership = Self { member, epoch, masters, entered: false, promoting: false };
         mastership.save(dirs)?;
         Ok(mastership)
     }
@@ -169,6 +221,36 @@ mod tests {
 
     use super::*;
 
+    fn opened(dirs: &Dirs) -> Store {
+        Store::open(crate::io::store::Options::new(dirs.store())).expect("a store")
+    }
+
+    #[tokio::test]
+    async fn whoever_founded_a_group_and_lost_its_log_founds_no_second_one() {
+        let root = std::env::temp_dir().join(format!("kumquat-noted-{}", std::process::id()));
+        let _gone = fs::remove_dir_all(&root);
+        let dirs = Dirs::new(&root, &root);
+        fs::create_dir_all(&root).expect("tmp");
+        let store = opened(&dirs);
+        Mastership::begin_promotion(&dirs).expect("nothing to keep");
+        assert_eq!(Mastership::load(&dirs).expect("readable"), None, "it leads alone");
+        Mastership::note(&dirs, MemberId(1), 1).expect("kept");
+        let known = Mastership::load(&dirs).expect("readable").expect("there");
+        assert!(known.is_lost(&store), "no vote");
+        Mastership::begin_promotion(&dirs).expect("kept");
+        let known = Mastership::load(&dirs).expect("readable").expect("there");
+        assert!(known.promoting && known.is_lost(&store), "there is nothing to lead with");
+        store.lead_alone(Box::new(())).await.expect("leads");
+        store.close().await;
+        let store = opened(&dirs);
+        assert!(!known.is_lost(&store), "what it was promoted with");
+        Mastership::note(&dirs, MemberId(1), 1).expect("kept");
+        let known = Mastership::load(&dirs).expect("readable").expect("there");
+        assert!(!known.promoting && known.is_lost(&store), "that came to nothing");
+        store.close().await;
+        fs::remove_dir_all(root).expect("removable");
+    }
+
     #[test]
     fn a_kit_makes_a_worker_a_master_and_back() {
         let root = std::env::temp_dir().join(format!("kumquat-kit-{}", std::process::id()));
@@ -198,7 +280,13 @@ mod tests {
         let known = Mastership::load(&own).expect("readable");
         assert_eq!(
             known,
-            Some(Mastership { member: MemberId(4), epoch: 2, masters: Vec::new(), entered: false })
+            Some(Mastership {
+                member: MemberId(4),
+                epoch: 2,
+                masters: Vec::new(),
+                entered: false,
+                promoting: false
+            })
         );
         assert!(!own.store().exists(), "the log begins anew");
         let same = Pki::open(&own.data, now).expect("the authority");

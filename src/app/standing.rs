@@ -15,7 +15,7 @@ use super::addresses::Addresses;
 use super::backup;
 use super::certificates;
 use super::dirs::Dirs;
-use super::identity::{Identity, Role};
+use super::identity::Identity;
 use super::loops::Loops;
 use super::master::server_names;
 use super::mastership::Mastership;
@@ -31,7 +31,7 @@ use crate::master::both::Both;
 use crate::master::elector::{Book, GroupClock};
 use crate::master::evictions::{self, Evicted};
 use crate::master::keys::Keys;
-use crate::master::members::{self, FOUNDER, Grouping, GroupingOptions, Members};
+use crate::master::members::{self, FOUNDER, Grouping, GroupingOptions, Members, Note};
 use crate::master::registry::{Registry, ServiceRange};
 use crate::master::way;
 
@@ -89,9 +89,7 @@ impl Standing {
         options.secrets = Some(secrets_keys.clone());
         let opened = tokio::task::spawn_blocking(move || Store::open(options));
         let store = opened.await?.context("cannot open the store")?;
-        // Whoever was promoted has founded a cluster of one with this log.
-        let is_member = identity.role == Role::Member && mastership.is_some_and(|it| it.entered);
-        if is_member && store.standing() == store::Standing::Sole {
+        if mastership.is_some_and(|it| it.is_lost(&store)) {
             store.close().await;
             return Err(store::OpenError::Lost(dirs.store()).into());
         }
@@ -105,6 +103,7 @@ impl Standing {
             clock: Arc::new(OwnClock(clock.clone())),
             incoming: dirs.store().join("incoming"),
             evicted: evicted.subscribe(),
+            note: note(base),
         });
         let gateway = Gateway::default();
         let roll = Roll::new(grouping.book());
@@ -147,9 +146,10 @@ impl Standing {
         };
         let entered = self.members.grouping().enter(own, epoch).await;
         entered.context("cannot take part in the group of masters")?;
-        if let Some(mastership) = mastership.filter(|it| !it.entered).cloned() {
-            let (mastership, dirs) = (Mastership { entered: true, ..mastership }, dirs.clone());
-            tokio::task::spawn_blocking(move || mastership.save(&dirs)).await??;
+        // Also after a promotion that came to nothing.
+        if mastership.is_none_or(|it| !it.entered || it.promoting) {
+            let dirs = dirs.clone();
+            tokio::task::spawn_blocking(move || Mastership::note(&dirs, own, epoch)).await??;
         }
         tracing::info!(member = %own, epoch, "this board holds the log");
         Ok(true)
@@ -258,6 +258,15 @@ impl Standing {
         self.loops.stop().await;
         self.store.close().await;
     }
+}
+
+/// Keeps that a master which led alone belongs to a group from now on.
+fn note(base: &Base) -> Note {
+    let dirs = base.dirs.clone();
+    Arc::new(move |own, epoch| {
+        let noted = Mastership::note(&dirs, own, epoch);
+        noted.map_err(|error| std::io::Error::other(format!("{error:#}")))
+    })
 }
 
 /// The API's address among the Services.

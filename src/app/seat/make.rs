@@ -201,13 +201,14 @@ pub(super) async fn open_held(
 
 /// What this board is a member as; a promotion that was cut off before its last step has ended that.
 pub(super) fn without_promoted(
-    base: &Base,
+    base: &mut Base,
     standing: Option<&Standing>,
     mastership: Option<Mastership>,
 ) -> Result<Option<Mastership>> {
     let is_alone = standing.is_some_and(|it| it.store.standing() == store::Standing::Sole);
-    if base.identity.role == Role::Founder && is_alone && mastership.is_some() {
-        Mastership::forget(&base.dirs)?;
+    if is_alone && mastership.as_ref().is_some_and(|it| it.promoting) {
+        Mastership::finish_promotion(&base.dirs, &base.identity)?;
+        base.identity.role = Role::Founder;
         return Ok(None);
     }
     Ok(mastership)
@@ -352,22 +353,23 @@ pub(super) async fn reopen_log(
 
 /// Makes this board the only master of a new epoch, with all that its log holds.
 ///
-/// What it is is written first: a power cut on the way leaves a member that leads nobody.
+/// The wish is written first: a power cut on the way leaves a member that leads nobody, or whoever was
+/// promoted.
 pub(super) async fn promote(
     base: &mut Base,
     socket: &Socket,
     began: Instant,
 ) -> Result<(Standing, Seat)> {
-    base.identity.role = Role::Founder;
     let (identity, dirs) = (base.identity.clone(), base.dirs.clone());
     let version = tokio::task::spawn_blocking(move || {
-        identity.save(&dirs)?;
+        Mastership::begin_promotion(&dirs)?;
         let promoted = Store::promote(&dirs.store());
         let version = promoted.context("the log cannot go on by itself")?;
-        Mastership::forget(&dirs)?;
+        Mastership::finish_promotion(&dirs, &identity)?;
         anyhow::Ok(version)
     })
     .await??;
+    base.identity.role = Role::Founder;
     let standing = Standing::open(base, None).await?;
     let master = MasterRole::start(base, &standing, Lead::Alone, socket.plug()).await?;
     tracing::warn!(version = version.0, "this board was promoted: it leads in a new epoch");

@@ -165,7 +165,7 @@ impl Seats {
             true => open_held(&mut base, mastership.as_ref()).await?,
             false => None,
         };
-        let mastership = without_promoted(&base, standing.as_ref(), mastership)?;
+        let mastership = without_promoted(&mut base, standing.as_ref(), mastership)?;
         let seat = match &standing {
             None => Seat::Working(worker(&base, &socket, Holds::Nothing)?),
             Some(standing) if standing.enter(&base.dirs, mastership.as_ref()).await? => {

@@ -3,6 +3,7 @@
 //! A cluster of one master runs no engine; the first board that may hold the log starts it while this
 //! board leads, in the same reign ([`Grouping::grow`]).
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -32,7 +33,12 @@ pub struct GroupingOptions {
     pub incoming: PathBuf,
     /// Keys that were thrown out.
     pub evicted: watch::Receiver<Evicted>,
+    /// Kept before another board gets the log.
+    pub note: Note,
 }
+
+/// Makes durable that this board is that member of a group of that epoch; it blocks.
+pub type Note = Arc<dyn Fn(MemberId, u64) -> io::Result<()> + Send + Sync>;
 
 /// Starts the engine when that is due; clones share it.
 #[derive(Clone)]
@@ -42,6 +48,8 @@ struct Shared {
     options: GroupingOptions,
     /// Held while the engine is started or stopped.
     starting: Mutex<()>,
+    /// Whether it is kept that this board has founded a group.
+    noted: Mutex<bool>,
     engine: watch::Sender<Option<Engine>>,
 }
 
@@ -60,7 +68,8 @@ impl Grouping {
     /// No engine runs.
     pub fn new(options: GroupingOptions) -> Self {
         let engine = watch::Sender::new(None);
-        Self(Arc::new(Shared { options, starting: Mutex::default(), engine }))
+        let (starting, noted) = Default::default();
+        Self(Arc::new(Shared { options, starting, noted, engine }))
     }
 
     /// The engine, when one runs.
@@ -87,13 +96,22 @@ impl Grouping {
         self.start(own, epoch, None).await.map(drop)
     }
 
-    /// The group, which a master that leads alone founds at the first call; its reign goes on.
+    /// The group, which a master that leads alone founds at the first call; its reign goes on. It is kept
+    /// by then that this board is a member, so that it never founds the cluster once more.
     ///
     /// # Errors
-    /// The engine does not start.
+    /// The engine does not start, or the disk refuses.
     pub async fn grow(&self, epoch: u64) -> Result<Group, GroupError> {
         let found = self.member(FOUNDER, Part::Voter);
-        Ok(self.start(FOUNDER, epoch, Some(found)).await?.group)
+        let engine = self.start(FOUNDER, epoch, Some(found)).await?;
+        let mut noted = self.0.noted.lock().await;
+        if !*noted {
+            let (note, own) = (Arc::clone(&self.0.options.note), engine.own);
+            let noting = tokio::task::spawn_blocking(move || note(own, epoch)).await;
+            noting.map_err(io::Error::other).flatten().map_err(GroupError::Note)?;
+            *noted = true;
+        }
+        Ok(engine.group)
     }
 
     async fn start(
@@ -106,7 +124,7 @@ impl Grouping {
         if let Some(engine) = self.0.engine.borrow().clone() {
             return Ok(engine);
         }
-        let GroupingOptions { store, credentials, book, clock, incoming, evicted } =
+        let GroupingOptions { store, credentials, book, clock, incoming, evicted, .. } =
             &self.0.options;
         let of_tls = credentials.clone();
         let elector = Elector::new(ElectorOptions {

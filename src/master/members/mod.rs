@@ -21,4 +21,4 @@ mod judging;
 pub use book::{Rows, Said, follow as follow_book};
 pub use desk::{Candidate, Desk};
 pub use driver::{Leading, Members, run};
-pub use grouping::{Engine, FOUNDER, Grouping, GroupingOptions};
+pub use grouping::{Engine, FOUNDER, Grouping, GroupingOptions, Note};

@@ -175,6 +175,9 @@ pub enum GroupError {
     /// The engine did not start.
     #[error("engine of the group did not start: {0}")]
     Engine(String),
+    /// It was not made durable that this board belongs to a group.
+    #[error("disk does not keep that this board is a member of the group")]
+    Note(#[source] std::io::Error),
 }
 
 /// Why the group did not change.

@@ -231,6 +231,8 @@ pub const STORE_LIST_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const STORE_MAP_BYTES_32: usize = 256 * 1024 * 1024;
 /// LMDB map on 64-bit boards: address space only, the file grows as needed.
 pub const STORE_MAP_BYTES_64: u64 = 8 * 1024 * 1024 * 1024;
+/// Boards, and keys, of which a leader remembers what the objects say between two writes.
+pub const MEMBER_VERDICTS_MAX: usize = 4096;
 /// Added to the epoch base by a repair: more entries than any lost part of a log can have held.
 pub const STORE_EPOCH_STRIDE: u64 = 1 << 28;
 

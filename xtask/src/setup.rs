@@ -125,7 +125,7 @@ fn static_target() -> Result<String> {
 }
 
 /// What the build of a static target needs in its environment. A panic ends the process, so a
-/// release needs no tables for unwinding (8 % of its bytes).
+/// release needs no tables for unwinding (8 % of its bytes); glibc needs its own.
 fn static_environment(target: &str) -> Vec<(String, String)> {
     let name = target.to_uppercase().replace('-', "_");
     let mut environment: Vec<_> = build_time().into_iter().collect();
@@ -134,7 +134,8 @@ fn static_environment(target: &str) -> Vec<(String, String)> {
     if target.ends_with("gnu") {
         environment.push((key, format!("{flags} -C target-feature=+crt-static")));
     } else {
-        environment.push((key, flags.into()));
+        let link = "-C link-arg=-Wl,--no-eh-frame-hdr,-T,cross/no-unwind.ld";
+        environment.push((key, format!("{flags} {link}")));
         environment.push((format!("CC_{}", target.replace('-', "_")), "musl-gcc".into()));
     }
     environment

@@ -208,9 +208,8 @@ impl Work {
     }
 
     /// Whether a member is elsewhere than the object says.
-    pub(super) fn rows_are_old(&self) -> bool {
-        let rows = Rows::read(self.leading.registry.store());
-        rows.is_ok_and(|(rows, _)| self.rows_as_said(&rows) != rows)
+    pub(super) fn are_old(&self, rows: &Rows) -> bool {
+        self.rows_as_said(rows) != *rows
     }
 
     /// Where members say that they are is where the others look for them.

@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use super::act::{self, Trouble};
 use super::grouping::Engine;
 use super::judging::Judge;
-use super::{Desk, Grouping, Rows};
+use super::{Desk, Grouping};
 use crate::io::store::{GroupHealth, Mandate, SecretsKeys};
 use crate::io::tls::{Pki, TokenKeys};
 use crate::master::controllers::Views;
@@ -166,6 +166,8 @@ struct Driver {
     stable: BTreeMap<Box<str>, u64>,
     began: Instant,
     acting: Option<Acting>,
+    /// Of this reign.
+    judge: Option<Judge>,
 }
 
 /// An action under way.
@@ -189,6 +191,7 @@ impl Driver {
             stable,
             began,
             acting: None,
+            judge: None,
         }
     }
 
@@ -225,7 +228,13 @@ impl Driver {
                 () = shared.woken.notified() => {}
                 done = finished(&mut self.acting) => self.done(done),
             }
-            let leading = leading.borrow_and_update().clone();
+            let leading = {
+                let now = leading.borrow_and_update();
+                if now.has_changed() {
+                    self.judge = None;
+                }
+                now.clone()
+            };
             let engine = engine.borrow().clone();
             self.look(leading, engine);
         }
@@ -248,9 +257,12 @@ impl Driver {
         }
         let Some(leading) = leading.filter(|_| leads) else {
             self.acting = None;
+            self.judge = None;
             return;
         };
-        let said = Rows::read(leading.registry.store()).map(|(rows, _)| rows.said);
+        let mut judge = self.judge.take().unwrap_or_else(|| Judge::of(leading.registry.store()));
+        judge.look_again();
+        let said = judge.rows().map(|rows| rows.said);
         let wanted = said.unwrap_or_default().over(leading.wanted);
         let now = self.now();
         actions.extend(self.policy.take(Input::Wanted(wanted), now));
@@ -258,7 +270,7 @@ impl Driver {
             actions.extend(self.policy.take(Input::Rejoin { board, old }, now));
         }
         let heard = engine.as_ref().map(|engine| engine.group.heard()).unwrap_or_default();
-        let boards = self.seen(&leading, health.as_ref(), &heard);
+        let boards = self.seen(&leading, &mut judge, health.as_ref(), &heard);
         actions.extend(self.policy.take(Input::Boards(boards), now));
         let warnings = self.policy.warnings();
         self.members.0.warnings.send_if_modified(|told| {
@@ -272,10 +284,11 @@ impl Driver {
         }
         if self.acting.is_none() && engine.is_some() {
             let work = self.work(&leading, engine.as_ref());
-            if work.rows_are_old() {
+            if judge.rows().is_ok_and(|rows| work.are_old(rows)) {
                 self.acting = Some(Box::pin(work.keep_rows()));
             }
         }
+        self.judge = Some(judge);
     }
 
     /// Boards that ask as if they were no members and are some: their copy of the log is lost (another
@@ -378,6 +391,7 @@ impl Driver {
     fn seen(
         &mut self,
         leading: &Leading,
+        judge: &mut Judge,
         health: Option<&GroupHealth>,
         heard: &BTreeMap<MemberId, Duration>,
     ) -> Vec<Seen> {
@@ -418,7 +432,6 @@ impl Driver {
             });
         }
         drop(world);
-        let judge = Judge::of(leading.registry.store());
         for board in &mut seen {
             let member = self.known.of_board(&board.board).map(|member| member.key);
             let asks = candidates.get(&board.board).map(|it| it.key);
@@ -426,7 +439,8 @@ impl Driver {
                 judge.board(board, member.into_iter().chain(asks));
             }
         }
-        seen.extend(judge.turned_out(&seen, &self.known, now));
+        let out = judge.turned_out(&seen, &self.known, now);
+        seen.extend(out);
         seen
     }
 }

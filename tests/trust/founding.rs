@@ -12,6 +12,12 @@ fn token(board: &Board) -> String {
     token
 }
 
+/// Waits until three boards choose the leader.
+fn wait_voters(board: &Board) {
+    let waited = board.command(&["wait", "--voters", "3", "--timeout", "60s"]);
+    assert!(waited.status.success(), "{}\n{}", text(&waited), board.log());
+}
+
 fn founders(boards: &[Board]) -> Vec<usize> {
     (0..boards.len()).filter(|at| role(&boards[*at]).as_deref() == Some("founder")).collect()
 }
@@ -41,8 +47,11 @@ fn three_identical_boards_become_one_cluster() {
     let switch = Switch::new("found3");
     let mut all = boards(&switch, 3);
     let token = token(&all[0]);
+    let began = Instant::now();
     println!("3 identical boards, all ready: {:?}", found(&mut all, &token));
     let founder = founders(&all)[0];
+    wait_voters(&all[founder]);
+    println!("3 identical boards, three voters: {:?}", began.elapsed());
     assert!(!all.iter().any(|board| board.data_dir().join("genesis.json").exists()));
 
     // The founder comes back with the command line that all have, and the token is spent on members.

@@ -12,6 +12,7 @@ use model::masters::SecretBytes;
 use model::view::kind;
 use serde_json::Value;
 
+use super::folder::Series;
 use crate::app::identity::Identity;
 use crate::app::version;
 use crate::io::backup::BackupError;
@@ -94,6 +95,11 @@ impl Source {
         let map: Value = serde_json::from_slice(&record.body)?;
         let keys = map["data"].as_object().into_iter().flatten().map(|(key, _)| key.clone());
         Ok(keys.collect())
+    }
+
+    /// Its backups in a folder.
+    pub(super) fn series(&self) -> Series {
+        Series::new(&self.identity.cluster, self.pki.pin())
     }
 
     /// What opens the backups of this cluster.

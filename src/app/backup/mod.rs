@@ -34,6 +34,7 @@ use crate::io::control::{Client, PieceReader, bytes_body};
 pub(super) use args::BackupCommand;
 use args::{SaveArgs, VerifyArgs};
 pub(super) use content::Source;
+use folder::Series;
 pub(super) use restore::finish;
 pub(super) use schedule::{Plan, run as keep_saving};
 use write::{Task, Verified};
@@ -107,10 +108,14 @@ async fn save(dirs: &Dirs, arguments: &SaveArgs, task: Task) -> Result<()> {
     let (file, keep, output) = (arguments.file.clone(), arguments.keep, arguments.output.output);
     let (path, saved) = tokio::task::spawn_blocking(move || {
         let head = content::read_head(&mut content).context("the board gives no backup")?;
-        let path = file.unwrap_or_else(|| folder.join(folder::name(&head)));
+        let series = Series::of(&head)?;
+        if file.is_none() {
+            series.sweep(&folder)?;
+        }
+        let path = file.unwrap_or_else(|| folder.join(series.name(&head)));
         let saved = write::write(&path, &head, &mut content, secret.as_ref(), &task)?;
         if let Some(keep) = keep {
-            folder::prune(&folder, &head.cluster, keep)?;
+            series.prune(&folder, &path, keep)?;
         }
         anyhow::Ok((path, saved))
     })

@@ -12,7 +12,6 @@ use model::timestamp::Timestamp;
 use tokio::sync::watch;
 
 use super::content::Source;
-use super::folder;
 use super::write::{self, Task, Verified};
 use crate::io::backup::on_same_disk;
 
@@ -47,25 +46,37 @@ pub(in crate::app) async fn run(
     }
     let mut pause = RETRY.0;
     loop {
-        let wait = match due(&plan, &source).await {
-            Ok(wait) if wait.is_zero() => match save(&plan, &source, &stop).await {
-                Ok(saved) => {
-                    let (objects, version) = (saved.facts.objects, saved.facts.version.0);
-                    tracing::info!(objects, version, bytes = saved.file_bytes, "backup saved");
-                    pause = RETRY.0;
-                    continue;
-                }
-                Err(error) => failed(&error, &mut pause),
-            },
-            Ok(wait) => wait.min(Duration::from_secs(BACKUP_LOOK_SECONDS_MAX)),
-            Err(error) => failed(&error, &mut pause),
-        };
+        let wait = turn(&plan, &source, &stop, &mut pause).await;
         // Cancel safety: both only wait.
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             // An error means that nobody can ask any more.
             _ = stop.wait_for(|stop| *stop) => return,
         }
+    }
+}
+
+/// Saves if it is time; how long to wait then, never nothing.
+async fn turn(
+    plan: &Plan,
+    source: &Source,
+    stop: &watch::Receiver<bool>,
+    pause: &mut Duration,
+) -> Duration {
+    match due(plan, source).await {
+        Ok(wait) if wait.is_zero() => {}
+        Ok(wait) => return wait.min(Duration::from_secs(BACKUP_LOOK_SECONDS_MAX)),
+        Err(error) => return failed(&error, pause),
+    }
+    match save(plan, source, stop).await {
+        Ok(saved) => {
+            let (objects, version) = (saved.facts.objects, saved.facts.version.0);
+            tracing::info!(objects, version, bytes = saved.file_bytes, "backup saved");
+            *pause = RETRY.0;
+            // A folder that does not list what was just written must not be filled without end.
+            plan.every.min(RETRY.0)
+        }
+        Err(error) => failed(&error, pause),
     }
 }
 
@@ -79,8 +90,8 @@ fn failed(error: &anyhow::Error, pause: &mut Duration) -> Duration {
 
 /// How long until the next one.
 async fn due(plan: &Plan, source: &Source) -> Result<Duration> {
-    let (to, cluster) = (plan.to.clone(), source.identity.cluster.clone());
-    let listing = tokio::task::spawn_blocking(move || folder::list(&to, &cluster)).await?;
+    let (to, series) = (plan.to.clone(), source.series());
+    let listing = tokio::task::spawn_blocking(move || series.list(&to)).await?;
     let found = listing.with_context(|| format!("cannot list {}", plan.to.display()))?;
     // What was dated by a clock that was wrong says nothing.
     let now = source.clock.now();
@@ -95,13 +106,14 @@ fn until(last: Option<Timestamp>, now: Timestamp, every: Duration) -> Duration {
 
 async fn save(plan: &Plan, source: &Source, stop: &watch::Receiver<bool>) -> Result<Verified> {
     let content = source.take().await?;
-    let (plan, task) = (plan.clone(), Task::unseen());
+    let (plan, series, task) = (plan.clone(), source.series(), Task::unseen());
     let (stopping, mut stop) = (task.stop(), stop.clone());
     let saving = tokio::task::spawn_blocking(move || {
         let (head, mut snapshot) = content.into_snapshot()?;
-        let path = plan.to.join(folder::name(&head));
+        series.sweep(&plan.to)?;
+        let path = plan.to.join(series.name(&head));
         let saved = write::write(&path, &head, &mut snapshot, None, &task)?;
-        folder::prune(&plan.to, &head.cluster, plan.keep)?;
+        series.prune(&plan.to, &path, plan.keep)?;
         anyhow::Ok(saved)
     });
     let stopped = async move {
@@ -122,7 +134,73 @@ async fn save(plan: &Plan, source: &Source, stop: &watch::Receiver<bool>) -> Res
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+    use std::sync::Arc;
+
     use super::*;
+    use crate::app::identity::{Identity, Role};
+    use crate::io::clock::Clock;
+    use crate::io::store::{Options, SecretsKeys, Store};
+    use crate::io::tls::{Pki, TokenKeys};
+
+    /// A cluster of one board in a folder.
+    async fn source(data: &Path) -> Source {
+        let clock = Clock::starting_at(Timestamp::from_seconds(1_800_000_000));
+        let mut options = Options::new(data.join("store"));
+        options.clock = clock.clone();
+        let opening = move || Store::open_alone(options, Box::new(()));
+        let opened = tokio::task::spawn_blocking(opening).await.expect("ends");
+        let pki = Pki::open(data, clock.now()).expect("an authority");
+        Source {
+            store: opened.expect("opens"),
+            pki: Arc::new(pki),
+            token_keys: TokenKeys::open(data).expect("keys"),
+            secrets_keys: SecretsKeys::open(data).expect("keys"),
+            identity: Identity {
+                name: "pi-1".into(),
+                cluster: "kumquat".into(),
+                id: "1".into(),
+                pod_range: "10.42.0.0/16".parse().expect("a range"),
+                service_range: "10.43.0.0/16".parse().expect("a range"),
+                role: Role::Founder,
+            },
+            clock,
+        }
+    }
+
+    #[tokio::test]
+    async fn one_save_is_one_save_also_beside_files_of_higher_versions() {
+        let name = format!("kumquat-schedule-{}", std::process::id());
+        let root = std::env::temp_dir().join(name);
+        let (data, to) = (root.join("data"), root.join("usb"));
+        for folder in [&data, &to] {
+            std::fs::create_dir_all(folder).expect("made");
+        }
+        let source = source(&data).await;
+        let names = || -> BTreeSet<_> {
+            let listed = std::fs::read_dir(&to).expect("listed").flatten();
+            listed.map(|entry| entry.file_name()).collect()
+        };
+        let mut head = source.take().await.expect("taken").head;
+        head.taken = Timestamp::from_seconds(1_700_000_000);
+        for version in [1_000_000, 2_000_000] {
+            head.version = version;
+            std::fs::write(to.join(source.series().name(&head)), "").expect("written");
+        }
+        let before = names();
+        let plan = Plan { every: Duration::from_secs(3600), to: to.clone(), keep: 2 };
+        let (stop, mut pause) = (watch::channel(false).1, RETRY.0);
+        assert_eq!(turn(&plan, &source, &stop, &mut pause).await, RETRY.0, "it does not spin");
+        let after = names();
+        let written: Vec<_> = after.difference(&before).collect();
+        assert_eq!((after.len(), written.len()), (2, 1), "{after:?}");
+        let wait = turn(&plan, &source, &stop, &mut pause).await;
+        assert!(wait > Duration::from_secs(3500), "{wait:?}");
+        assert_eq!(names(), after);
+        source.store.close().await;
+        std::fs::remove_dir_all(root).expect("removed");
+    }
 
     #[test]
     fn what_was_missed_is_made_up() {

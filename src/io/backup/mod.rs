@@ -16,7 +16,7 @@ mod target;
 pub use key::{Secret, SecretError};
 pub use open::{Header, Opener};
 pub use seal::Sealer;
-pub use target::{Unfinished, on_same_disk, settle};
+pub use target::{UNFINISHED, Unfinished, on_same_disk, remove_abandoned, settle};
 
 /// Why a file is no backup that can be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

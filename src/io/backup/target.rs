@@ -11,7 +11,10 @@ use std::os::fd::AsRawFd;
 
 use crate::io::durable::SECRET;
 
-/// A file that is being written under `<name>.new`; it goes when this is dropped before
+/// What the name of a file ends in until it is whole.
+pub const UNFINISHED: &str = ".new";
+
+/// A file that is being written under `<name>.new`, and locked meanwhile; it goes when this is dropped before
 /// [`Unfinished::name`].
 pub struct Unfinished {
     path: PathBuf,
@@ -27,7 +30,7 @@ impl Unfinished {
     /// The disk's.
     pub fn create(path: &Path) -> io::Result<Self> {
         let mut fresh = OsString::from(path);
-        fresh.push(".new");
+        fresh.push(UNFINISHED);
         let fresh = PathBuf::from(fresh);
         match fs::remove_file(&fresh) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -36,6 +39,8 @@ impl Unfinished {
         let mut options = OpenOptions::new();
         let options = options.write(true).create_new(true).mode(SECRET);
         let file = options.open(&fresh)?;
+        // On a file system without locks nobody can tell that it is abandoned, and it stays.
+        let _locked = file.try_lock();
         Ok(Self { path: path.to_owned(), fresh, file, is_named: false })
     }
 
@@ -78,9 +83,20 @@ impl Write for Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.is_named {
-            // A stick that was pulled takes it along; the next backup removes it.
+            // A stick that was pulled takes it along; the next backup to that folder removes it.
             let _gone = fs::remove_file(&self.fresh);
         }
+    }
+}
+
+/// Removes an unfinished file, unless somebody writes it at this moment.
+pub fn remove_abandoned(fresh: &Path) {
+    // For writing: NFS locks no other for one alone.
+    let file = OpenOptions::new().write(true).open(fresh);
+    let is_abandoned = file.is_ok_and(|file| file.try_lock().is_ok());
+    if is_abandoned {
+        // What cannot be removed is in the way of nothing but space.
+        let _gone = fs::remove_file(fresh);
     }
 }
 

@@ -31,7 +31,7 @@ pub use credentials::{
 };
 pub use names::ServerNames;
 pub use peer::{BadCertificate, PeerIdentity};
-pub use pki::Pki;
+pub use pki::{Pki, pin_of};
 pub use server::ApiTls;
 pub use signed::{is_proof, proof, verify, verify_board};
 pub use tokens::TokenKeys;

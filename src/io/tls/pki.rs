@@ -252,6 +252,11 @@ fn decode(pair: &Pair) -> Option<(CertificateDer<'static>, PrivateKeyDer<'static
     Some((first_certificate(&pair.certificate)?, key))
 }
 
+/// The pin of an authority, by its certificate as PEM; `None` when that cannot be read.
+pub fn pin_of(certificate: &str) -> Option<[u8; 32]> {
+    board::spki_hash(&first_certificate(certificate)?)
+}
+
 pub(super) fn first_certificate(pem: &str) -> Option<CertificateDer<'static>> {
     CertificateDer::from_pem_slice(pem.as_bytes()).ok()
 }

@@ -26,6 +26,7 @@ use super::crash;
 use super::dirs::Dirs;
 use super::doors::Doors;
 use super::identity::Identity;
+use super::upgrade;
 use crate::io::clock::Clock;
 use crate::io::exchange::{self, Begun, Plan, Trial};
 use crate::io::host;
@@ -83,15 +84,17 @@ pub(in crate::app) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
 /// Whether this binary is on trial; says when one is no more.
 fn on_trial(dirs: &Dirs) -> Result<Option<Trial>> {
     let exe = std::env::current_exe().context("this program does not know where it lies")?;
-    match exchange::begin(&dirs.data, &exe).context("upgrade.json")? {
-        Begun::Usual => Ok(None),
-        Begun::OnTrial(trial) => Ok(Some(trial)),
+    match exchange::begin(&dirs.data, &exe) {
+        Begun::Usual => {}
+        Begun::OnTrial(trial) => return Ok(Some(trial)),
         Begun::Returned(record) => {
             let (why, millis) = (record.why.unwrap_or_default(), record.millis);
             tracing::warn!(why, millis, "this board went back to the binary that it had");
-            Ok(None)
         }
     }
+    // What a leader that ended in the middle handed out; who runs the command again sends it again.
+    let _none = fs::remove_dir_all(dirs.data.join(upgrade::FILES));
+    Ok(None)
 }
 
 /// Makes both folders and gives their absolute paths. Secrets, logs and the programs of image layers,

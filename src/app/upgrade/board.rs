@@ -1,6 +1,5 @@
 //! A board's part: it says what it runs, fetches a binary, checks it, and asks to go on as it.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,13 +36,6 @@ struct Shared {
     plans: mpsc::Sender<Plan>,
     /// Held by the exchange under way.
     one: Mutex<()>,
-}
-
-/// Where a new binary waits until it has proven itself.
-fn staged_beside(exe: &Path) -> PathBuf {
-    let mut name = exe.file_name().map_or_else(OsString::new, OsString::from);
-    name.push(".trial");
-    exe.with_file_name(name)
 }
 
 impl Upgrader {
@@ -106,7 +98,7 @@ impl Upgrader {
         if wanted.bytes > UPGRADE_FILE_BYTES_MAX {
             return Err(format!("a binary of {} bytes is too large", wanted.bytes));
         }
-        let staged = staged_beside(&self.0.exe);
+        let staged = exchange::staged_beside(&self.0.exe);
         say(answer, format!("fetches {:.1} MB", wanted.bytes as f64 / 1e6)).await;
         let digest = Digest::from_bytes(wanted.sha256);
         let blob = self.0.source.blob(BINARY_NAME, digest, 0).await;
@@ -177,15 +169,4 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, String> {
     let done = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
     done.map_err(|error| error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_new_binary_lies_beside_the_old_one() {
-        let staged = staged_beside(Path::new("/usr/local/bin/kumquat"));
-        assert_eq!(staged, Path::new("/usr/local/bin/kumquat.trial"));
-    }
 }

@@ -47,7 +47,7 @@ pub(in crate::app) async fn prove(proof: Proof) -> Result<()> {
         () = stopped(&mut stop) => false,
     };
     if !is_ready {
-        return Ok(tokio::task::spawn_blocking(move || trial.stopped()).await??);
+        return Ok(tokio::task::spawn_blocking(move || trial.stopped()).await?);
     }
     let millis = tokio::task::spawn_blocking(move || trial.keep()).await??;
     on_trial.send_replace(false);

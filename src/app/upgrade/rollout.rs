@@ -123,7 +123,13 @@ impl Rollout {
         let folder = self.0.options.folder.clone();
         // What cannot be removed is only in the way of the disk's space.
         let _left = blocking(move || tidy(&folder, &kept)).await;
-        self.boards_one_by_one(ask, lines).await.unwrap_or_else(LineV1::Failed)
+        let last = self.boards_one_by_one(ask, lines).await.unwrap_or_else(LineV1::Failed);
+        if !matches!(last, LineV1::Need(_)) {
+            let folder = self.0.options.folder.clone();
+            // As above.
+            let _left = blocking(move || tidy(&folder, &[])).await;
+        }
+        last
     }
 
     async fn boards_one_by_one(&self, ask: &UpgradeAskV1, lines: &Lines) -> Result<LineV1, String> {

@@ -82,7 +82,8 @@ fn watch(rest: &[OsString]) -> io::Result<()> {
     };
     eprintln!("kumquat: the new binary goes: {why}; the old one is started again");
     record.why = Some(why);
-    record.save(data)?;
+    // A full disk must not keep the board from its old binary.
+    let _unwritten = record.save(data);
     if others_start(data) {
         return Ok(());
     }
@@ -93,9 +94,14 @@ fn watch(rest: &[OsString]) -> io::Result<()> {
 fn wait(data: &Path, board: Process) -> Option<String> {
     loop {
         let record = last(data).filter(|record| record.state == State::Trial)?;
+        if !record.staged.exists() {
+            // It was kept or given up, and the disk was too full to write that down.
+            return None;
+        }
         if !board.runs() {
             // It may have been written down a moment before.
-            let ended = last(data).is_some_and(|record| record.state == State::Trial);
+            let is_trial = |record: &Record| record.state == State::Trial && record.staged.exists();
+            let ended = last(data).as_ref().is_some_and(is_trial);
             return ended.then(|| "it ended by itself".to_owned());
         }
         if record.age_ms() > u64::from(record.ready_seconds) * 1_000 {
@@ -148,6 +154,22 @@ fn is_locked(path: &Path) -> bool {
 mod tests {
     use super::*;
     use nix::fcntl::{Flock, FlockArg};
+
+    #[test]
+    fn a_trial_that_left_no_staged_file_is_over() {
+        let data = std::env::temp_dir().join(format!("kumquat-watch-{}", std::process::id()));
+        std::fs::create_dir_all(&data).expect("made");
+        let staged = data.join("kumquat.trial");
+        std::fs::write(&staged, "new").expect("written");
+        let record = Record { state: State::Trial, staged: staged.clone(), ..Record::default() };
+        record.save(&data).expect("saved");
+        // A process that has ended: nobody has the number 0.
+        let ended = Process { pid: 0, start: 0 };
+        assert!(wait(&data, ended).is_some(), "the old one has to be started");
+        std::fs::remove_file(&staged).expect("kept, or given up");
+        assert_eq!(wait(&data, ended), None);
+        std::fs::remove_dir_all(data).expect("removed");
+    }
 
     #[test]
     fn a_lock_is_seen_without_being_taken() {

@@ -70,33 +70,56 @@ pub fn exchange(data: &Path, plan: &Plan, arguments: &[OsString]) -> io::Error {
     Command::new(&plan.exe).args(arguments).exec()
 }
 
-/// To be called by every start of the board, once it has the data-dir for itself.
-///
-/// # Errors
-/// The disk.
-pub fn begin(data: &Path, exe: &Path) -> io::Result<Begun> {
+/// Where a new binary waits until it has proven itself.
+pub fn staged_beside(exe: &Path) -> PathBuf {
+    let mut name = exe.file_name().map_or_else(OsString::new, OsString::from);
+    name.push(".trial");
+    exe.with_file_name(name)
+}
+
+/// To be called by every start of the board, once it has the data-dir for itself. A disk that is full keeps no
+/// board from its start: what cannot be written down is found out again by the next one.
+pub fn begin(data: &Path, exe: &Path) -> Begun {
     let Some(mut record) = last(data).filter(|record| record.state == State::Trial) else {
-        return Ok(Begun::Usual);
+        // What a fetch that was cut has left.
+        discard(&staged_beside(exe));
+        return Begun::Usual;
     };
     if exe == record.staged {
-        return Ok(Begun::OnTrial(Trial { data: data.to_owned(), record }));
+        return Begun::OnTrial(Trial { data: data.to_owned(), record });
     }
-    if !record.staged.exists() && hex(&digest_of(exe)?) == record.sha256 {
+    let runs_it = || digest_of(exe).is_ok_and(|digest| hex(&digest) == record.sha256);
+    if !record.staged.exists() && runs_it() {
         // It had proven itself; a cut came before that was written down.
         record.state = State::Kept;
-        record.save(data)?;
-        return Ok(Begun::Usual);
+        note(&record, data);
+        return Begun::Usual;
     }
     record.state = State::Returned;
     record.millis = record.age_ms();
     let why = "the board was stopped or lost its power before it was ready with it";
     record.why.get_or_insert_with(|| why.to_owned());
-    match fs::remove_file(&record.staged) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+    // First: it may be what fills the disk.
+    discard(&record.staged);
+    note(&record, data);
+    Begun::Returned(record)
+}
+
+/// Writes down what is so already, if the disk takes it.
+fn note(record: &Record, data: &Path) {
+    if let Err(error) = record.save(data) {
+        tracing::warn!(%error, "upgrade.json cannot be written: free some space");
+    }
+}
+
+fn discard(staged: &Path) {
+    match fs::remove_file(staged) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let file = staged.display();
+            tracing::warn!(%error, %file, "a binary that nobody needs cannot be removed");
+        }
         _ => {}
     }
-    record.save(data)?;
-    Ok(Begun::Returned(record))
 }
 
 impl Trial {
@@ -109,29 +132,31 @@ impl Trial {
     /// that took, in milliseconds.
     ///
     /// # Errors
-    /// The disk; the trial goes on.
+    /// It cannot have that place; the trial goes on.
     pub fn keep(&mut self) -> io::Result<u64> {
         fs::rename(&self.record.staged, &self.record.exe)?;
+        // From here on it has it: what fails below is made up by the next start.
         let folder = self.record.exe.parent().unwrap_or(Path::new("/"));
-        File::open(folder)?.sync_all()?;
+        if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
+            tracing::warn!(%error, "a power cut may bring the old binary back");
+        }
         self.record.state = State::Kept;
         self.record.millis = self.record.age_ms();
-        self.record.save(&self.data)?;
+        note(&self.record, &self.data);
         Ok(self.record.millis)
     }
 
     /// A person stops the board: nobody shall start it again.
-    ///
-    /// # Errors
-    /// The disk.
-    pub fn stopped(&mut self) -> io::Result<()> {
+    pub fn stopped(&mut self) {
         if self.record.state != State::Trial {
-            return Ok(());
+            return;
         }
         self.record.state = State::Returned;
         self.record.millis = self.record.age_ms();
         self.record.why = Some("the board was stopped before it was ready with it".to_owned());
-        self.record.save(&self.data)
+        // The guard takes this for the end as well, should the disk be full.
+        discard(&self.record.staged);
+        note(&self.record, &self.data);
     }
 }
 
@@ -170,7 +195,18 @@ mod tests {
         }
 
         fn begin(&self, exe: &Path) -> Begun {
-            begin(&self.data, exe).expect("read")
+            begin(&self.data, exe)
+        }
+    }
+
+    impl Bed {
+        /// What is being written has this name, so from here on every write fails, root's too.
+        fn fill(&self) {
+            fs::create_dir(self.data.join("upgrade.new")).expect("made");
+        }
+
+        fn free(&self) {
+            fs::remove_dir(self.data.join("upgrade.new")).expect("removed");
         }
     }
 
@@ -181,6 +217,12 @@ mod tests {
     }
 
     #[test]
+    fn the_new_binary_lies_beside_the_old_one() {
+        let staged = staged_beside(Path::new("/usr/local/bin/kumquat"));
+        assert_eq!(staged, Path::new("/usr/local/bin/kumquat.trial"));
+    }
+
+    #[test]
     fn a_binary_that_proves_itself_takes_the_place() {
         let bed = Bed::new("kept");
         let Begun::OnTrial(mut trial) = bed.begin(&bed.staged) else { panic!("it is on trial") };
@@ -188,7 +230,7 @@ mod tests {
         trial.keep().expect("kept");
         assert_eq!(fs::read_to_string(&bed.exe).expect("there"), "new");
         assert_eq!(last(&bed.data).map(|record| record.state), Some(State::Kept));
-        trial.stopped().expect("nothing to do");
+        trial.stopped();
         assert!(matches!(bed.begin(&bed.exe), Begun::Usual));
         assert_eq!(last(&bed.data).map(|record| record.state), Some(State::Kept));
     }
@@ -214,8 +256,42 @@ mod tests {
     fn a_person_who_stops_the_board_ends_the_trial() {
         let bed = Bed::new("stopped");
         let Begun::OnTrial(mut trial) = bed.begin(&bed.staged) else { panic!("it is on trial") };
-        trial.stopped().expect("written");
+        trial.stopped();
         assert_eq!(last(&bed.data).map(|record| record.state), Some(State::Returned));
+        assert!(!bed.staged.exists(), "nobody needs it");
         assert!(matches!(bed.begin(&bed.exe), Begun::Usual));
+    }
+
+    #[test]
+    fn what_a_cut_fetch_left_goes_at_the_next_start() {
+        let bed = Bed::new("fetch");
+        fs::remove_file(bed.data.join("upgrade.json")).expect("there was no exchange");
+        assert!(matches!(bed.begin(&bed.exe), Begun::Usual));
+        assert!(!bed.staged.exists());
+        assert_eq!(fs::read_to_string(&bed.exe).expect("there"), "old");
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_keeps_no_board_from_its_start() {
+        let on_disk = |bed: &Bed| last(&bed.data).map(|record| record.state);
+        let bed = Bed::new("full-back");
+        bed.fill();
+        for _ in 0..2 {
+            assert!(matches!(bed.begin(&bed.exe), Begun::Returned(_)));
+            assert!(!bed.staged.exists());
+        }
+        assert_eq!(on_disk(&bed), Some(State::Trial), "nothing could be written");
+
+        let bed = Bed::new("full-kept");
+        let Begun::OnTrial(mut trial) = bed.begin(&bed.staged) else { panic!("it is on trial") };
+        bed.fill();
+        trial.keep().expect("it has the place");
+        for _ in 0..2 {
+            assert!(matches!(bed.begin(&bed.exe), Begun::Usual));
+            assert_eq!(fs::read_to_string(&bed.exe).expect("there"), "new");
+        }
+        bed.free();
+        assert!(matches!(bed.begin(&bed.exe), Begun::Usual));
+        assert_eq!(on_disk(&bed), Some(State::Kept), "made up");
     }
 }

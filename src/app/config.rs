@@ -92,6 +92,8 @@ struct BackupFile {
     every: String,
     to: PathBuf,
     keep: Option<u32>,
+    #[serde(default)]
+    same_disk: bool,
 }
 
 /// Somebody else's broker, the same on every board of a cluster.
@@ -292,7 +294,7 @@ pub(super) fn load(flags: &UpArgs) -> Result<Config> {
 }
 
 fn backup_plan(file: BackupFile) -> Result<backup::Plan> {
-    let BackupFile { every: text, to, keep } = file;
+    let BackupFile { every: text, to, keep, same_disk } = file;
     let least = Duration::from_secs(BACKUP_EVERY_SECONDS_MIN);
     let every = super::cli::duration(&text).ok().filter(|every| *every >= least);
     let Some(every) = every else {
@@ -305,7 +307,7 @@ fn backup_plan(file: BackupFile) -> Result<backup::Plan> {
     if !(1..=BACKUP_KEEP_MAX).contains(&keep) {
         bail!("[backup] keep = {keep} cannot be: write 1 to {BACKUP_KEEP_MAX}");
     }
-    Ok(backup::Plan { every, to, keep })
+    Ok(backup::Plan { every, to, keep, same_disk })
 }
 
 fn masters(file: &MastersFile) -> Result<Wanted> {

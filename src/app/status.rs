@@ -7,6 +7,7 @@ use logic::masters::Warning;
 use model::masters::{Part, Reign};
 use serde_json::{Value, json};
 
+use super::backup::Worry;
 use super::identity::Identity;
 use crate::io::store::GroupHealth;
 use crate::master::both::{Both, Copies};
@@ -35,6 +36,8 @@ pub(super) struct ClusterStatus {
     pub(super) members: Members,
     /// Whether writes wait for a second board.
     pub(super) both: Both,
+    /// What keeps backups from being made.
+    pub(super) backups: Worry,
 }
 
 impl ClusterStatus {
@@ -81,6 +84,7 @@ impl ClusterStatus {
                 .push(json!({ "board": self.identity.name, "reason": ALONE, "remedy": NOT_ALONE }));
         }
         warnings.extend(self.lost());
+        warnings.extend(self.backups.warning(&self.identity.name));
         Ok(json!({
             "cluster": self.identity.cluster, "epoch": self.leader.epoch,
             "term": self.leader.term, "leader": self.identity.name, "boards": boards,

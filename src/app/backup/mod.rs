@@ -36,7 +36,7 @@ use args::{SaveArgs, VerifyArgs};
 pub(super) use content::Source;
 use folder::Series;
 pub(super) use restore::finish;
-pub(super) use schedule::{Plan, run as keep_saving};
+pub(super) use schedule::{Plan, Schedule, Worry};
 use write::{Task, Verified};
 
 /// Where the control socket gives the plain content of a backup.

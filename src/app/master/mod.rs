@@ -21,6 +21,7 @@ use model::masters::{MasterAtV1, MemberId, Part};
 use tokio::sync::watch;
 
 use super::addresses::Addresses;
+use super::backup::Worry;
 use super::control::Commands;
 use super::genesis;
 use super::identity::Identity;
@@ -151,7 +152,7 @@ impl MasterRole {
         let place = standing.port.sit(peers);
         core.serve_own_board(link, &mut loops);
         core.lead_members();
-        core.keep_saving(&mut loops);
+        core.keep_saving(&status.backups, &mut loops);
         say_began(&core.mandate, &core.store);
         let members = standing.members.clone();
         let Core { store, mandate, images, .. } = core;
@@ -286,6 +287,7 @@ impl<'a> Core<'a> {
             pending: self.pending.clone(),
             members: self.standing.members.clone(),
             both: self.standing.both(self.base),
+            backups: Worry::default(),
         };
         let driver = controllers::run(views.clone(), registry, loops.stop_signal());
         loops.spawn("controllers", driver);

@@ -63,6 +63,14 @@ const PREFIX: &str = "kqr";
 #[derive(Clone, PartialEq, Eq)]
 pub struct RecoveryKey(pub [u8; RECOVERY_KEY_BYTES]);
 
+impl RecoveryKey {
+    /// Whether somebody who wrote this wrote a recovery key, right or wrong.
+    pub fn is_meant(text: &str) -> bool {
+        let begin = text.trim_start().get(..PREFIX.len());
+        begin.is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX))
+    }
+}
+
 impl fmt::Debug for RecoveryKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("RecoveryKey")
@@ -129,6 +137,12 @@ mod tests {
         let swapped = text.replacen(&text[6..8], &text[6..8].chars().rev().collect::<String>(), 1);
         for bad in ["", "kqr", "kqr-", &text[4..], &text[..text.len() - 1], &wrong, &swapped] {
             assert_eq!(bad.parse::<RecoveryKey>(), Err(BadRecoveryKey), "{bad:?}");
+        }
+        for meant in [&text, &spaced, &format!("\n{text}"), &wrong, &swapped, "KQR"] {
+            assert!(RecoveryKey::is_meant(meant), "{meant:?}");
+        }
+        for other in ["", "kq", "ké", &text[4..], "a kqr", "correct horse battery"] {
+            assert!(!RecoveryKey::is_meant(other), "{other:?}");
         }
         assert_eq!(format!("{key:?}"), "RecoveryKey");
     }

@@ -104,7 +104,7 @@ async fn save(dirs: &Dirs, arguments: &SaveArgs, task: Task) -> Result<()> {
     let answer = tokio::time::timeout(within, asking).await;
     let answer = answer.context("the board gives no snapshot: look at its log")??;
     let mut content = PieceReader::new(answer.into_body());
-    let is_recovery = matches!(secret, None | Some(Secret::Recovery(_)));
+    let given = secret.clone();
     let (file, keep, output) = (arguments.file.clone(), arguments.keep, arguments.output.output);
     let (path, saved) = tokio::task::spawn_blocking(move || {
         let head = content::read_head(&mut content).context("the board gives no backup")?;
@@ -121,12 +121,27 @@ async fn save(dirs: &Dirs, arguments: &SaveArgs, task: Task) -> Result<()> {
     })
     .await??;
     tell_saved(&path, &saved, output);
-    if is_recovery && output == Output::Text {
-        say!(
-            "it opens with the cluster's recovery key: `kumquat backup key` prints it; keep it apart from the boards"
-        );
+    if output == Output::Text {
+        say!("{}", opens_with(given.as_ref(), &Secret::of_cluster(&saved.head.authority_key.0)));
     }
     Ok(())
+}
+
+/// What a person has to keep for a file that was sealed with `given`.
+fn opens_with(given: Option<&Secret>, own: &Secret) -> &'static str {
+    match given {
+        Some(Secret::Passphrase(_)) => {
+            "it opens with your passphrase: keep that apart from the boards"
+        }
+        Some(given) if given != own => {
+            "it opens with the recovery key that you gave, which is not this cluster's: keep it, no board of \
+             this cluster can print it"
+        }
+        _ => {
+            "it opens with the cluster's recovery key: `kumquat backup key` prints it; keep it apart from the \
+             boards"
+        }
+    }
 }
 
 fn tell_saved(path: &Path, saved: &Verified, output: Output) {
@@ -235,3 +250,22 @@ fn parent(file: &Path) -> PathBuf {
 
 /// How a task is told to stop.
 type Stop = Arc<AtomicBool>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_own_recovery_key_is_one_that_boards_print() {
+        let (own, other) = (Secret::of_cluster(b"own"), Secret::of_cluster(b"another's"));
+        let phrase = Secret::typed("correct horse battery").expect("a passphrase");
+        let check = |given: Option<&Secret>, is_printed: bool| {
+            let said = opens_with(given, &own);
+            assert_eq!(said.contains("`kumquat backup key` prints it"), is_printed, "{said}");
+        };
+        check(None, true);
+        check(Some(&own), true);
+        check(Some(&other), false);
+        check(Some(&phrase), false);
+    }
+}

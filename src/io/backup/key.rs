@@ -8,7 +8,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
-use model::backup::{RECOVERY_KEY_BYTES, RecoveryKey};
+use model::backup::{BadRecoveryKey, RECOVERY_KEY_BYTES, RecoveryKey};
 use model::limits::{BACKUP_PASSPHRASE_BYTES_MAX, BACKUP_PASSPHRASE_LETTERS_MIN};
 use ring::aead::{CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
@@ -44,6 +44,9 @@ pub enum SecretError {
         "the passphrase has more than {BACKUP_PASSPHRASE_BYTES_MAX} bytes: that is another file"
     )]
     Long,
+    /// It was to be a recovery key: a file that was sealed with the error opens with nothing that anybody has.
+    #[error(transparent)]
+    Mistyped(#[from] BadRecoveryKey),
 }
 
 impl fmt::Debug for Secret {
@@ -77,16 +80,19 @@ impl Secret {
         Self::Recovery(RecoveryKey(key))
     }
 
-    /// What a person has typed: the cluster's recovery key when it looks so, or else a passphrase.
+    /// What a person has typed: a recovery key when it begins like one, or else a passphrase.
     ///
     /// # Errors
-    /// It is too long to be either.
+    /// It is too long to be either, or a recovery key with a typing error.
     pub fn typed(text: &str) -> Result<Self, SecretError> {
         let text = text.trim_end_matches(['\r', '\n']);
         if text.len() > BACKUP_PASSPHRASE_BYTES_MAX {
             return Err(SecretError::Long);
         }
-        Ok(text.parse().map_or_else(|_| Self::Passphrase(text.to_owned()), Self::Recovery))
+        match RecoveryKey::is_meant(text) {
+            true => Ok(Self::Recovery(text.parse()?)),
+            false => Ok(Self::Passphrase(text.to_owned())),
+        }
     }
 
     /// Whether others would need long to guess it.

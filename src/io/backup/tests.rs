@@ -78,6 +78,11 @@ fn the_recovery_key_of_a_cluster_is_always_the_same_and_its_own() {
     let text = key.to_string();
     assert_eq!(text, "kqr-t4py-sitg-jtgj-ee5h-2cnz-sbg4-3t6w-di5q");
     assert_eq!(Secret::typed(&text), Ok(own.clone()));
+    // Neither seals nor opens anything: it is no passphrase.
+    for mistyped in [text.replace("ee5h", "ee5g"), text[..text.len() - 1].to_owned()] {
+        let refusal = Secret::typed(&mistyped).expect_err("refused");
+        assert!(refusal.to_string().contains("typing error"), "{refusal}");
+    }
     let bytes = sealed(&plain(10), &own);
     assert!(matches!(opened(&bytes, &other), Err(BackupError::RecoveryKey(_))));
     assert!(!format!("{own:?}").contains("kqr"));

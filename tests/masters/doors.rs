@@ -298,6 +298,11 @@ fn nobody_leads(cluster: &mut Cluster, leader: usize, last: usize) {
     assert_eq!(retry.as_deref(), Some("1"));
     println!("nobody leads: told after {took:?}");
     assert!(took < Duration::from_secs(3), "{took:?}");
+    // The majority is gone: this is when somebody opens a backup.
+    wait_until("the recovery key", &cluster.boards[last..=last], WITHIN, || {
+        let key = cluster.boards[last].command(&["backup", "key"]);
+        key.status.success() && text(&key).contains("kqr-")
+    });
     cluster.boards[leader].thaw();
 }
 

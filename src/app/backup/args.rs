@@ -17,12 +17,12 @@ pub(in crate::app) enum BackupCommand {
     Save(SaveArgs),
     /// Read a backup to its end and check all of it; needs no running board.
     #[command(
-        after_help = "Examples:\n  sudo kumquat backup verify /mnt/usb/lab.backup                  on a board that leads its cluster\n  kumquat backup verify lab.backup --key-file recovery-key        anywhere\n  kumquat backup verify lab.backup --key-file key -o json         {cluster, taken, epoch, version, objects, boards, bytes, ...}"
+        after_help = "Examples:\n  sudo kumquat backup verify /mnt/usb/lab.backup                  on a master of the cluster\n  kumquat backup verify lab.backup --key-file recovery-key        anywhere\n  kumquat backup verify lab.backup --key-file key -o json         {cluster, taken, epoch, version, objects, boards, bytes, ...}"
     )]
     Verify(VerifyArgs),
     /// Print the recovery key, which opens the backups that were saved without a passphrase.
     #[command(
-        after_help = "Example:\n  sudo kumquat backup key     on a master; write it down, and keep it where no board is\n\nIt is made from the authority's key: all masters print the same one, and it stays the same as long as\nthe authority does. Whoever has it and a backup has the cluster."
+        after_help = "Example:\n  sudo kumquat backup key     on any master, also one that does not run; write it down, and keep it\n                              where no board is\n\nIt is made from the authority's key: all masters print the same one, and it stays the same as long as\nthe authority does. Whoever has it and a backup has the cluster."
     )]
     Key,
     /// Make a fresh board the master of a saved cluster.
@@ -59,7 +59,7 @@ pub(in crate::app) struct VerifyArgs {
     /// The backup.
     pub(super) file: PathBuf,
     /// File with the passphrase or the recovery key; `-` reads standard input [default: the variable
-    /// KUMQUAT_BACKUP_KEY, or else the key of the cluster that this board leads].
+    /// KUMQUAT_BACKUP_KEY, or else the key of the cluster whose master this board is].
     #[arg(long, value_name = "FILE")]
     pub(super) key_file: Option<PathBuf>,
     /// How to print.

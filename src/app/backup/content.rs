@@ -101,11 +101,6 @@ impl Source {
     pub(super) fn series(&self) -> Series {
         Series::new(&self.identity.cluster, self.pki.pin())
     }
-
-    /// What opens the backups of this cluster.
-    pub(in crate::app) fn recovery_key(&self) -> crate::io::backup::Secret {
-        crate::io::backup::Secret::of_cluster(&self.pki.authority_key())
-    }
 }
 
 impl Content {

@@ -30,7 +30,8 @@ use super::cli::{Output, OutputArgs};
 use super::client::Ending;
 use super::dirs::Dirs;
 use crate::io::backup::{Header, Secret, on_same_disk};
-use crate::io::control::{Client, PieceReader, bytes_body};
+use crate::io::control::{Client, ClientError, PieceReader, bytes_body};
+use crate::io::tls::Pki;
 pub(super) use args::BackupCommand;
 use args::{SaveArgs, VerifyArgs};
 pub(super) use content::Source;
@@ -54,7 +55,7 @@ pub(super) async fn run(dirs: &Dirs, command: &BackupCommand) -> Result<Ending> 
         match command {
             BackupCommand::Save(arguments) => save(dirs, arguments, task).await?,
             BackupCommand::Verify(arguments) => verify(dirs, arguments, task).await?,
-            BackupCommand::Key => say!("{}", recovery_key(&Client::new(&dirs.socket())).await?),
+            BackupCommand::Key => say!("{}", recovery_key(dirs).await?),
             BackupCommand::Restore(arguments) => {
                 let (dirs, arguments) = (dirs.clone(), arguments.clone());
                 let secret = secret(arguments.key_file.as_deref())?;
@@ -169,8 +170,8 @@ fn described(path: &Path, saved: &Verified) -> serde_json::Value {
 async fn verify(dirs: &Dirs, arguments: &VerifyArgs, task: Task) -> Result<()> {
     let mut secret = secret(arguments.key_file.as_deref())?;
     if secret.is_none() {
-        // A board that leads knows the key of its own cluster.
-        let known = recovery_key(&Client::new(&dirs.socket())).await.ok();
+        // A master knows the key of its own cluster.
+        let known = recovery_key(dirs).await.ok();
         secret = known.map(|text| Secret::typed(&text)).transpose()?;
     }
     let file = arguments.file.clone();
@@ -198,9 +199,17 @@ async fn verify(dirs: &Dirs, arguments: &VerifyArgs, task: Task) -> Result<()> {
     Ok(())
 }
 
-async fn recovery_key(client: &Client) -> Result<String> {
-    let answer = client.get_json(KEY).await?;
-    Ok(answer["key"].as_str().context("the board gives no key")?.to_owned())
+/// What the board says, or its disk when it does not run: a cluster without its majority, or a board that will
+/// not start, is when somebody needs the key.
+async fn recovery_key(dirs: &Dirs) -> Result<String> {
+    let asked = Client::new(&dirs.socket()).get_json(KEY).await;
+    if let Err(ClientError::NotRunning { .. }) = asked
+        && let Some(key) = Pki::authority_key_at(&dirs.data)?
+        && let Secret::Recovery(key) = Secret::of_cluster(&key)
+    {
+        return Ok(key.to_string());
+    }
+    Ok(asked?["key"].as_str().context("the board gives no key")?.to_owned())
 }
 
 /// What opens a backup, or a word on how to give it.
@@ -253,6 +262,8 @@ type Stop = Arc<AtomicBool>;
 
 #[cfg(test)]
 mod tests {
+    use model::timestamp::Timestamp;
+
     use super::*;
 
     #[test]
@@ -267,5 +278,18 @@ mod tests {
         check(Some(&own), true);
         check(Some(&other), false);
         check(Some(&phrase), false);
+    }
+
+    #[tokio::test]
+    async fn a_master_that_does_not_run_prints_its_key() {
+        let data = std::env::temp_dir().join(format!("kumquat-key-{}", std::process::id()));
+        std::fs::create_dir_all(&data).expect("made");
+        let dirs = Dirs::new(&data, &data.join("run"));
+        let refusal = recovery_key(&dirs).await.expect_err("this is no master");
+        assert!(refusal.to_string().contains("kumquat up"), "{refusal}");
+        let pki = Pki::open(&data, Timestamp::from_seconds(1_795_305_600)).expect("founded");
+        let printed = recovery_key(&dirs).await.expect("from its disk");
+        assert_eq!(Secret::typed(&printed), Ok(Secret::of_cluster(&pki.authority_key())));
+        std::fs::remove_dir_all(data).expect("removed");
     }
 }

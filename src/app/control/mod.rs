@@ -187,7 +187,12 @@ impl Control {
 
     async fn backup(&self, path: &str) -> Response<Body> {
         match self.seat() {
-            ControlSeat::Master(master) if path == backup::KEY => saving::key(&master),
+            ControlSeat::Master(MasterSeat { pki, .. })
+            | ControlSeat::Follower(FollowerSeat { pki, .. })
+                if path == backup::KEY =>
+            {
+                saving::key(&pki)
+            }
             ControlSeat::Master(master) => saving::content(&master).await,
             ControlSeat::Member(view) | ControlSeat::Follower(FollowerSeat { view, .. }) => {
                 view.only_there("kumquat backup")

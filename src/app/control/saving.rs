@@ -12,6 +12,7 @@ use serde_json::json;
 use super::{MasterSeat, refusal};
 use crate::io::backup::Secret;
 use crate::io::control::{Body, PieceWriter, json as answer, stream_body};
+use crate::io::tls::Pki;
 
 /// Answers `GET /v1/backup`.
 pub(super) async fn content(master: &MasterSeat) -> Response<Body> {
@@ -40,9 +41,9 @@ pub(super) async fn content(master: &MasterSeat) -> Response<Body> {
     Response::new(stream_body(pieces))
 }
 
-/// Answers `GET /v1/backup/key`.
-pub(super) fn key(master: &MasterSeat) -> Response<Body> {
-    match master.backup.recovery_key() {
+/// Answers `GET /v1/backup/key`: every master has the key that it is made from, whoever leads.
+pub(super) fn key(pki: &Pki) -> Response<Body> {
+    match Secret::of_cluster(&pki.authority_key()) {
         Secret::Recovery(key) => answer(StatusCode::OK, &json!({ "key": key.to_string() })),
         Secret::Passphrase(_) => refusal(StatusCode::NOT_FOUND, "this cluster has no recovery key"),
     }

@@ -109,6 +109,18 @@ impl Pki {
         self.ca_key.serialize_der()
     }
 
+    /// The same key of a board that does not run; `None` on one that is no master.
+    ///
+    /// # Errors
+    /// The disk's, or the file cannot be used.
+    pub fn authority_key_at(data_dir: &Path) -> Result<Option<Vec<u8>>, TlsError> {
+        let path = data_dir.join("pki/ca.key");
+        let Some(pem) = file::read(&path)? else { return Ok(None) };
+        let why = "the authority's key is unreadable";
+        let key = KeyPair::from_pem(&pem).map_err(|_| TlsError::Mismatch { why })?;
+        Ok(Some(key.serialize_der()))
+    }
+
     /// Puts the authority's key beside its certificate, which an earlier join has left there: from
     /// then on [`Pki::open`] finds both.
     ///

@@ -16,8 +16,6 @@ mod write;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -25,6 +23,7 @@ use bytes::Bytes;
 use http::Method;
 use model::limits::{BACKUP_ANSWER_SECONDS_MAX, BACKUP_PASSPHRASE_BYTES_MAX};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::cli::{Output, OutputArgs};
 use super::client::Ending;
@@ -68,11 +67,29 @@ pub(super) async fn run(dirs: &Dirs, command: &BackupCommand) -> Result<Ending> 
     tokio::pin!(running);
     // Cancel safety: what runs is asked to stop, and waited for, so that it can clean up.
     tokio::select! {
+        // As long as it reads a passphrase from the terminal, the signal itself ends the process.
+        biased;
+        ended = &mut running => return ended,
+        told = told() => told?,
+    }
+    stop.set();
+    tokio::select! {
         ended = &mut running => ended,
-        _ = tokio::signal::ctrl_c() => {
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            running.await
+        told = told() => {
+            told?;
+            eprintln!("kumquat: ended at once; what is not whole ends in .new, and the next save removes it");
+            std::process::exit(i32::from(super::FAILED))
         }
+    }
+}
+
+/// Waits until a person or a service manager wants an end.
+async fn told() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    // Cancel safety: both lose nothing when dropped.
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
     }
 }
 
@@ -102,9 +119,14 @@ async fn save(dirs: &Dirs, arguments: &SaveArgs, task: Task) -> Result<()> {
     let client = Client::new(&dirs.socket());
     let asking = client.send(Method::GET, CONTENT, bytes_body(Bytes::new()));
     let within = Duration::from_secs(BACKUP_ANSWER_SECONDS_MAX);
-    let answer = tokio::time::timeout(within, asking).await;
+    let stop = task.stop();
+    // Cancel safety: a board whose question was dropped drops the answer.
+    let answer = tokio::select! {
+        answer = tokio::time::timeout(within, asking) => answer,
+        () = stop.asked() => bail!("stopped"),
+    };
     let answer = answer.context("the board gives no snapshot: look at its log")??;
-    let mut content = PieceReader::new(answer.into_body());
+    let mut content = PieceReader::until(answer.into_body(), stop.asked());
     let given = secret.clone();
     let (file, keep, output) = (arguments.file.clone(), arguments.keep, arguments.output.output);
     let (path, saved) = tokio::task::spawn_blocking(move || {
@@ -257,11 +279,10 @@ fn parent(file: &Path) -> PathBuf {
     parent.unwrap_or(Path::new(".")).to_owned()
 }
 
-/// How a task is told to stop.
-type Stop = Arc<AtomicBool>;
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use model::timestamp::Timestamp;
 
     use super::*;
@@ -278,6 +299,50 @@ mod tests {
         check(Some(&own), true);
         check(Some(&other), false);
         check(Some(&phrase), false);
+    }
+
+    /// Answers one request with `said`, and then nothing more.
+    fn frozen(socket: &Path, said: &'static [u8]) -> std::thread::JoinHandle<()> {
+        let listener = std::os::unix::net::UnixListener::bind(socket).expect("bound");
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("asked");
+            stream.write_all(said).expect("answered");
+            let mut rest = Vec::new();
+            // Until the other side has gone.
+            let _gone = stream.read_to_end(&mut rest);
+        })
+    }
+
+    #[tokio::test]
+    async fn a_save_from_a_frozen_board_can_be_stopped() {
+        let data = std::env::temp_dir().join(format!("kumquat-frozen-{}", std::process::id()));
+        let dirs = Dirs::new(&data, &data.join("run"));
+        for said in [&b""[..], b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\nxx"] {
+            std::fs::create_dir_all(&dirs.run).expect("made");
+            let board = frozen(&dirs.socket(), said);
+            let arguments = SaveArgs {
+                file: Some(data.join("a.backup")),
+                to: None,
+                keep: None,
+                key_file: None,
+                output: OutputArgs { output: Output::Text },
+            };
+            let task = Task::new();
+            let stop = task.stop();
+            let saving = save(&dirs, &arguments, task);
+            tokio::pin!(saving);
+            let waited = tokio::time::timeout(Duration::from_millis(100), &mut saving).await;
+            assert!(waited.is_err(), "nothing comes");
+            stop.set();
+            let within = Duration::from_secs(30);
+            let stopped = tokio::time::timeout(within, saving).await.expect("it ends");
+            let refusal = format!("{:#}", stopped.expect_err("no backup"));
+            assert!(refusal.contains("stopped"), "{refusal}");
+            let ended = tokio::task::spawn_blocking(move || board.join());
+            let ended = tokio::time::timeout(within, ended).await.expect("it lets the board go");
+            ended.expect("ran").expect("ended");
+            std::fs::remove_dir_all(&data).expect("removed");
+        }
     }
 
     #[tokio::test]

@@ -153,7 +153,7 @@ impl Schedule {
         tokio::select! {
             saved = &mut saving => saved?,
             () = stopped => {
-                stopping.store(true, std::sync::atomic::Ordering::Relaxed);
+                stopping.set();
                 let _cleaned_up = saving.await?;
                 bail!("the board stops")
             }

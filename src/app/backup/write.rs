@@ -4,13 +4,12 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use model::backup::BackupHeadV1;
+use tokio::sync::watch;
 
-use super::Stop;
 use super::content::{read_head, write_head};
 use crate::io::backup::{BackupError, Header, Opener, Sealer, Secret, Unfinished};
 use crate::io::store::{SnapshotFacts, Store};
@@ -19,6 +18,31 @@ use crate::io::store::{SnapshotFacts, Store};
 const PIECE_BYTES: usize = 64 * 1024;
 /// Between two lines of progress.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
+
+/// How a task is told to stop; clones tell the same one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stop(Arc<watch::Sender<bool>>);
+
+impl Stop {
+    /// Tells it.
+    pub(super) fn set(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Whether it was told.
+    fn is_set(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Ends when it is told.
+    pub(super) fn asked(&self) -> impl Future<Output = ()> + Send + use<> {
+        let own = self.clone();
+        async move {
+            let mut told = own.0.subscribe();
+            told.wait_for(|told| *told).await.expect("the sender lives as long as this");
+        }
+    }
+}
 
 /// Long work that a person may watch and stop.
 pub(super) struct Task {
@@ -29,17 +53,17 @@ pub(super) struct Task {
 impl Task {
     /// Shows progress on a terminal.
     pub(super) fn new() -> Self {
-        Self { stop: Arc::default(), is_seen: io::stderr().is_terminal() }
+        Self { stop: Stop::default(), is_seen: io::stderr().is_terminal() }
     }
 
     /// In the background.
     pub(super) fn unseen() -> Self {
-        Self { stop: Arc::default(), is_seen: false }
+        Self { stop: Stop::default(), is_seen: false }
     }
 
     /// Set to end it.
-    pub(super) fn stop(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.stop)
+    pub(super) fn stop(&self) -> Stop {
+        self.stop.clone()
     }
 
     /// What is read goes through it.
@@ -65,7 +89,7 @@ pub(super) struct Followed<'a, R> {
 
 impl<R: Read> Read for Followed<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.task.stop.load(Ordering::Relaxed) {
+        if self.task.stop.is_set() {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "stopped"));
         }
         let count = self.from.read(buffer)?;
@@ -120,6 +144,9 @@ pub(super) fn write(
     while left > 0 {
         let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE_BYTES);
         let count = snapshot.read(&mut piece[..wanted]);
+        if task.stop.is_set() {
+            bail!("stopped");
+        }
         let count = count.context("the board stopped in the middle of the backup")?;
         if count == 0 {
             bail!("the board stopped in the middle of the backup");

@@ -1,5 +1,6 @@
 //! Between bodies that come in pieces and code that reads or writes without async (archives).
 
+use std::future::Future;
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
@@ -49,17 +50,27 @@ pub struct PieceReader {
 impl PieceReader {
     /// Starts to read `body`; at most a few pieces wait in memory. A body that falls silent ends with
     /// an error, so that whoever reads it lets go of what it holds.
-    pub fn new(mut body: Incoming) -> Self {
+    pub fn new(body: Incoming) -> Self {
+        Self::until(body, std::future::pending())
+    }
+
+    /// The same; the reading ends with an error once `stop` does, also while nothing comes.
+    pub fn until(mut body: Incoming, stop: impl Future<Output = ()> + Send + 'static) -> Self {
         let (sender, pieces) = mpsc::channel(CONTROL_PIECES_MAX);
         tokio::spawn(async move {
             let idle = Duration::from_secs(CONTROL_BODY_IDLE_SECONDS_MAX);
+            tokio::pin!(stop);
             loop {
-                // Cancel safety: after a timeout nobody asks for another frame.
-                let piece = match timeout(idle, body.frame()).await {
+                // Cancel safety: after a timeout or the stop nobody asks for another frame.
+                let heard = tokio::select! {
+                    heard = timeout(idle, body.frame()) => heard.map_err(io::Error::from),
+                    () = &mut stop => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "stopped")),
+                };
+                let piece = match heard {
                     Ok(None) => break,
                     Ok(Some(Ok(frame))) => Ok(frame.into_data().unwrap_or_default()),
                     Ok(Some(Err(error))) => Err(io::Error::other(error)),
-                    Err(silence) => Err(silence.into()),
+                    Err(ended) => Err(ended),
                 };
                 let broken = piece.is_err();
                 // When nobody reads any more the rest is taken off the wire all the same: a client

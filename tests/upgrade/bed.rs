@@ -29,6 +29,8 @@ const EACH: usize = 20;
 const PORT: u16 = 8080;
 /// Generous, for a machine that is busy.
 pub(crate) const WITHIN: Duration = Duration::from_secs(60);
+/// Longest time without an accepted write: five times what SPEC promises, on a busy machine.
+pub(crate) const GAP_MAX: Duration = Duration::from_secs(10);
 /// Between two calls of one caller.
 const CALL_EVERY: Duration = Duration::from_millis(50);
 

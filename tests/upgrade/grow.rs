@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::bed::{self, MAPS, Users, WITHIN};
+use crate::bed::{self, GAP_MAX, MAPS, Users, WITHIN};
 use crate::board::{Board, possible, text};
 use crate::busybox;
 use crate::history;
@@ -158,6 +158,9 @@ fn grow(name: &str, order: [usize; 3]) {
     assert!(calls.len() > 300, "callers were at work");
     assert_eq!(failed, 0, "no call of the Service fails");
     assert!(gap(mixed_until, grown) < Duration::from_secs(2), "growth stops no writer");
+    for (from, until) in [(from, mixed_until), (killed.1, ended)] {
+        assert!(gap(from, until) < GAP_MAX, "an exchange or a death stops writers for long");
+    }
 }
 
 /// Versions only grow, and what was acknowledged is there.

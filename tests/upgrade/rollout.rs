@@ -14,7 +14,7 @@ use http::Request;
 use kumquat::io::tls::Credentials;
 use kumquat::io::{exchange, net, peer};
 
-use crate::bed::{self, Containers, Users, WITHIN};
+use crate::bed::{self, Containers, GAP_MAX, Users, WITHIN};
 use crate::board::{Board, possible, text};
 use crate::busybox;
 use crate::history;
@@ -233,13 +233,14 @@ fn three_masters() {
     assert!(fine, "{said}");
     assert_eq!(running(&cluster, &new).len(), 3);
     let failed = bed::failed(&calls, began);
+    let gap = written.longest_gap(from, until);
     println!(
-        "{} accepted writes, the longest time without {:.2?}; {} calls of the Service, {failed} failed",
+        "{} accepted writes, the longest time without {gap:.2?}; {} calls of the Service, {failed} failed",
         written.accepted().len(),
-        written.longest_gap(from, until),
         calls.len()
     );
     assert_eq!(failed, 0, "no call of the Service fails");
+    assert!(gap < GAP_MAX, "{gap:?} without an accepted write");
     let leads = |board: &&Board| {
         let said = board.command(&["status", "-o", "json"]);
         let said: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap_or_default();

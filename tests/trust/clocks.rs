@@ -103,3 +103,32 @@ fn wrong_clocks_lock_nobody_out() {
     assert!(cluster_time(&all[0]) >= before, "time goes on from what was written");
     all[0].api("GET", NODES, None).expect("the same kubeconfig");
 }
+
+/// A board without a battery issues tokens before a time server tells it the time.
+#[test]
+fn tokens_of_accounts_outlive_a_clock_that_is_set() {
+    if !possible("tokens_of_accounts_outlive_a_clock_that_is_set") {
+        return;
+    }
+    if !cfg!(feature = "fault-injection") {
+        return println!("not run: tokens of accounts and clocks needs --features fault-injection");
+    }
+    let switch = Switch::new("tclock");
+    let mut board = switch.board(1);
+    set(&board, TO_1970, false);
+    board.up(&[]);
+    let account = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let asked = serde_json::json!({ "spec": { "expirationSeconds": 3600 } });
+    let is_good = |token: &Value| {
+        let review = serde_json::json!({ "spec": { "token": token["status"]["token"] } });
+        let said = board.create("/apis/authentication.k8s.io/v1/tokenreviews", &review);
+        said["status"]["authenticated"] == true
+    };
+    let early = board.create(account, &asked);
+    let born = cluster_time(&board);
+    set(&board, 30 * 86_400, true);
+    until("the time server is believed", WITHIN, || cluster_time(&board)[..10] > born[..10]);
+    let late = board.create(account, &asked);
+    assert!(is_good(&early), "a token of {born}, at {}", cluster_time(&board));
+    assert!(is_good(&late));
+}

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 
 mod bench;
 mod cross;
+mod emulated;
 mod generate;
 mod growth;
 mod masters;
@@ -36,6 +37,7 @@ cargo xtask TASK
   sim [FLAGS]     a master with simulated boards: --boards 1000 --pods 10 [--link memory|bus]
   soak [NAME]     the long trials: power, restarts, faults [TEST], histories, ...
   soak masters [--trials N] [CELL]   failover by cell, such as killed-leader-3; goes on where it was
+  soak emulated   an emulated ARM board leads, then works, while its clock is set (`KUMQUAT_AARCH64`: its binary)
   soak upgrade    a cluster of version 0.2.0, built from its commit, grows to three masters
   mutants [NAME]  break kumquat on purpose, patch by patch: the tests must notice
 ";

@@ -32,6 +32,9 @@ const TEST_TOOLS: &[Tool] = &[
     Tool { program: "strace", package: "strace" },
 ];
 
+const EMULATION_TOOLS: &[Tool] =
+    &[Tool { program: "qemu-system-aarch64", package: "qemu-system-arm" }];
+
 /// Builds the release binary and runs its demo.
 pub(crate) fn demo(arguments: &[String]) -> Result<()> {
     run_demo("release", arguments)
@@ -106,6 +109,13 @@ pub(crate) fn for_tests() -> Result<()> {
         eprintln!("xtask: no kubectl here: the kubectl tests say that they were not run");
     }
     Ok(())
+}
+
+/// Installs the emulator of ARM boards, if it can be had.
+pub(crate) fn for_emulation() {
+    if let Err(error) = install(EMULATION_TOOLS) {
+        eprintln!("xtask: {error:#}");
+    }
 }
 
 /// A target whose binaries are static: musl when its standard library can be had, else static glibc.

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use crate::emulated;
 use crate::growth;
 use crate::masters;
 use crate::setup;
@@ -77,6 +78,9 @@ pub(crate) fn soak(words: &[String]) -> Result<()> {
     let wanted = words.first().map(String::as_str);
     if wanted == Some("masters") {
         return masters::soak(&words[1..]);
+    }
+    if wanted == Some("emulated") {
+        return emulated::soak(&words[1..]);
     }
     if wanted == Some("upgrade") {
         return growth::soak();

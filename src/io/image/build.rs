@@ -27,6 +27,8 @@ pub struct SingleFile<'a> {
 
 const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 const TAR_BLOCK_BYTES: u64 = 512;
+/// Where an ELF header names its machine (elf(5), `e_machine`).
+const ELF_MACHINE_AT: u64 = 18;
 
 /// Writes the archive (OCI image layout in a tar, as `skopeo copy ... oci-archive:` makes it).
 ///
@@ -35,7 +37,7 @@ const TAR_BLOCK_BYTES: u64 = 512;
 pub fn write_archive(image: &SingleFile<'_>, writer: &mut dyn Write) -> io::Result<()> {
     let (layer_digest, layer_bytes) = digest_of(layer(image)?)?;
     let config = json!({
-        "architecture": architecture(),
+        "architecture": architecture(image.program)?,
         "os": "linux",
         "config": {"Entrypoint": image.entrypoint, "WorkingDir": "/"},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer_digest}")]},
@@ -70,13 +72,21 @@ pub fn write_archive(image: &SingleFile<'_>, writer: &mut dyn Write) -> io::Resu
     archive.finish()
 }
 
-/// GOARCH of this machine, as OCI names architectures.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
+/// GOARCH of the program, as OCI names architectures: by the machine in its ELF header, else this one's.
+fn architecture(program: &Path) -> io::Result<&'static str> {
+    let mut head = Vec::new();
+    File::open(program)?.take(ELF_MACHINE_AT + 2).read_to_end(&mut head)?;
+    let machine = head.strip_prefix(b"\x7fELF").and_then(|head| head.last_chunk());
+    Ok(match machine.copied().map(u16::from_le_bytes) {
+        Some(62) => "amd64",
+        Some(183) => "arm64",
+        Some(40) => "arm",
+        _ => match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        },
+    })
 }
 
 fn header(path: &str, size: u64, mode: u32) -> io::Result<tar::Header> {

@@ -1,6 +1,8 @@
 //! `kumquat board`: the boards of the cluster, letting one in, throwing one out.
 
-use anyhow::Result;
+use std::io::IsTerminal;
+
+use anyhow::{Context, Result, bail};
 use http::Method;
 use model::token::TokenRole;
 use serde_json::Value;
@@ -23,11 +25,14 @@ pub(super) async fn run(dirs: &Dirs, command: &BoardCommand) -> Result<Ending> {
         }
         BoardCommand::Approve { name, words, role } => {
             let role = TokenRole::from(*role);
-            let words = words.as_deref().map(|words| format!("&words={}", escaped(words)));
+            let words = match words {
+                Some(words) => words.clone(),
+                None => compared(name, waits(&client.get_json("/v1/status").await?, name)?)?,
+            };
             let uri = format!(
-                "/v1/boards/approve?name={}{}&role={role}",
+                "/v1/boards/approve?name={}&words={}&role={role}",
                 escaped(name),
-                words.unwrap_or_default()
+                escaped(&words)
             );
             let done: Value = serde_json::from_slice(&client.ask(Method::POST, &uri).await?)?;
             say!(
@@ -48,6 +53,39 @@ pub(super) async fn run(dirs: &Dirs, command: &BoardCommand) -> Result<Ending> {
         }
     }
     Ok(Ending::Done)
+}
+
+/// The words of the one board that waits under this name.
+fn waits<'a>(status: &'a Value, name: &str) -> Result<&'a str> {
+    let all = status["pending"].as_array().into_iter().flatten();
+    let named: Vec<&Value> = all.filter(|board| board["name"] == name).collect();
+    match named[..] {
+        [board] => board["words"].as_str().context("the board that leads shows no words"),
+        [] => bail!(
+            "no board waits as {name}: `kumquat board list` shows those that do; on the board: \
+             `kumquat up --join`"
+        ),
+        _ => bail!(
+            "{} boards wait as {name}: say which by the words that it shows, `kumquat board approve \
+             {name} --words \"...\"`",
+            named.len()
+        ),
+    }
+}
+
+/// Asks the person at the terminal whether the board shows these words, too.
+fn compared(name: &str, words: &str) -> Result<String> {
+    let remedy = format!("kumquat board approve {name} --words \"{words}\"");
+    if !std::io::stdin().is_terminal() {
+        bail!("compare the words with those that {name} shows; if they are the same: {remedy}");
+    }
+    eprint!("{name} waits with the words\n\n    {words}\n\nDoes the board show the same? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(words.to_owned()),
+        _ => bail!("board {name} is not let in"),
+    }
 }
 
 /// For a query string.
@@ -98,7 +136,7 @@ fn pending(status: &Value) -> String {
         let text = |field: &str| board[field].as_str().unwrap_or("-");
         out += &format!("{:<24} {:<16} {}\n", text("name"), text("address"), text("words"));
     }
-    out + "compare the words with those of the board, then: kumquat board approve NAME\n"
+    out + "compare the words with those of the board, then: kumquat board approve NAME --words \"...\"\n"
 }
 
 fn table(status: &Value) -> String {
@@ -155,6 +193,11 @@ mod tests {
         assert_eq!(words(2), ["pi-2", "-", "-", "no", "-", "-", "4m", "ago", "-"]);
         assert!(text.contains("remedy: look at it"), "{text}");
         assert!(text.contains("pi-3") && text.contains("balon mitar kusel"), "{text}");
+        assert_eq!(waits(&status, "pi-3").expect("waits"), "balon mitar kusel dofin hekam ruvin");
+        assert!(waits(&status, "pi-4").is_err_and(|why| why.to_string().contains("no board")));
+        let two =
+            serde_json::json!({ "pending": [{ "name": "a", "words": "b" }, { "name": "a" }] });
+        assert!(waits(&two, "a").is_err_and(|why| why.to_string().contains("--words")));
         assert!(!table(&serde_json::json!({ "boards": [], "pending": [] })).contains("WAITING"));
     }
 

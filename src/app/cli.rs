@@ -346,12 +346,13 @@ pub(super) enum BoardCommand {
     List(OutputArgs),
     /// Let in a board that waits; compare the six words on both sides first.
     #[command(
-        after_help = "Examples:\n  kumquat board list                                  shows who waits, and the words\n  sudo kumquat board approve pi-4                     a worker\n  sudo kumquat board approve pi-4 --role auto         may become a master, too\n  sudo kumquat board approve pi-4 --words \"balon mitar kusel dofin hekam ruvin\"\n                                                      where several wait under one name"
+        after_help = "Examples:\n  kumquat board list                                  shows who waits, and the words\n  sudo kumquat board approve pi-4                     asks whether the board shows the same words\n  sudo kumquat board approve pi-4 --words \"balon mitar kusel dofin hekam ruvin\"\n                                                      a worker; needed where nobody can be asked\n  sudo kumquat board approve pi-4 --role auto         may become a master, too"
     )]
     Approve {
         /// Its name.
         name: String,
-        /// The words that it shows.
+        /// The words that it shows [default: those that the cluster knows are shown, and a person
+        /// at a terminal is asked].
         #[arg(long)]
         words: Option<String>,
         /// What it may become: `auto` and `master` let it hold the keys of the cluster.

@@ -320,14 +320,14 @@ impl Joining {
         Ok(said.and_then(|role| role.parse().ok()).unwrap_or_default())
     }
 
-    /// Lets in a board that waits, for this role; gives its words. They tell boards of one name apart.
+    /// Lets in the board that waits with this name and these words, for this role; gives its words.
     ///
     /// # Errors
     /// No such board waits, it wants more than that, or its name cannot be given to it.
     pub async fn approve(
         &self,
         name: &str,
-        words: Option<&str>,
+        words: &str,
         given: TokenRole,
     ) -> Result<String, Refusal> {
         let (board, words) = self.options.pending.find(name, words)?;

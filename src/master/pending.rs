@@ -63,18 +63,12 @@ pub enum PendingError {
     /// As many as there may be.
     #[error("too many boards wait to be let in: try again in some minutes, or use a token")]
     Full,
-    /// None of that name, or of these words.
+    /// None of that name and these words.
     #[error(
-        "no board waits as {0}{1}: `kumquat board list` shows those that do; on the board: \
-         `kumquat up --join`"
+        "no board waits as {0} with these words: `kumquat board list` shows those that do; on the \
+         board: `kumquat up --join`"
     )]
-    Absent(String, &'static str),
-    /// Several of that name.
-    #[error(
-        "{1} boards wait as {0}: say which by the words that it shows, `kumquat board approve {0} \
-         --words \"...\"`"
-    )]
-    Ambiguous(String, usize),
+    Absent(String),
 }
 
 /// The boards that wait; clones share them.
@@ -193,27 +187,17 @@ impl PendingBoards {
         Ok(Noted { is_new: true, nonce })
     }
 
-    /// The one board of that name, and of these words if they are given; with its words.
-    pub(super) fn find(
-        &self,
-        name: &str,
-        words: Option<&str>,
-    ) -> Result<(Pending, String), PendingError> {
-        let wanted = words.map(normal);
+    /// The board of that name and these words, with the words. Without words it would be whoever waits
+    /// under the name at this moment, and anybody may.
+    pub(super) fn find(&self, name: &str, words: &str) -> Result<(Pending, String), PendingError> {
+        let wanted = normal(words);
         let waiting = self.lock(Instant::now());
         let named = waiting.iter().filter(|entry| entry.board.name == name);
-        let shown = named.filter_map(|entry| Some((&entry.board, entry.words(&self.authority)?)));
-        let found: Vec<(&Pending, String)> = shown
-            .filter(|(_, shown)| wanted.as_ref().is_none_or(|wanted| *wanted == normal(shown)))
-            .collect();
-        match &found[..] {
-            [(board, shown)] => Ok(((*board).clone(), shown.clone())),
-            [] => {
-                let which = words.map_or("", |_| " with these words");
-                Err(PendingError::Absent(name.into(), which))
-            }
-            _ => Err(PendingError::Ambiguous(name.into(), found.len())),
-        }
+        let mut shown =
+            named.filter_map(|entry| Some((&entry.board, entry.words(&self.authority)?)));
+        let found = shown.find(|(_, shown)| normal(shown) == wanted);
+        let (board, shown) = found.ok_or_else(|| PendingError::Absent(name.into()))?;
+        Ok((board.clone(), shown))
     }
 
     /// A board is in.
@@ -280,18 +264,20 @@ mod tests {
     fn boards_of_one_name_are_told_apart_by_their_words() {
         let waiting = PendingBoards::new([9; 32]);
         let first = waits(&waiting, board("pi-4", 1, [10, 0, 0, 1]), 5);
-        assert_eq!(waiting.find("pi-4", None).unwrap().0.key, [1; 32]);
+        assert_eq!(waiting.find("pi-4", &first).unwrap().0.key, [1; 32]);
         let second = waits(&waiting, board("pi-4", 2, [10, 0, 0, 2]), 5);
         assert_ne!(first, second);
-        assert!(matches!(waiting.find("pi-4", None), Err(PendingError::Ambiguous(_, 2))));
         let words = second.to_uppercase().replace(' ', "-");
-        assert_eq!(waiting.find("pi-4", Some(&words)).unwrap().0.key, [2; 32]);
-        assert!(matches!(waiting.find("pi-4", Some("a b")), Err(PendingError::Absent(..))));
-        assert!(matches!(waiting.find("pi-5", None), Err(PendingError::Absent(..))));
+        assert_eq!(waiting.find("pi-4", &words).unwrap().0.key, [2; 32]);
+        for (name, words) in [("pi-4", "a b"), ("pi-4", ""), ("pi-5", &*first)] {
+            assert!(matches!(waiting.find(name, words), Err(PendingError::Absent(..))), "{words}");
+        }
         assert_eq!(waiting.list().len(), 2);
         assert_eq!(waiting.list()[0].words, first);
         waiting.forget(&[2; 32]);
-        assert_eq!(waiting.find("pi-4", None).unwrap().0.key, [1; 32]);
+        // The one that is left under the name is not the one whose words were compared.
+        assert!(waiting.find("pi-4", &second).is_err());
+        assert_eq!(waiting.find("pi-4", &first).unwrap().0.key, [1; 32]);
     }
 
     #[test]
@@ -300,7 +286,7 @@ mod tests {
         let pi = || board("pi-4", 1, [10, 0, 0, 1]);
         // Opened at once: it knows what the other side's would be only when it is too late for it.
         let at_once = waiting.note(pi(), said(1, 5, true)).unwrap();
-        assert!(waiting.list().is_empty() && waiting.find("pi-4", None).is_err());
+        assert!(waiting.list().is_empty() && waiting.find("pi-4", "").is_err());
         let other = Said { nonce: Some([6; 32]), ..said(1, 5, false) };
         assert!(matches!(waiting.note(pi(), other), Err(PendingError::Nonce)));
         assert!(waiting.list().is_empty());

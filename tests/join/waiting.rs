@@ -40,15 +40,15 @@ async fn both_sides_show_the_same_words_and_a_person_decides() {
     assert_eq!(master.pending.list()[0].words, shown);
 
     let worker = TokenRole::Worker;
-    let said = master.joining.approve("pi-9", None, worker).await.expect_err("nobody waits");
+    let said = master.joining.approve("pi-9", &shown, worker).await.expect_err("nobody waits");
     assert!(said.to_string().contains("no board waits as pi-9"), "{said}");
     let other = Newcomer::new("pi-2", "1", &key());
     let mut others = Waiting::default();
     let (waited, _) = ask(&master, &mut others, &other).await;
     assert!(matches!(waited, Waited::NotYet), "the same name");
-    let said = master.joining.approve("pi-2", None, worker).await.expect_err("which?");
-    assert!(said.to_string().contains("--words"), "{said}");
-    let words = master.joining.approve("pi-2", Some(&shown), worker).await.expect("let in");
+    let said = master.joining.approve("pi-2", "", worker).await.expect_err("which?");
+    assert!(said.to_string().contains("with these words"), "{said}");
+    let words = master.joining.approve("pi-2", &shown, worker).await.expect("let in");
     assert_eq!(words, shown);
 
     let (Waited::In(joined), _) = ask(&master, &mut waits, &newcomer).await else {
@@ -82,7 +82,7 @@ async fn a_stranger_that_says_you_are_in_gets_no_board() {
     ask(&stranger, &mut waits, &newcomer).await;
     let words = stranger.pending.list()[0].words.clone();
     let given = TokenRole::Worker;
-    stranger.joining.approve("pi-2", Some(&words), given).await.expect("let in");
+    stranger.joining.approve("pi-2", &words, given).await.expect("let in");
     let (waited, _) = ask(&stranger, &mut waits, &newcomer).await;
     assert!(matches!(waited, Waited::NotYet), "nobody could compare the words yet");
     ask(&master, &mut waits, &newcomer).await;
@@ -91,7 +91,7 @@ async fn a_stranger_that_says_you_are_in_gets_no_board() {
     assert!(said.text().contains("--peers HOST"), "{}", said.text());
     // Neither is the master believed, until a person has said at this board which one it is.
     let words = master.pending.list()[0].words.clone();
-    master.joining.approve("pi-2", Some(&words), given).await.expect("let in");
+    master.joining.approve("pi-2", &words, given).await.expect("let in");
     let said = wait_at(master.address, &mut waits, &newcomer).await.expect_err("two clusters");
     assert!(said.text().contains("--peers HOST"), "{}", said.text());
     let mut named = Waiting::new(Duration::ZERO);
@@ -125,8 +125,8 @@ async fn a_board_becomes_what_the_person_says_and_no_more_than_it_wants() {
         (wants("pi-5", None), TokenRole::Auto, Some("auto")),
     ];
     for (newcomer, given, expected) in all {
-        ask(&master, &mut Waiting::default(), &newcomer).await;
-        let approved = master.joining.approve(&newcomer.name, None, given).await;
+        let (_, words) = ask(&master, &mut Waiting::default(), &newcomer).await;
+        let approved = master.joining.approve(&newcomer.name, &words[0], given).await;
         let node = master.node(&newcomer.name).unwrap_or_default();
         let role = node["metadata"]["annotations"]["kumquat.dev/role"].as_str();
         assert_eq!(role, expected, "{}: {approved:?}", newcomer.name);

@@ -30,8 +30,14 @@ fn a_person_lets_a_board_in_that_shows_the_same_words() {
 
     let wrong = all[0].command(&["board", "approve", all[1].node(), "--words", "bada bidi"]);
     assert_eq!(wrong.status.code(), Some(1), "{}", text(&wrong));
+    // Nobody is at a terminal who could say that they are the same.
+    let unsaid = all[0].command(&["board", "approve", all[1].node()]);
+    assert_eq!(unsaid.status.code(), Some(1), "{}", text(&unsaid));
+    let words = waiting["words"].as_str().expect("words");
+    assert!(text(&unsaid).contains(words), "{}", text(&unsaid));
+    assert_eq!(role(&all[1]), None, "it is in no cluster yet");
     let began = Instant::now();
-    let approved = all[0].command(&["board", "approve", all[1].node()]);
+    let approved = all[0].command(&["board", "approve", all[1].node(), "--words", words]);
     assert!(approved.status.success(), "{}", text(&approved));
     wait_boards(&all[1], 2);
     println!("approved to ready: {:?}", began.elapsed());

@@ -20,13 +20,15 @@ pub(super) async fn handle(
         return refusal(StatusCode::BAD_REQUEST, "which board?");
     };
     if request.uri().path().ends_with("/approve") {
-        let words = query(request, "words");
+        let Some(words) = query(request, "words") else {
+            return refusal(StatusCode::BAD_REQUEST, "which words does it show?");
+        };
         let role = match query(request, "role").map(|role| role.parse()) {
             None => TokenRole::Worker,
             Some(Ok(role)) => role,
             Some(Err(_)) => return refusal(StatusCode::BAD_REQUEST, "no such role"),
         };
-        return match joining.approve(&name, words.as_deref(), role).await {
+        return match joining.approve(&name, &words, role).await {
             Ok(words) => answer(StatusCode::OK, &json!({ "board": name, "words": words })),
             Err(error) => refusal(error.status(), &format!("{:#}", anyhow::Error::new(error))),
         };

@@ -266,7 +266,7 @@ fn show_words(newcomer: &Newcomer, waiting: &Waiting, said: &mut Said) {
         tracing::info!(
             words,
             "waiting to be let in: on the master board `kumquat board list` must show the same six \
-             words, then `kumquat board approve {}`",
+             words, then `kumquat board approve {} --words \"{words}\"`",
             newcomer.name
         );
     }

@@ -24,7 +24,8 @@ use crate::io::store::{Record, StoreError};
 
 /// Kubernetes' own type of such Secrets.
 const SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
-const NAME_START: &str = "bootstrap-token-";
+/// What the names of such Secrets begin with.
+pub(crate) const NAME_START: &str = "bootstrap-token-";
 /// Attempts while boards spend tokens.
 const ATTEMPTS_MAX: u32 = 8;
 

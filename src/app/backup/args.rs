@@ -27,7 +27,7 @@ pub(in crate::app) enum BackupCommand {
     Key,
     /// Make a fresh board the master of a saved cluster.
     #[command(
-        after_help = "Example: all masters are gone\n  sudo kumquat backup restore /mnt/usb/lab.backup --key-file recovery-key --name pi-9\n  sudo kumquat up\n\nThe board has a name that no board of the cluster has. Boards that are left come to it by themselves, without a\ntoken, and their pods run on; thrown-out boards stay out. An old master that turns up again is fenced:\nit gives up what it has and becomes a worker or a learner. What was written after the backup is lost;\nversions go on above it. Only a cluster that was promoted or restored since the backup needs --epoch."
+        after_help = "Example: all masters are gone\n  sudo kumquat backup restore /mnt/usb/lab.backup --key-file recovery-key --name pi-9\n  sudo kumquat up\n\nThe board has a name that no board of the cluster has. Boards that are left come to it by themselves, without a\ntoken, and their pods run on. Boards thrown out before the backup stay out; throw those thrown out since\nthen out again. Its join tokens are not brought back: make new ones. An old master that turns up again is fenced:\nit gives up what it has and becomes a worker or a learner. What was written after the backup is lost;\nversions go on above it. Only a cluster that was promoted or restored since the backup needs --epoch."
     )]
     Restore(RestoreArgs),
 }

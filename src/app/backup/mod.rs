@@ -12,6 +12,7 @@ mod content;
 mod folder;
 mod restore;
 mod schedule;
+mod withdraw;
 mod write;
 
 use std::io::Read;

@@ -13,17 +13,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use model::backup::BackupHeadV1;
 use model::masters::SecretBytes;
+use model::timestamp::Timestamp;
 use nix::sys::statvfs::statvfs;
 
 use super::args::RestoreArgs;
 use super::content::read_head;
 use super::wanted;
+use super::withdraw;
 use super::write::{Counted, Task, check};
 use crate::app::dirs::Dirs;
 use crate::app::identity::{self, Identity, Role};
 use crate::app::up;
 use crate::io::backup::{Opener, Secret};
-use crate::io::store::{SecretsKeys, SnapshotFacts, Store};
+use crate::io::store::{Options, SecretsKeys, SnapshotFacts, Store};
 use crate::io::tls::{Pki, TokenKeys};
 
 /// A disk with less than this is full.
@@ -51,7 +53,7 @@ pub(super) fn run(
     }
     refuse_used(&dirs)?;
     let staging = Staging::make(&dirs.data)?;
-    let (identity, facts) = fill(&staging.0, &dirs, arguments, secret, task)?;
+    let (identity, facts, notes) = fill(&staging.0, &dirs, arguments, secret, task)?;
     staging.place(&dirs.data)?;
     finish(&dirs.data)?;
     say!(
@@ -61,7 +63,27 @@ pub(super) fn run(
         facts.objects,
         facts.version
     );
+    say!("{}", notes.text());
     Ok(())
+}
+
+/// What is otherwise than a person may think after a restore.
+struct Notes {
+    taken: Timestamp,
+    tokens: usize,
+    evicted: usize,
+}
+
+impl Notes {
+    fn text(&self) -> String {
+        let Self { taken, tokens, evicted } = self;
+        format!(
+            "no board joins with a token of the backup ({tokens} removed): `kumquat token create` makes new \
+             ones\nWARNING: the cluster knows only the {evicted} boards that were thrown out before {taken}; those \
+             thrown out later are let in again: `kumquat board evict NAME` once more, and change the Secrets \
+             that they had"
+        )
+    }
 }
 
 /// A board that is something already would lose that.
@@ -116,7 +138,7 @@ fn fill(
     arguments: &RestoreArgs,
     secret: Option<Secret>,
     task: &Task,
-) -> Result<(Identity, SnapshotFacts)> {
+) -> Result<(Identity, SnapshotFacts, Notes)> {
     let path = &arguments.file;
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let size = file.metadata()?.len();
@@ -141,12 +163,15 @@ fn fill(
     if !pems.is_empty() {
         TokenKeys::install(staging, &pems)?;
     }
+    let mut options = Options::new(&store);
     if !head.secrets_keys.is_empty() {
-        SecretsKeys::install(staging, &head.secrets_keys)
-            .context("cannot keep the keys of Secrets")?;
+        let keys = SecretsKeys::install(staging, &head.secrets_keys);
+        options.secrets = Some(keys.context("cannot keep the keys of Secrets")?);
     }
+    let tokens = withdraw::tokens(options).map_err(|error| told_full(error, staging))?;
     identity.save(&Dirs::new(staging, &dirs.run))?;
-    Ok((identity, facts))
+    let notes = Notes { taken: head.taken, tokens, evicted: head.evicted.len() };
+    Ok((identity, facts, notes))
 }
 
 /// The database calls a write that the disk had half the space for an error of the device.

@@ -112,6 +112,8 @@ fn said(name: &str, done: &Value) -> String {
         text += "WARNING: this board was a master, so whoever has it has the keys of the cluster: that of \
                  its authority, those of service accounts' tokens and of Secrets, and every Secret \
                  that there was. With them it can make certificates and tokens that are accepted. \
+                 It opens every backup that is sealed with the recovery key, later ones too: \
+                 save with --key-file. \
                  Unless the board is in your hands and its disk erased, found a new cluster on fresh \
                  data-dirs, deploy there, and change every Secret\n";
     }
@@ -211,6 +213,7 @@ mod tests {
         assert!(said("pi-2", &done).contains("change them"));
         assert!(!said("pi-2", &done).contains("WARNING"));
         let was_master = serde_json::json!({ "master": true, "secrets": [] });
+        assert!(said("pi-2", &was_master).contains("--key-file"), "its backups, too");
         assert!(said("pi-2", &was_master).contains("new cluster"), "{}", said("pi-2", &was_master));
         assert!(said("pi-2", &serde_json::json!({ "secrets": [] })).contains("no Secrets"));
         assert_eq!(escaped("pi-2 a&b%"), "pi-2%20a%26b%25");

@@ -65,6 +65,52 @@ pub fn judge<'a>(build: &'a BoardBuildV1, ask: &'a UpgradeAskV1) -> Verdict<'a> 
     }
 }
 
+/// How a trial stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof<'a> {
+    /// It is under way, or has not begun.
+    Open,
+    /// The board runs the file for good; so many milliseconds after the exchange, where it says so.
+    Kept(Option<u64>),
+    /// It went back.
+    WentBack(&'a OutcomeV1),
+}
+
+/// How the trial of `file` stands on a board that runs `build`. Without `attempt` it is the trial of
+/// whichever run of the command: the board was found in the middle of it.
+pub fn proof<'a>(
+    build: &'a BoardBuildV1,
+    file: &UpgradeFileV1,
+    attempt: Option<&str>,
+) -> Proof<'a> {
+    if build.on_trial {
+        return Proof::Open;
+    }
+    let last = build.last.as_ref().filter(|last| last.sha256 == file.sha256);
+    if build.sha256 == file.sha256 {
+        return Proof::Kept(last.map(|last| last.millis));
+    }
+    let is_this = |last: &&OutcomeV1| attempt.is_none_or(|attempt| last.attempt == attempt);
+    last.filter(|last| !last.kept).filter(is_this).map_or(Proof::Open, Proof::WentBack)
+}
+
+/// Why a board that runs version `own` does not try version `new`: what the newer one has written the
+/// older one may not read, and it would then have nothing to go back to.
+pub fn is_too_old(own: &str, new: &str) -> Option<String> {
+    (numbers(new) < numbers(own)).then(|| {
+        format!(
+            "it is version {new}, older than {own} that runs here: what {own} has written it may not \
+             read, so boards only go forward"
+        )
+    })
+}
+
+/// The numbers of a version; what comes behind them, as in `0.3.0-rc.1`, does not count.
+fn numbers(version: &str) -> Vec<u64> {
+    let plain = version.split(['-', '+']).next().unwrap_or_default();
+    plain.split('.').map(|part| part.parse().unwrap_or(0)).collect()
+}
+
 /// Who keeps a board from being restarted: voters without which those that are left could not decide.
 pub fn in_the_way<'a>(boards: &'a [Board], next: &Board) -> Vec<&'a str> {
     if next.standing < Standing::Voter {
@@ -152,5 +198,43 @@ mod tests {
         assert_eq!(judge(&build, &ask), Verdict::Runs);
         build.arch = "arm".into();
         assert!(matches!(judge(&build, &ask), Verdict::LeaveOut(_)));
+    }
+
+    #[test]
+    fn a_trial_that_another_run_began_is_judged_by_its_file() {
+        let file = UpgradeFileV1 { sha256: "new".into(), ..UpgradeFileV1::default() };
+        let outcome = |attempt: &str, kept| OutcomeV1 {
+            attempt: attempt.into(),
+            sha256: "new".into(),
+            kept,
+            millis: 7,
+            ..OutcomeV1::default()
+        };
+        let mut build =
+            BoardBuildV1 { sha256: "new".into(), on_trial: true, ..BoardBuildV1::default() };
+        assert_eq!(proof(&build, &file, None), Proof::Open);
+        build.on_trial = false;
+        build.last = Some(outcome("one", true));
+        for attempt in [None, Some("one"), Some("two")] {
+            assert_eq!(proof(&build, &file, attempt), Proof::Kept(Some(7)), "{attempt:?}");
+        }
+        build.sha256 = "old".into();
+        let back = outcome("one", false);
+        build.last = Some(back.clone());
+        assert_eq!(proof(&build, &file, None), Proof::WentBack(&back));
+        assert_eq!(proof(&build, &file, Some("one")), Proof::WentBack(&back));
+        assert_eq!(proof(&build, &file, Some("two")), Proof::Open, "it has not been restarted yet");
+        build.last = Some(OutcomeV1 { sha256: "other".into(), ..back });
+        assert_eq!(proof(&build, &file, None), Proof::Open);
+    }
+
+    #[test]
+    fn boards_only_go_forward() {
+        for new in ["0.3.0", "0.3.1", "0.10.0", "1.0.0", "0.3.0-rc.1", "9.9.9"] {
+            assert_eq!(is_too_old("0.3.0", new), None, "{new}");
+        }
+        for new in ["0.2.9", "0.2.0", "0.2.0+local", "no version"] {
+            assert!(is_too_old("0.3.0", new).is_some(), "{new}");
+        }
     }
 }

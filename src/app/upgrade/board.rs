@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use logic::upgrade::is_too_old;
 use model::limits::{BLOB_IDLE_SECONDS_MAX, UPGRADE_FILE_BYTES_MAX, UPGRADE_READY_SECONDS_MAX};
 use model::upgrade::{BoardBuildV1, LineV1, OutcomeV1, TryV1, UpgradeRequestV1};
 use tokio::sync::{Mutex, OnceCell, mpsc, watch};
@@ -108,6 +109,10 @@ impl Upgrader {
         let path = staged.clone();
         let said = tokio::task::spawn_blocking(move || exchange::says_version(&path)).await;
         let said = said.map_err(|error| error.to_string()).and_then(|said| said);
+        let said = said.and_then(|new| match is_too_old(version::TEXT, &new) {
+            None => Ok(new),
+            Some(why) => Err(why),
+        });
         let version = match said {
             Ok(version) => version,
             Err(why) => {

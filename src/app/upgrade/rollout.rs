@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use logic::upgrade::{Board, Standing, Verdict, in_the_way, judge, order};
+use logic::upgrade::{Board, Proof, Standing, Verdict, in_the_way, judge, order, proof};
 use model::limits::{TUNNEL_CHUNKS_MAX, UPGRADE_LINES_MAX, VOTER_LAG_ENTRIES_MAX};
 use model::upgrade::{BoardBuildV1, LineV1, TryV1, UpgradeAskV1, UpgradeFileV1, UpgradeRequestV1};
 use model::wire::StreamRequestV1;
@@ -155,8 +155,13 @@ impl Rollout {
                 Verdict::WentBack(last) => {
                     return Err(went_back(&board.name, last.millis, &last.why));
                 }
+                Verdict::OnTrial(_) if ask.dry_run => {
+                    lines.say(format!("{}: tries it at this moment", board.name));
+                    run += 1;
+                }
                 Verdict::OnTrial(file) => {
-                    self.prove(&board.name, file, ask, lines).await?;
+                    // Another run of the command may have begun it.
+                    self.prove(&board.name, file, None, ask.ready_seconds, lines).await?;
                     run += 1;
                 }
                 Verdict::Try(_) if ask.dry_run => {
@@ -244,35 +249,32 @@ impl Rollout {
         if !goes {
             return Err(format!("{name} was lost before it had the binary: run the command again"));
         }
-        self.prove(name, file, ask, lines).await
+        self.prove(name, file, Some(&ask.attempt), ask.ready_seconds, lines).await
     }
 
-    /// Waits until a board has kept the file, or has gone back.
+    /// Waits until a board has kept the file, or has gone back, in this attempt or in whichever.
     async fn prove(
         &self,
         name: &str,
         file: &UpgradeFileV1,
-        ask: &UpgradeAskV1,
+        attempt: Option<&str>,
+        ready_seconds: u32,
         lines: &Lines,
     ) -> Result<(), String> {
         let began = Instant::now();
-        let within = Duration::from_secs(ask.ready_seconds.into()) + BACK_WITHIN;
+        let within = Duration::from_secs(ready_seconds.into()) + BACK_WITHIN;
         while began.elapsed() < within {
             tokio::time::sleep(LOOK_EVERY).await;
             let Ok(build) = self.build_of(name, Duration::ZERO).await else { continue };
-            let last = build.last.filter(|last| last.attempt == ask.attempt);
-            match last {
-                _ if build.on_trial => {}
-                Some(last) if build.sha256 == file.sha256 => {
-                    let seconds = last.millis as f64 / 1e3;
-                    lines.say(format!("{name}: is ready with it after {seconds:.1} s"));
+            match proof(&build, file, attempt) {
+                Proof::Open => {}
+                Proof::Kept(millis) => {
+                    let after = millis.map(|millis| millis as f64 / 1e3);
+                    let after = after.map_or(String::new(), |it| format!(" after {it:.1} s"));
+                    lines.say(format!("{name}: is ready with it{after}"));
                     return Ok(());
                 }
-                Some(last) if !last.kept && last.sha256 == file.sha256 => {
-                    return Err(went_back(name, last.millis, &last.why));
-                }
-                // It has not been restarted yet.
-                _ => {}
+                Proof::WentBack(last) => return Err(went_back(name, last.millis, &last.why)),
             }
         }
         Err(format!(

@@ -42,6 +42,8 @@ const RUNTIME_THREADS: usize = 2;
 const STOP_PODS_WITHIN: Duration = Duration::from_secs(10);
 /// When a start is over: what it ran is hardly needed again.
 const SETTLED_AFTER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
+/// A signal that has come is seen within this.
+const SIGNALS_WITHIN: Duration = Duration::from_millis(20);
 /// Mode bit of a folder that many share, as /tmp.
 const STICKY: u32 = 0o1000;
 
@@ -71,10 +73,15 @@ pub(in crate::app) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
     let ended = runtime.block_on(live(&dirs, &config, start, began, trial));
     // Threads that wait for a slow disk or client must not hold up the end.
     runtime.shutdown_timeout(Duration::from_secs(5));
-    let Some(plan) = ended? else {
+    let Some((plan, mut signals)) = ended? else {
         tracing::info!("stopped");
         return Ok(Ending::Done);
     };
+    if signals.have_come_since()? {
+        give_up(&plan);
+        tracing::info!("stopped");
+        return Ok(Ending::Done);
+    }
     drop(lock);
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let error = exchange::exchange(&dirs.data, &plan, &arguments);
@@ -131,7 +138,7 @@ async fn live(
     start: Start,
     began: Instant,
     trial: Option<Trial>,
-) -> Result<Option<Plan>> {
+) -> Result<Option<(Plan, Signals)>> {
     let mut signals = Signals::catch()?;
     let clock = Clock::asking(Default::default(), host::clock_synced);
     if dirs.store().exists() {
@@ -153,10 +160,24 @@ async fn live(
     };
     settled.abort();
     let keeper = running.stop().await;
+    let ended = match ended {
+        // The roles took their time: who was told to stop meanwhile does not go on.
+        Ok(Some(plan)) if signals.have_come().await => {
+            give_up(&plan);
+            Ok(None)
+        }
+        ended => ended,
+    };
     if config.stop_pods && !matches!(ended, Ok(Some(_))) {
         stop_pods(keeper).await?;
     }
-    ended
+    Ok(ended?.map(|plan| (plan, signals)))
+}
+
+/// The board stays with the binary that it has.
+fn give_up(plan: &Plan) {
+    // What stays is replaced by the next attempt.
+    let _gone = fs::remove_file(&plan.staged);
 }
 
 /// Once the board is quiet, what only its start needed is given back.
@@ -187,6 +208,17 @@ impl Signals {
             _ = self.terminate.recv() => (),
             _ = self.interrupt.recv() => (),
         }
+    }
+
+    /// Whether one has come already.
+    async fn have_come(&mut self) -> bool {
+        tokio::time::timeout(SIGNALS_WITHIN, self.any()).await.is_ok()
+    }
+
+    /// The same when the runtime that caught them is gone: they are caught on, and nobody looks.
+    fn have_come_since(&mut self) -> Result<bool> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(self.have_come()))
     }
 }
 
@@ -233,5 +265,18 @@ mod tests {
         fs::set_permissions(&dirs.run, fs::Permissions::from_mode(0o1777)).expect("shared");
         assert!(prepare(&dirs).is_err(), "a folder like /tmp");
         fs::remove_dir_all(root).expect("removable");
+    }
+
+    #[test]
+    fn a_signal_between_two_binaries_is_not_lost() {
+        let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let live = runtime().expect("a runtime");
+        let mut signals = live.block_on(async { Signals::catch() }).expect("caught");
+        live.shutdown_timeout(Duration::from_secs(5));
+        assert!(!signals.have_come_since().expect("looked"));
+        nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).expect("raised");
+        // The runtime of another test may be the one that reads it, in a moment.
+        let seen = (0..100).any(|_| signals.have_come_since().expect("looked"));
+        assert!(seen, "it is seen although its runtime has ended");
     }
 }

@@ -11,11 +11,12 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use model::leader::SignedRecord;
 use model::limits::{MASTERS_ASK_SECONDS_MAX, MASTERS_BYTES_MAX, PEER_REFUSAL_BYTES_MAX};
-use model::masters::MastersV1;
+use model::masters::{MasterAtV1, MastersV1, MembersV1, Part};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::io::peer::{self, Body, Connection};
+use crate::io::store::Store;
 use crate::master::elector::Book;
 
 /// Where it is asked.
@@ -31,12 +32,13 @@ const NOT_KNOWN: Duration = Duration::from_secs(60);
 pub(super) struct Roll {
     record: Arc<watch::Sender<Option<SignedRecord>>>,
     book: watch::Receiver<Book>,
+    store: Store,
 }
 
 impl Roll {
-    /// Nobody is known to lead yet.
-    pub(super) fn new(book: watch::Receiver<Book>) -> Self {
-        Self { record: Arc::default(), book }
+    /// Nobody is known to lead yet. The book says where masters are, the store who of them votes.
+    pub(super) fn new(book: watch::Receiver<Book>, store: Store) -> Self {
+        Self { record: Arc::default(), book, store }
     }
 
     /// The newest record.
@@ -144,7 +146,8 @@ impl Roll {
             self.news((epoch, term)).await;
         }
         let leader = self.record.borrow().clone();
-        let masters = MastersV1 { leader, masters: self.book.borrow().to_vec() };
+        let known = self.book.borrow().clone();
+        let masters = MastersV1 { leader, masters: with_parts(&known, self.store.members()) };
         match serde_json::to_vec(&masters) {
             Ok(json) => peer::text(StatusCode::OK, json),
             Err(error) => peer::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
@@ -165,6 +168,18 @@ impl Roll {
             () = sleep(Duration::from_secs(MASTERS_ASK_SECONDS_MAX)) => {}
         }
     }
+}
+
+/// The masters, each with its part in the group: rows of the book do not say it.
+fn with_parts(book: &[MasterAtV1], group: Option<MembersV1>) -> Vec<MasterAtV1> {
+    let votes = |at: &MasterAtV1| {
+        group.as_ref().is_some_and(|group| {
+            let member = group.get(at.member);
+            member.is_some_and(|member| member.key == at.key && group.is_voter(at.member))
+        })
+    };
+    let part = |at: &MasterAtV1| if votes(at) { Part::Voter } else { Part::Learner };
+    book.iter().map(|at| MasterAtV1 { part: part(at), ..at.clone() }).collect()
 }
 
 /// Asks a master once: at once for what it knows, or, when a record is known, for what comes after it.
@@ -192,4 +207,35 @@ pub(super) async fn ask(
     let body = timeout(ANSWER_WITHIN, peer::read(body, MASTERS_BYTES_MAX)).await;
     let body = body.map_err(|_| AGAIN)?.map_err(|_| AGAIN)?;
     serde_json::from_slice(&body).map_err(|_| NOT_KNOWN)
+}
+
+#[cfg(test)]
+mod tests {
+    use model::masters::MemberId;
+
+    use super::*;
+
+    #[test]
+    fn who_votes_is_told_with_where_they_are() {
+        let at = |id: u64, board: &str, key: u8| MasterAtV1 {
+            member: MemberId(id),
+            board: board.into(),
+            key: [key; 32],
+            addresses: Vec::new(),
+            api_port: 0,
+            mqtt_port: 0,
+            peer_port: 0,
+            part: Part::Learner,
+        };
+        let book = [at(1, "a", 1), at(2, "b", 2), at(3, "c", 3), at(4, "d", 4)];
+        let member = |id: u64, board: &str, key: u8| (MemberId(id), board.to_owned(), [key; 32]);
+        // d is another board than the member of that number.
+        let members = [member(1, "a", 1), member(2, "b", 2), member(3, "c", 3), member(4, "x", 9)];
+        let voters = [1, 3, 4].map(MemberId).into();
+        let group = MembersV1::of([voters], members).expect("a group");
+        let parts = |group| with_parts(&book, group).iter().map(|at| at.part).collect::<Vec<_>>();
+        use Part::{Learner, Voter};
+        assert_eq!(parts(Some(group)), [Voter, Learner, Voter, Learner]);
+        assert_eq!(parts(None), [Learner; 4]);
+    }
 }

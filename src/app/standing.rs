@@ -106,7 +106,7 @@ impl Standing {
             note: note(base),
         });
         let gateway = Gateway::default();
-        let roll = Roll::new(grouping.book());
+        let roll = Roll::new(grouping.book(), store.clone());
         let keys = Keys::of(store.clone());
         let port = Port::new(keys, grouping.engine(), gateway.clone(), roll.clone());
         let (members, loops) = (Members::new(grouping), Loops::new());

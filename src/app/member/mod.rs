@@ -211,7 +211,8 @@ impl MemberRole {
         };
         loops.spawn("bus", client::run(bus, link, loops.stop_signal()));
         let (said, hears) = watch::channel(None);
-        if config.role != Role::Worker {
+        // Who holds the log asks whatever it wants to be: it must hear that it is to hold it no more.
+        if config.role != Role::Worker || !matches!(holds, Holds::Nothing) {
             let asker = Asker {
                 tunnel: tunnel.clone(),
                 config: config.clone(),

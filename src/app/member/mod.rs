@@ -81,6 +81,12 @@ pub(super) enum Holds {
 }
 
 impl Holds {
+    /// Whether the board asks for the log. Who has it asks whatever it wants to be: it must hear that it
+    /// is to hold it no more.
+    fn asks(self, wants: Role) -> bool {
+        wants != Role::Worker || self != Self::Nothing
+    }
+
     /// Which member takes part in the group.
     fn member(self) -> Option<MemberId> {
         match self {
@@ -211,8 +217,7 @@ impl MemberRole {
         };
         loops.spawn("bus", client::run(bus, link, loops.stop_signal()));
         let (said, hears) = watch::channel(None);
-        // Who holds the log asks whatever it wants to be: it must hear that it is to hold it no more.
-        if config.role != Role::Worker || !matches!(holds, Holds::Nothing) {
+        if holds.asks(config.role) {
             let asker = Asker {
                 tunnel: tunnel.clone(),
                 config: config.clone(),

@@ -18,6 +18,7 @@ use super::{negotiate, render};
 use crate::master::access;
 use crate::master::audit::WriteOf;
 use crate::master::keys::SYSTEM;
+use crate::master::members::Rows;
 use crate::master::registry::{Guard, PatchBody, PatchKind, Target, WriteOptions, Written};
 
 /// Whether two boards are to have what a request writes. Of what lies in memory there is one copy, and the
@@ -25,9 +26,16 @@ use crate::master::registry::{Guard, PatchBody, PatchKind, Target, WriteOptions,
 pub(super) fn waits_for_both(verb: &str, place: &Place) -> bool {
     let writes = matches!(verb, "create" | "update" | "patch" | "delete" | "deletecollection");
     let lasts = place.resource.storage != Storage::Memory && !super::reviews::serves(place);
-    let own = place.resource.key == "/configmaps"
-        && (place.namespace.as_str(), place.name.as_str()) == (SYSTEM, MASTERS_OBJECT);
-    writes && lasts && !own && place.subresource.is_none_or(|sub| sub.name != "token")
+    writes
+        && lasts
+        && !is_of_masters(place)
+        && place.subresource.is_none_or(|sub| sub.name != "token")
+}
+
+/// Whether this is the object of the masters.
+fn is_of_masters(place: &Place) -> bool {
+    place.resource.key == "/configmaps"
+        && (place.namespace.as_str(), place.name.as_str()) == (SYSTEM, MASTERS_OBJECT)
 }
 
 /// POST: a new object, or a `binding` or `eviction` of a pod.
@@ -121,6 +129,9 @@ fn refuse_apply(call: &Call) -> ApiError {
 pub(super) async fn delete(call: &Call, place: &Place, body: Sent) -> Result<Answer, ApiError> {
     let payload = body::read(call, body).await?;
     let (delete, options) = options::delete(call, delete_body(call, &payload)?)?;
+    if is_of_masters(place) {
+        return Err(Rows::kept());
+    }
     let deleted = call.api.registry.delete(&target(place), &delete, &options).await?;
     let code = match (deleted.gone, delete.orphan_dependents) {
         (false, Some(false)) => StatusCode::ACCEPTED,

@@ -7,7 +7,7 @@
 //! ```
 //! In: the engine's questions ([`GroupWire`]), requests of other masters, the book of who is where. Out:
 //! answers of other masters, and what they say about time. Invariants: a message is taken only from the
-//! board whose key the book has for the member that it names, for this member, this cluster and this
+//! board whose key the book or the group has for the member that it names, for this member, this cluster and this
 //! epoch; a snapshot has a connection of its own, so that it delays no heartbeat; a file is handed on
 //! only when its digest is right.
 //! Deliberately absent: retries (the engine has them), who should be a member.
@@ -162,10 +162,20 @@ impl Elector {
         Err(why)
     }
 
+    /// Whether the group itself names this board as that member: the book, which comes from an object that
+    /// people write, cannot take that away.
+    fn is_member(&self, member: MemberId, board: &BoardPeer) -> bool {
+        let Some(group) = self.group() else { return false };
+        let health = group.health();
+        let health = health.borrow();
+        health.members.get(member).is_some_and(|member| member.key == board.key)
+    }
+
     /// Why a message is not taken, if so.
     fn fence(&self, board: &BoardPeer, head: &GroupHeadV1) -> Option<FenceV1> {
         let ElectorOptions { own, epoch, cluster, .. } = &self.options;
-        let known = self.at(head.from).is_some_and(|at| at.key == board.key);
+        let known = self.at(head.from).is_some_and(|at| at.key == board.key)
+            || self.is_member(head.from, board);
         match () {
             () if head.cluster != *cluster => Some(FenceV1::Cluster),
             () if !known || !board.is_master => Some(FenceV1::Sender),

@@ -264,6 +264,19 @@ async fn messages_of_anybody_else_are_refused() {
     let there = Present { members: BTreeSet::from([first.id]), epoch: 1 };
     assert_eq!(asking.present(all, soon).await, there);
     assert_eq!(Elector::new(other_epoch).present(all, soon).await, there, "it says its epoch");
+    // A person wrote the object without its rows: the group itself still knows its members.
+    group.change(MemberChange::AddLearner(second.member())).await.expect("added");
+    let rows = cluster.book.send_replace(Arc::default());
+    let own = rows.to_vec();
+    let own = watch::Sender::new(Arc::new(own));
+    let with_rows = |own_id, credentials: &Credentials| ElectorOptions {
+        book: own.subscribe(),
+        ..options(own_id, credentials)
+    };
+    let known = ask(with_rows(second.id, &second.credentials)).await;
+    assert!(matches!(known, Ok(GroupAnswerV1::Standing { .. })), "{known:?}");
+    assert_eq!(ask(with_rows(second.id, &stranger)).await, refused(FenceV1::Sender));
+    cluster.book.send_replace(rows);
     // The book names another key for that address: whoever answers there is not the member.
     let right = cluster.book.borrow().clone();
     cluster.book.send_modify(|book| Arc::make_mut(book)[0].key = [0; 32]);

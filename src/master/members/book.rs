@@ -10,7 +10,8 @@ use std::sync::Arc;
 use logic::masters::{Durability, Wanted};
 use model::ids::{KindKey, ObjectKey};
 use model::join::{key_text, parse_key};
-use model::masters::{MASTERS_OBJECT, MasterAtV1, MemberId, Part};
+use model::masters::{MASTERS_OBJECT, MasterAtV1, MemberId, MembersV1, Part};
+use model::status::ApiError;
 use model::view::kind;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -81,6 +82,34 @@ impl Rows {
         ObjectKey { kind: kind::CONFIG_MAPS, namespace, name }
     }
 
+    /// Whether this is the object's key.
+    pub fn is_key(key: &ObjectKey) -> bool {
+        *key == Self::key()
+    }
+
+    /// A client may write its wishes into the object; ids and rows stay as they are.
+    ///
+    /// # Errors
+    /// 403: they would not.
+    pub fn may_edit(old: Option<&Value>, new: &Value) -> Result<(), ApiError> {
+        let kept = |object: Option<&Value>| -> Map<String, Value> {
+            let data = object.and_then(|object| object["data"].as_object()).into_iter().flatten();
+            let own = data.filter(|(key, _)| *key == NEXT || key.starts_with(MEMBER));
+            own.map(|(key, value)| (key.clone(), value.clone())).collect()
+        };
+        if kept(old) == kept(Some(new)) { Ok(()) } else { Err(Self::kept()) }
+    }
+
+    /// Why the object is not written so.
+    pub fn kept() -> ApiError {
+        let why = format!(
+            "`next` and `member-*` say where the masters are, and they keep them: leave those as they are. \
+             Wishes are said with kubectl -n {SYSTEM} patch configmap {MASTERS_OBJECT} \
+             -p '{{\"data\":{{\"voters\":\"3\"}}}}'"
+        );
+        ApiError::forbidden("", "configmaps", MASTERS_OBJECT, &why)
+    }
+
     /// What this master's copy of the object says, with the object.
     ///
     /// # Errors
@@ -92,7 +121,7 @@ impl Rows {
     }
 
     /// Rows that cannot be read are left out: a person may have edited the object.
-    fn parse(body: &[u8]) -> Self {
+    pub fn parse(body: &[u8]) -> Self {
         let object: Value = serde_json::from_slice(body).unwrap_or_default();
         let text = |key: &str| object["data"][key].as_str();
         let data = object["data"].as_object().into_iter().flatten();
@@ -228,8 +257,9 @@ async fn watch_object(store: &Store, book: &watch::Sender<Book>) {
     loop {
         let from = store.version();
         if let Ok((rows, Some(_))) = Rows::read(store) {
-            let fresh: Book = Arc::new(rows.members.into_values().collect());
+            let members = store.members().unwrap_or_default();
             book.send_if_modified(|known| {
+                let fresh = Arc::new(with_known(rows.members, known, &members));
                 let is_new = *known != fresh;
                 *known = fresh;
                 is_new
@@ -252,8 +282,25 @@ async fn watch_object(store: &Store, book: &watch::Sender<Book>) {
     }
 }
 
+/// The rows, and where a member of the group without one was: an object that somebody broke must not part
+/// the masters.
+fn with_known(
+    mut rows: BTreeMap<MemberId, MasterAtV1>,
+    known: &[MasterAtV1],
+    members: &MembersV1,
+) -> Vec<MasterAtV1> {
+    for at in known {
+        if members.get(at.member).is_some_and(|member| member.key == at.key) {
+            rows.entry(at.member).or_insert_with(|| at.clone());
+        }
+    }
+    rows.into_values().collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use model::masters::MemberV1;
+
     use super::*;
 
     fn at(board: &str) -> MasterAtV1 {
@@ -295,6 +342,50 @@ mod tests {
         let said = Rows { said: one, ..Rows::default() }.wishing(both);
         assert_eq!(said.said.over(both), Wanted::default());
         assert_eq!(Rows::default().wishing(Wanted::default()).said, Said::default());
+    }
+
+    #[test]
+    fn a_client_writes_wishes_and_no_rows() {
+        let (_, rows) = Rows::default().take(at("pi-2"));
+        let old = rows.object();
+        let edited = |edit: fn(&mut Value)| {
+            let mut new = old.clone();
+            edit(&mut new["data"]);
+            Rows::may_edit(Some(&old), &new)
+        };
+        assert_eq!(edited(|data| data["durability"] = "both".into()), Ok(()));
+        for broken in [
+            edited(|data| *data = json!({ "durability": "one" })),
+            edited(|data| *data = Value::Null),
+            edited(|data| data["next"] = "2".into()),
+            edited(|data| data["member-2"] = "{}".into()),
+            edited(|data| data["member-9"] = data["member-2"].clone()),
+            Rows::may_edit(None, &old),
+        ] {
+            let error = broken.expect_err("the masters keep their rows");
+            assert_eq!(error.code, 403);
+            assert!(error.message.contains("kubectl"), "{}", error.message);
+        }
+        let wish = json!({ "data": { "voters": "5" } });
+        assert_eq!(Rows::may_edit(None, &wish), Ok(()));
+    }
+
+    #[test]
+    fn a_member_of_the_group_stays_where_it_was_when_its_row_is_gone() {
+        let known: Vec<MasterAtV1> =
+            (1..=3).map(|id| MasterAtV1 { member: MemberId(id), ..at("pi") }).collect();
+        let member = |id, key| MemberV1 {
+            id: MemberId(id),
+            board: "pi".to_owned(),
+            key: [key; 32],
+            part: Part::Voter,
+        };
+        // The third is another board by now.
+        let members =
+            MembersV1 { configs: vec![], members: vec![member(2, 0xab), member(3, 0xcd)] };
+        let moved = MasterAtV1 { api_port: 1, member: MemberId(4), ..at("pi-4") };
+        let rows = BTreeMap::from([(MemberId(4), moved.clone())]);
+        assert_eq!(with_known(rows, &known, &members), [known[1].clone(), moved]);
     }
 
     #[test]

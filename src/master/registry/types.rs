@@ -96,7 +96,7 @@ impl Guard {
     ///
     /// # Errors
     /// It is refused.
-    pub(super) fn judge(
+    pub(in crate::master) fn judge(
         &self,
         target: &Target,
         old: Option<&Value>,

@@ -74,6 +74,8 @@ pub enum Lost {
     Incoming,
     /// What it sends.
     Outgoing,
+    /// What is sent to everybody: it hears no announcement.
+    Multicast,
 }
 
 /// Rounds of a repeated trial: few in CI, many in `cargo xtask soak`.
@@ -169,12 +171,13 @@ impl Board {
     /// Loses packets of one direction on the switch's side of the board, until [`Self::lose_nothing`].
     pub fn lose(&self, lost: Lost) {
         let hook = match lost {
-            Lost::Incoming => ("input", "iifname"),
-            Lost::Outgoing => ("output", "oifname"),
+            Lost::Incoming => ("input", "iifname", ""),
+            Lost::Outgoing => ("output", "oifname", ""),
+            Lost::Multicast => ("input", "iifname", "ip daddr 224.0.0.0/4"),
         };
         let rules = format!(
-            "table inet trial {{\n chain lost {{\n type filter hook {} priority -300;\n {} {ETH} drop\n }}\n }}\n",
-            hook.0, hook.1
+            "table inet trial {{\n chain lost {{\n type filter hook {} priority -300;\n {} {ETH} {} drop\n }}\n }}\n",
+            hook.0, hook.1, hook.2
         );
         self.nft(&["add", "table", "inet", "trial"]);
         self.nft(&["delete", "table", "inet", "trial"]);

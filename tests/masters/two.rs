@@ -74,6 +74,32 @@ fn the_board_that_is_left_is_promoted_and_has_all_that_both_boards_acknowledged(
     cluster.boards[1].create(MAPS, &config_map("with-both-again"));
     assert_eq!(cluster.boards[1].get(&format!("{MAPS}/after"))["data"]["key"], "after");
     assert_eq!(cluster.boards[1].keeper_pid(), keeper, "pods do not notice");
+    the_leader_was_cut_off(&cluster, &second);
+}
+
+/// The other board is promoted while the leader's cable is out, and where nobody hears announcements the
+/// leader finds out by itself. Both may not lead for longer than that takes.
+fn the_leader_was_cut_off(cluster: &Cluster, leader: &str) {
+    let [left, cut] = &cluster.boards[..] else { panic!("two boards") };
+    cut.unplug();
+    wait_until("promoted", &cluster.boards[..1], WITHIN, || {
+        left.command(&["promote"]).status.success()
+    });
+    assert_eq!(status(left)["epoch"].as_u64(), Some(3));
+    left.create(MAPS, &config_map("without-it"));
+    for board in [left, cut] {
+        board.lose(Lost::Multicast);
+    }
+    cut.replug();
+    let began = Instant::now();
+    wait_until("the leader that was cut off is a learner", &cluster.boards, WITHIN, || {
+        standing(&status(left), leader) == "learner"
+    });
+    println!("a learner {:?} after its cable was put back", began.elapsed());
+    assert_eq!(status(cut)["leader"], left.node(), "{}", status(cut));
+    for board in [left, cut] {
+        board.lose_nothing();
+    }
 }
 
 /// Nothing is acknowledged that one board alone has, unless somebody says so.

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use model::leader::SignedRecord;
-use model::masters::KitV1;
+use model::masters::{KitV1, MasterAtV1, MemberId};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::wait::{LOOK_AGAIN, fenced_meanwhile};
 use super::{Base, Reopen, Seat};
 use crate::app::follower::FollowerRole;
 use crate::app::identity::Role;
@@ -17,12 +18,13 @@ use crate::app::mastership::Mastership;
 use crate::app::member::dial;
 use crate::app::member::locate::is_ours;
 use crate::app::member::{Ears, Holds, MemberOptions, MemberRole};
+use crate::app::membership::Membership;
 use crate::app::standing::Standing;
 use crate::io::link::Socket;
 use crate::io::store::{self, Mandate, Store};
 use crate::io::tls::Credentials;
 use crate::master::keys::Keys;
-use crate::master::members::Rows;
+use crate::master::members::{Grouping, Rows};
 
 /// The board's certificate, from its join.
 fn own_credentials(base: &Base) -> Result<Credentials> {
@@ -80,26 +82,45 @@ pub(super) async fn fenced_by(base: &Base, standing: &Standing) -> Option<Signed
         return None;
     }
     let (rows, _) = Rows::read(&standing.store).ok()?;
-    let mut asked = JoinSet::new();
-    for at in rows.members.into_values().filter(|at| at.member != own) {
+    let others = rows.members.into_values().filter(|at| at.member != own);
+    later_leader(others, epoch, &standing.credentials, &base.identity.cluster).await
+}
+
+/// A leader of a later epoch of this cluster, as one of these masters names it.
+async fn later_leader(
+    asked: impl Iterator<Item = MasterAtV1>,
+    epoch: u64,
+    credentials: &Credentials,
+    cluster: &str,
+) -> Option<SignedRecord> {
+    let mut answers = JoinSet::new();
+    for at in asked {
         for address in at.addresses {
-            let (address, credentials) = ((address, at.peer_port).into(), &standing.credentials);
-            let credentials = credentials.clone();
-            asked.spawn(
-                async move { timeout(FENCE_WITHIN, dial::leader(address, &credentials)).await },
-            );
+            let (address, credentials) = ((address, at.peer_port).into(), credentials.clone());
+            answers.spawn(async move {
+                timeout(FENCE_WITHIN, dial::leader(address, &credentials)).await
+            });
         }
     }
-    while let Some(answer) = asked.join_next().await {
+    while let Some(answer) = answers.join_next().await {
         let Ok(Ok(Ok(record))) = answer else { continue };
-        let ours = is_ours(&record, &standing.credentials, &base.identity.cluster);
-        if ours && record.record().epoch > epoch {
+        if is_ours(&record, credentials, cluster) && record.record().epoch > epoch {
             let leader = record.record().name.as_str();
             tracing::warn!(leader, "another board was promoted meanwhile: this one follows it");
             return Some(record);
         }
     }
     None
+}
+
+/// Forgets that this board was a master, and looks for the leader where that record says.
+pub(super) async fn follow_later(base: &mut Base, record: SignedRecord) -> Result<()> {
+    let known = Membership { leader: Some(record), masters: Vec::new() };
+    if let Err(error) = known.save(&base.dirs) {
+        let error = format!("{error:#}");
+        tracing::warn!(error, "where the leader is cannot be kept: it is looked for");
+    }
+    step_down(base).await
 }
 
 /// What a leader knows of those who may lead instead.
@@ -109,6 +130,7 @@ pub(super) struct Reigning {
     cluster: String,
     credentials: Credentials,
     keys: Keys,
+    grouping: Grouping,
 }
 
 impl Reigning {
@@ -119,7 +141,33 @@ impl Reigning {
             cluster: base.identity.cluster.clone(),
             credentials: standing.credentials.clone(),
             keys: Keys::of(standing.store.clone()),
+            grouping: standing.members.grouping().clone(),
         }
+    }
+
+    /// The members that have not answered this leader for so long.
+    fn silent(&self) -> Vec<MemberId> {
+        let Some(engine) = self.grouping.engine().borrow().clone() else { return Vec::new() };
+        let heard = engine.group.heard();
+        let members = engine.group.health().borrow().members.clone();
+        let others = members.members.iter().map(|member| member.id).filter(|id| *id != engine.own);
+        others.filter(|id| heard.get(id).is_none_or(|ago| *ago > LOOK_AGAIN)).collect()
+    }
+
+    /// A leader of a later epoch that a silent member names, and that says so itself.
+    pub(super) async fn fenced(reign: Option<Self>) -> SignedRecord {
+        let Some(reign) = reign else { return std::future::pending().await };
+        let ask = |silent: Vec<MemberId>| {
+            let book = reign.grouping.book().borrow().to_vec();
+            let reign = reign.clone();
+            async move {
+                let asked = book.into_iter().filter(|at| silent.contains(&at.member));
+                let Self { epoch, credentials, cluster, .. } = &reign;
+                let later = later_leader(asked, *epoch, credentials, cluster).await?;
+                reign.is_over_by(&later).await.then_some(later)
+            }
+        };
+        fenced_meanwhile(|| reign.silent(), ask).await
     }
 
     /// As [`Reigning::is_over_by`]; nobody leads here: no.

@@ -37,7 +37,6 @@ use super::loops::Loops;
 use super::master::{Lead, MasterRole};
 use super::mastership::Mastership;
 use super::member::{Holds, MemberRole, Said};
-use super::membership::Membership;
 use super::standing::Standing;
 use crate::io::clock::Clock;
 use crate::io::image::ImageStore;
@@ -48,8 +47,8 @@ use crate::master::tokens::Tokens;
 use crate::node::Mastery;
 pub(super) use images::SeatImages;
 use make::{
-    Reigning, fenced_by, follower, forget_keys, lead, leave, open_held, promote, reopen_log,
-    say_ready, step_down, take_kit, without_promoted, worker,
+    Reigning, fenced_by, follow_later, follower, forget_keys, lead, leave, open_held, promote,
+    reopen_log, say_ready, take_kit, without_promoted, worker,
 };
 pub(super) use promotion::Promotion;
 use wait::{deposed, due, engine_failed, led_again, over, reign_changes, told};
@@ -147,7 +146,7 @@ enum Event {
     /// What was asked is refused.
     Nothing,
     /// Somebody was promoted while this board was away or cut off.
-    Deposed,
+    Deposed(Box<SignedRecord>),
     /// A leader answers the board that was one.
     Led,
 }
@@ -234,6 +233,7 @@ impl Seats {
         let rivals = self.seat.rivals();
         let reign = self.standing.as_ref().map(|standing| Reigning::of(&self.base, standing));
         let confirmed = |rival| Reigning::is_over(reign.clone(), rival);
+        let fenced = Reigning::fenced(reign.clone().filter(|_| own.is_some()));
         let left_over = self.seat.tunnel().filter(|_| Mastership::left_keys(&self.base.dirs));
         // Cancel safety: all of them lose nothing when dropped.
         let failed = tokio::select! {
@@ -245,7 +245,8 @@ impl Seats {
             event = told(said, self.standing.is_some()) => return Ok(event),
             () = due(self.reopen.at) => return Ok(Event::Reopen),
             Some(promotion) = self.promotions.recv() => return Ok(self.judge(promotion).await),
-            () = deposed(rivals, confirmed) => return Ok(Event::Deposed),
+            later = deposed(rivals, confirmed) => return Ok(Event::Deposed(Box::new(later))),
+            later = fenced => return Ok(Event::Deposed(Box::new(later))),
             () = led_again(left_over) => return Ok(Event::Led),
             error = self.seat.loops().failed() => error,
             error = standing_failed(&mut self.standing) => return Err(error),
@@ -283,8 +284,7 @@ impl Seats {
                 }
                 Some(record) => {
                     standing.close().await;
-                    Membership { leader: Some(record), masters: Vec::new() }.save(&base.dirs)?;
-                    step_down(&mut base).await?;
+                    follow_later(&mut base, record).await?;
                     (None, Seat::Working(worker(&base, &socket, Holds::Nothing)?))
                 }
             },
@@ -298,12 +298,14 @@ impl Seats {
                 let (standing, seat) = promoted?;
                 (Some(standing), seat)
             }
-            (event @ (Event::Leave | Event::Deposed), Some(standing)) => {
+            (Event::Leave, Some(standing)) => {
                 standing.close().await;
-                match event {
-                    Event::Leave => leave(&mut base).await?,
-                    _ => step_down(&mut base).await?,
-                }
+                leave(&mut base).await?;
+                (None, Seat::Working(worker(&base, &socket, Holds::Nothing)?))
+            }
+            (Event::Deposed(record), Some(standing)) => {
+                standing.close().await;
+                follow_later(&mut base, *record).await?;
                 (None, Seat::Working(worker(&base, &socket, Holds::Nothing)?))
             }
             (Event::Fail(why), Some(standing)) => {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use model::leader::SignedRecord;
+use model::masters::MemberId;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Event;
 use crate::app::member::Said;
@@ -77,14 +78,15 @@ pub(super) async fn engine_failed(engine: Option<watch::Receiver<Option<Engine>>
     }
 }
 
-/// How often a leader of a later epoch that does not answer is looked for again.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How often a leader of a later epoch that does not answer is looked for again; a member that has not
+/// answered for so long may follow one.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Waits until a leader of a later epoch that was heard of says so itself: `confirmed` asks it.
 pub(super) async fn deposed<Asked: Future<Output = bool>>(
     rivals: Option<watch::Receiver<Option<SignedRecord>>>,
     confirmed: impl Fn(SignedRecord) -> Asked,
-) {
+) -> SignedRecord {
     let Some(mut rivals) = rivals else { return std::future::pending().await };
     loop {
         let heard = rivals.wait_for(Option::is_some).await.map(|heard| heard.clone());
@@ -92,11 +94,29 @@ pub(super) async fn deposed<Asked: Future<Output = bool>>(
             // Nobody listens any more: that shows elsewhere.
             return std::future::pending().await;
         };
-        if confirmed(record).await {
-            return;
+        if confirmed(record.clone()).await {
+            return record;
         }
         // An error shows at the next look.
         let _newer = timeout(LOOK_AGAIN, rivals.changed()).await;
+    }
+}
+
+/// Waits until `ask` finds a leader of a later epoch; it asks where members are `silent`. Where no
+/// announcement arrives, a leader that was cut off learns in no other way that somebody was promoted.
+pub(super) async fn fenced_meanwhile<Asked: Future<Output = Option<SignedRecord>>>(
+    silent: impl Fn() -> Vec<MemberId>,
+    ask: impl Fn(Vec<MemberId>) -> Asked,
+) -> SignedRecord {
+    loop {
+        sleep(LOOK_AGAIN).await;
+        let silent = silent();
+        if silent.is_empty() {
+            continue;
+        }
+        if let Some(record) = ask(silent).await {
+            return record;
+        }
     }
 }
 
@@ -128,8 +148,7 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_record_alone_deposes_nobody() {
+    fn record() -> SignedRecord {
         let record = LeaderRecord {
             cluster: "c".into(),
             epoch: 2,
@@ -141,8 +160,30 @@ mod tests {
             peer_port: 3,
             ca: [1; 16],
         };
-        let record = SignedRecord::sign(record, |_| vec![1]).expect("valid");
-        let heard = watch::Sender::new(Some(record));
+        SignedRecord::sign(record, |_| vec![1]).expect("valid")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_asks_where_nobody_answers_it_whether_it_was_fenced() {
+        let (silent, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let who = || (0..silent.load(Ordering::Relaxed)).map(|_| MemberId(2)).collect::<Vec<_>>();
+        let ask = |of: Vec<MemberId>| {
+            assert_eq!(of, [MemberId(2)]);
+            std::future::ready((asked.fetch_add(1, Ordering::Relaxed) == 3).then(record))
+        };
+        let waiting = fenced_meanwhile(who, ask);
+        tokio::pin!(waiting);
+        assert!(timeout(LOOK_AGAIN * 10, &mut waiting).await.is_err());
+        assert_eq!(asked.load(Ordering::Relaxed), 0, "everybody answers");
+        silent.store(1, Ordering::Relaxed);
+        assert!(timeout(LOOK_AGAIN * 3, &mut waiting).await.is_err(), "away, not promoted");
+        let later = timeout(LOOK_AGAIN * 2, waiting).await.expect("it says who leads");
+        assert_eq!(later, record());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_alone_deposes_nobody() {
+        let heard = watch::Sender::new(Some(record()));
         let asked = AtomicUsize::new(0);
         let answers_at = 4;
         let confirmed = |_| std::future::ready(asked.fetch_add(1, Ordering::Relaxed) == answers_at);

@@ -10,15 +10,17 @@
 //! is. Controllers' writes do not wait: they follow from what was acknowledged, and the pods of a board that
 //! died have to move. With three voters or more a majority has every write anyway.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use logic::masters::{Durability, Wanted};
+use model::ids::Version;
 use model::limits::{STORE_WAIT_SECONDS_MAX, VOTER_LAG_ENTRIES_MAX};
-use model::masters::MASTERS_OBJECT;
+use model::masters::{MASTERS_OBJECT, MemberId};
 use model::status::ApiError;
 use tokio::time::{sleep, timeout};
 
-use super::members::{Grouping, Rows};
+use super::members::{Grouping, Rows, Said};
 use crate::io::store::{Group, GroupHealth, Store};
 
 /// How long a write waits for the other board.
@@ -50,12 +52,14 @@ struct Of {
     grouping: Grouping,
     store: Store,
     configured: Wanted,
+    /// What the object of this version said, when it was read last.
+    last: Arc<Mutex<(Option<Version>, Said)>>,
 }
 
 impl Both {
     /// Of this board's part in the group. `configured` counts where the object says nothing.
     pub fn new(grouping: Grouping, store: Store, configured: Wanted) -> Self {
-        Self(Some(Of { grouping, store, configured }))
+        Self(Some(Of { grouping, store, configured, last: Arc::default() }))
     }
 
     /// What is done at this moment.
@@ -85,17 +89,18 @@ impl Both {
         })
     }
 
-    /// Waits until another board has every write of before this call.
+    /// Waits until another board has every write of before this call, unless that is wished no more. That
+    /// the group becomes another one meanwhile ends no wait: what one board committed stays on one disk.
     ///
     /// # Errors
     /// 504: it does not say so.
     pub async fn after(&self) -> Result<(), ApiError> {
-        let Some(group) = self.waits_for() else { return Ok(()) };
+        let Some((of, group)) = self.0.as_ref().zip(self.waits_for()) else { return Ok(()) };
         let upto = group.last_index();
         let mut health = group.health();
         let kept = async {
             loop {
-                if has_copy(&health.borrow_and_update(), upto) || self.waits_for().is_none() {
+                if has_copy(&health.borrow_and_update(), group.own(), upto) || !of.is_wished() {
                     return;
                 }
                 // Cancel safety: both only wait. An error means that the engine has ended: nobody will
@@ -111,18 +116,18 @@ impl Both {
             .map_err(|_| ApiError::new(504, "Timeout", self.words("only this board has the write")))
     }
 
-    /// The group, if writes wait for a learner of it.
+    /// The group, if writes wait for another member of it.
     fn waits_for(&self) -> Option<Group> {
         let of = self.0.as_ref()?;
-        let group = of.group().filter(|group| has_one_voter(&group.health().borrow()))?;
+        let group = of.group().filter(|group| may_be_on_one(&group.health().borrow()))?;
         of.is_wished().then_some(group)
     }
 
     fn words(&self, so: &str) -> String {
         let group = self.waits_for();
         let health = group.map(|group| group.health().borrow().clone()).unwrap_or_default();
-        let learners = health.members.learners();
-        let boards = learners.iter().filter_map(|id| health.members.get(*id));
+        let own = self.0.as_ref().and_then(Of::group).map(|group| group.own());
+        let boards = health.members.members.iter().filter(|member| Some(member.id) != own);
         let boards: Vec<&str> = boards.map(|member| &*member.board).collect();
         format!(
             "durability is \"both\", and board {} does not answer; {so}. Bring it back, or have one copy: \
@@ -137,39 +142,47 @@ impl Of {
         self.grouping.engine().borrow().as_ref().map(|engine| engine.group.clone())
     }
 
+    /// What cannot be read wishes what it did before; the object is parsed when it is another one.
     fn is_wished(&self) -> bool {
-        // What cannot be read wishes nothing; writes fail by themselves then.
-        let said = Rows::read(&self.store).map(|(rows, _)| rows.said).unwrap_or_default();
-        said.over(self.configured).durability == Durability::Both
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(record) = self.store.get(&Rows::key()) {
+            let version = record.as_ref().map(|record| record.version);
+            if version.is_none() || version != last.0 {
+                let said = record.as_ref().map(|record| Rows::parse(&record.body).said);
+                *last = (version, said.unwrap_or_default());
+            }
+        }
+        last.1.over(self.configured).durability == Durability::Both
     }
 }
 
-/// Whether what is committed is on one board, while another holds the log too.
-fn has_one_voter(health: &GroupHealth) -> bool {
+/// Whether what is committed may be on one board, while another holds the log too. While the group becomes
+/// one of several voters, the old one may have committed alone what was written just before.
+fn may_be_on_one(health: &GroupHealth) -> bool {
     let members = &health.members;
-    !members.is_joint() && members.voters().len() == 1 && !members.learners().is_empty()
+    members.members.len() > 1 && (members.is_joint() || members.voters().len() == 1)
 }
 
-/// Whether a learner answers, and is not far behind.
+/// Whether another member answers, and is not far behind.
 fn takes_one(group: &Group) -> bool {
     let heard = group.heard();
     let health = group.health().borrow().clone();
-    health.members.learners().iter().any(|id| {
-        let matched = health.matched.get(id).copied().unwrap_or(0);
-        heard.get(id).is_some_and(|ago| *ago < HEARD_WITHIN)
+    health.members.members.iter().map(|member| member.id).any(|id| {
+        let matched = health.matched.get(&id).copied().unwrap_or(0);
+        heard.get(&id).is_some_and(|ago| *ago < HEARD_WITHIN)
             && matched + VOTER_LAG_ENTRIES_MAX >= health.last_index
     })
 }
 
-/// Whether a learner has everything up to an entry on its disk.
-fn has_copy(health: &GroupHealth, upto: u64) -> bool {
-    let learners = health.members.learners();
-    learners.iter().any(|id| health.matched.get(id).is_some_and(|matched| *matched >= upto))
+/// Whether another member has everything up to an entry on its disk.
+fn has_copy(health: &GroupHealth, own: MemberId, upto: u64) -> bool {
+    let others = health.members.members.iter().map(|member| member.id).filter(|id| *id != own);
+    others.into_iter().any(|id| health.matched.get(&id).is_some_and(|matched| *matched >= upto))
 }
 
 #[cfg(test)]
 mod tests {
-    use model::masters::{MemberId, MemberV1, MembersV1, Part};
+    use model::masters::{MemberV1, MembersV1, Part};
 
     use super::*;
 
@@ -186,18 +199,31 @@ mod tests {
         GroupHealth { members, matched, last_index: 10, ..GroupHealth::default() }
     }
 
+    const OWN: MemberId = MemberId(1);
+
     #[test]
-    fn only_a_learner_beside_the_one_voter_is_waited_for() {
-        assert!(has_one_voter(&health(1, 1, 0)));
-        assert!(!has_one_voter(&health(1, 0, 0)), "there is nobody to wait for");
-        assert!(!has_one_voter(&health(3, 1, 0)), "a majority has it");
+    fn only_what_one_voter_may_have_committed_alone_is_waited_for() {
+        assert!(may_be_on_one(&health(1, 1, 0)));
+        assert!(!may_be_on_one(&health(1, 0, 0)), "there is nobody to wait for");
+        assert!(!may_be_on_one(&health(3, 1, 0)), "a majority has it");
+        // A third board comes: what was committed a moment ago may be on the old voter's disk alone.
+        let mut growing = health(3, 0, 9);
+        growing.members.configs.insert(0, [OWN].into());
+        assert!(may_be_on_one(&growing));
+        assert!(!has_copy(&growing, OWN, 10), "not by growing");
+        growing.matched.insert(MemberId(3), 10);
+        assert!(has_copy(&growing, OWN, 10), "a voter's copy is one, too");
     }
 
     #[test]
     fn a_copy_reaches_up_to_the_write() {
-        assert!(!has_copy(&health(1, 1, 9), 10));
-        assert!(has_copy(&health(1, 1, 10), 10));
-        assert!(!has_copy(&health(1, 0, 10), 10));
+        assert!(!has_copy(&health(1, 1, 9), OWN, 10));
+        assert!(has_copy(&health(1, 1, 10), OWN, 10));
+        // The learner was thrown out meanwhile.
+        assert!(!has_copy(&health(1, 0, 10), OWN, 10));
+        let mut left = health(1, 1, 10);
+        left.members.members.truncate(1);
+        assert!(!has_copy(&left, OWN, 10), "its copy counts no more");
     }
 
     #[tokio::test]

@@ -13,9 +13,10 @@ use tokio::time::sleep;
 
 use super::members::Engine;
 use crate::io::peer::Connection;
+use crate::io::store::Timing;
 
-/// A leader that was not heard for so long is not asked: heartbeats come ten times a second.
-const SILENCE_MAX: Duration = Duration::from_secs(1);
+/// A leader that was not heard for so long is not asked: it missed five heartbeats.
+const SILENCE_MAX: Duration = Duration::from_millis(5 * Timing::DEFAULT.heartbeat_ms);
 /// How often one that fell silent is listened for.
 const LISTEN_AGAIN: Duration = Duration::from_millis(100);
 /// What is sent and not answered for so long ends the connection.

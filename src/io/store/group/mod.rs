@@ -25,6 +25,7 @@ mod reign;
 pub(super) mod seam;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +54,7 @@ use seam::GroupRequest;
 use types::{Types, entry_from_wire, meta, to_engine, to_log, vote_to_engine, vote_to_log};
 
 pub use seam::SnapshotFile;
+pub use timing::Timing;
 
 type Engine = Raft<Types, Machine>;
 
@@ -100,31 +102,6 @@ pub struct GroupOptions {
     pub timing: Timing,
     /// The way to the others.
     pub wire: Arc<dyn GroupWire>,
-}
-
-/// Clocks of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
-    /// Between two heartbeats.
-    pub heartbeat_ms: u64,
-    /// A member waits the second of these since it last heard of a leader, which is the leader's lease,
-    /// and a random time between the two, before it stands for election.
-    pub election_ms: (u64, u64),
-    /// A leader whose disk takes longer than this gives way.
-    pub unsynced_max_ms: u64,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self { heartbeat_ms: 200, election_ms: (250, 500), unsynced_max_ms: 2_000 }
-    }
-}
-
-impl Timing {
-    /// How long a member that acknowledged a leader votes for no other.
-    pub fn lease(&self) -> Duration {
-        Duration::from_millis(self.election_ms.1)
-    }
 }
 
 /// A change of who belongs to the group; one at a time.

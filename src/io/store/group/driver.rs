@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::masters::{MemberId, MembersV1};
-use openraft::async_runtime::WatchReceiver as _;
+use openraft::async_runtime::{Instant as _, WatchReceiver as _};
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Config, RaftMetrics, SnapshotPolicy, StepDownPolicy};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -239,7 +239,7 @@ impl Driver {
             if self.look(&now).await.is_err() {
                 break;
             }
-            let wake = self.wake_at();
+            let wake = self.wake_at(&now);
             // Cancel safety: nothing is taken out of a channel by an arm that loses.
             tokio::select! {
                 changed = metrics.changed() => if changed.is_err() {
@@ -271,9 +271,10 @@ impl Driver {
         });
     }
 
-    fn wake_at(&self) -> Instant {
+    fn wake_at(&self, metrics: &RaftMetrics<Types>) -> Instant {
         let now = Instant::now();
-        let looks = self.throne.reigns() || self.stalled.is_some();
+        let looks =
+            self.throne.reigns() || self.stalled.is_some() || self.throne.is_offered(metrics);
         let look = looks.then(|| now + LOOK_EVERY);
         let at = [self.elect_at, look].into_iter().flatten().min();
         // Nothing to wait for: the engine's metrics wake the loop.
@@ -303,6 +304,10 @@ impl Driver {
         self.purge(now).await;
         self.disk(now).await;
         match &now.running_state {
+            Ok(()) if self.throne.is_left_with_an_offer(now) => {
+                self.failed("nobody took the lead that it offered");
+                Err(())
+            }
             Ok(()) => Ok(()),
             Err(error) => {
                 self.failed(&error.to_string());
@@ -380,6 +385,8 @@ impl Driver {
                 }
             }
             Some(stalled) if is_bad => {
+                // Nothing that the engine hears counts before the disk has it.
+                self.throne.renew_offer();
                 let given = self.timing.lease() * 2;
                 if !stalled.is_silent && stalled.since.elapsed() > given {
                     stalled.is_silent = true;
@@ -397,12 +404,16 @@ impl Driver {
         }
     }
 
+    /// Offers the lead to that voter, or to the one with the most of the log; to nobody who is away.
     async fn hand_over(&mut self, to: Option<MemberId>, now: &RaftMetrics<Types>) {
         let voters = members_of(now).voters();
-        let matched = now.replication.iter().flatten();
-        let others = matched.filter(|(id, _)| **id != now.id && voters.contains(&MemberId(**id)));
-        let best = others.max_by_key(|(_, matched)| **matched).map(|(id, _)| MemberId(*id));
-        let to = to.filter(|to| voters.contains(to) && *to != self.own).or(best);
+        let heard = |id: u64| now.heartbeat.as_ref().and_then(|heard| heard.get(&id)?.as_ref());
+        let is_there =
+            |id: u64| heard(id).is_some_and(|at| at.elapsed() <= 2 * self.timing.lease());
+        let may = |id: u64| id != now.id && voters.contains(&MemberId(id)) && is_there(id);
+        let matched = now.replication.iter().flatten().filter(|(id, _)| may(**id));
+        let best = matched.max_by_key(|(_, matched)| **matched).map(|(id, _)| MemberId(*id));
+        let to = to.filter(|to| may(to.0)).or(best);
         if let Some(to) = to.filter(|_| now.state.is_leader()) {
             tracing::info!(from = %self.own, %to, "handing the lead over");
             self.throne.give_away(now.current_term);

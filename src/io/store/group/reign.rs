@@ -29,6 +29,9 @@ pub(super) type Confirms = mpsc::Sender<oneshot::Sender<Result<(), NotLeading>>>
 /// The acknowledgement of a leader that is a majority by itself.
 pub(super) const FOR_EVER_MS: u64 = u64::MAX / 4;
 
+/// For how many leases an offer of the lead may stay without a taker.
+const OFFERED_LEASES: u32 = 10;
+
 /// Keeps the mandate of this board.
 pub(super) struct Throne {
     thread: EngineEnd,
@@ -38,8 +41,8 @@ pub(super) struct Throne {
     current: Option<Current>,
     /// A term whose reign ended although this board leads it, and whether an entry was written since.
     interrupted: Option<(u64, Resume)>,
-    /// The term whose lead was offered to another member.
-    given_away: u64,
+    /// The term whose lead was offered to another member, and when.
+    offered: Option<(u64, Instant)>,
 }
 
 struct Current {
@@ -58,7 +61,7 @@ enum Resume {
 impl Throne {
     pub(super) fn new(thread: EngineEnd, epoch: u64, lease: Duration, confirms: Confirms) -> Self {
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
-        Self { thread, epoch, lease_ms, confirms, current: None, interrupted: None, given_away: 0 }
+        Self { thread, epoch, lease_ms, confirms, current: None, interrupted: None, offered: None }
     }
 
     /// Whether this board reigns.
@@ -92,7 +95,11 @@ impl Throne {
         }
         let applied = metrics.last_applied.as_ref().map(|id| **id.committed_leader_id());
         let heard = now_ms < acked_ms + self.lease_ms;
-        if !leads || applied != Some(term) || !heard || term == self.given_away {
+        if !leads
+            || applied != Some(term)
+            || !heard
+            || self.offered.is_some_and(|(of, _)| of == term)
+        {
             return false;
         }
         match &mut self.interrupted {
@@ -132,8 +139,30 @@ impl Throne {
     /// The lead of `term` is offered to another member, who needs no lease to run out: this board
     /// does not act in that term any more, even if nobody takes over.
     pub(super) fn give_away(&mut self, term: u64) {
-        self.given_away = term;
+        if self.offered.is_none_or(|(of, _)| of != term) {
+            self.offered = Some((term, Instant::now()));
+        }
         self.end();
+    }
+
+    /// Whether the lead was offered to another member, and this one still has it.
+    pub(super) fn is_offered(&self, metrics: &RaftMetrics<Types>) -> bool {
+        let of = self.offered.map(|(term, _)| term);
+        metrics.state.is_leader() && of == Some(metrics.current_term)
+    }
+
+    /// Whether somebody took it cannot be known yet.
+    pub(super) fn renew_offer(&mut self) {
+        if let Some((_, at)) = &mut self.offered {
+            *at = Instant::now();
+        }
+    }
+
+    /// Whether nobody took the lead in time. The engine knows no way back: it would neither lead nor vote
+    /// until somebody else wins, who may need its vote.
+    pub(super) fn is_left_with_an_offer(&self, metrics: &RaftMetrics<Types>) -> bool {
+        let late = Duration::from_millis(self.lease_ms) * OFFERED_LEASES;
+        self.is_offered(metrics) && self.offered.is_some_and(|(_, at)| at.elapsed() > late)
     }
 
     /// The reign is over, if there is one.

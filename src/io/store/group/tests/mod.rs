@@ -197,3 +197,40 @@ async fn the_lead_is_handed_over_without_an_election_timeout() {
     bed.agree(&ids([1, 2, 3])).await;
     bed.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lead_is_offered_to_nobody_who_is_away_and_an_offer_is_not_for_ever() {
+    let mut bed = Bed::new(6, LARGE_LOG).await;
+    bed.grow([2, 3], LARGE_LOG).await;
+    let (nth, mandate) = bed.leader(5).await;
+    let others: Vec<usize> = (0..3).filter(|other| *other != nth).collect();
+    let group = bed.seats[nth].group.clone().expect("leads");
+    let id = |bed: &Bed, nth: usize| bed.seats[nth].id;
+    let (dead, own) = (id(&bed, others[0]), id(&bed, nth));
+    bed.kill(others[0]).await;
+    until("it is missed", 10, || {
+        group.heard().get(&dead).is_none_or(|ago| *ago > 3 * bed.timing.lease())
+    })
+    .await;
+    // It may have been away for long: whoever is there gets the lead.
+    assert!(group.hand_over(Some(dead)).await, "nobody took over: {:?}", bed.healths());
+    mandate.over().await;
+    let (nth, _) = bed.leader(10).await;
+    assert_eq!(nth, others[1]);
+    let group = bed.seats[nth].group.clone().expect("leads");
+    // The only one that is there is cut off in the moment in which it gets the offer.
+    bed.net.cut(id(&bed, nth), own);
+    bed.net.cut(own, id(&bed, nth));
+    assert!(!group.hand_over(Some(own)).await);
+    until("it leads no more", 20, || group.health().borrow().failed.is_some()).await;
+    let why = group.health().borrow().failed.clone().unwrap_or_default();
+    assert!(why.contains("offered"), "{why}");
+    bed.net.heal();
+    bed.kill(nth).await;
+    bed.start(nth).await;
+    let mut clients = [Client::new(0)];
+    write(&bed, &mut clients, 2).await;
+    bed.start(others[0]).await;
+    bed.agree(&ids([1, 2, 3])).await;
+    bed.stop().await;
+}

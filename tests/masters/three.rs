@@ -1,5 +1,6 @@
 //! Three boards make one cluster whose leader may die.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -125,15 +126,24 @@ fn the_leader_dies_and_another_one_leads() {
     let kept = cluster.boards[new].get(&format!("{MAPS}/after"));
     assert_eq!(kept["data"]["key"], "after");
     // The board that founded the cluster: without its log it must not found it once more.
-    loses_its_log(&mut cluster, 0, new);
+    loses_its_log(&mut cluster, 0, new, |store| std::fs::remove_dir_all(store).expect("removed"));
+    loses_its_log(&mut cluster, 3 - new, new, |store| {
+        let segments = std::fs::read_dir(store.join("log")).expect("a log");
+        let first = segments.map(|segment| segment.expect("a segment").path()).min();
+        let first = first.expect("a segment");
+        let mut bytes = std::fs::read(&first).expect("readable");
+        bytes[300] ^= 1;
+        std::fs::write(first, bytes).expect("written");
+    });
 }
 
-/// A member whose log is gone, and its vote with it, votes no more as who it was: it comes back as
-/// another member, by itself.
-fn loses_its_log(cluster: &mut Cluster, poor: usize, leader: usize) {
+/// A member whose log is gone or damaged votes no more as who it was: it comes back as another member, by
+/// itself.
+fn loses_its_log(cluster: &mut Cluster, poor: usize, leader: usize, spoil: impl Fn(&Path)) {
     let name = cluster.boards[poor].node().to_owned();
+    let before = cluster.boards[leader].log().matches("action=Forget").count();
     cluster.boards[poor].kill();
-    std::fs::remove_dir_all(cluster.boards[poor].data_dir().join("store")).expect("removed");
+    spoil(&cluster.boards[poor].data_dir().join("store"));
     let began = Instant::now();
     cluster.boards[poor].start(&[]);
     wait_until("it begins anew", &cluster.boards, LED_WITHIN, || {
@@ -142,13 +152,13 @@ fn loses_its_log(cluster: &mut Cluster, poor: usize, leader: usize) {
     wait_until("it votes again", &cluster.boards, LOST_WITHIN, || {
         let said = status(&cluster.boards[leader]);
         // The old member goes last.
-        let forgotten = cluster.boards[leader].log().contains("action=Forget");
-        forgotten
+        let log = cluster.boards[leader].log();
+        log.matches("action=Forget").count() > before
             && standing(&said, &name) == "voter"
             && said["voters"].as_array().map(Vec::len) == Some(3)
     });
     println!("a voter whose log was lost votes again after {:?}", began.elapsed());
-    cluster.boards[leader].create(MAPS, &config_map("whole"));
+    cluster.boards[leader].create(MAPS, &config_map(&format!("whole-{poor}")));
     let said = status(&cluster.boards[poor]);
     assert_eq!(said["leader"], cluster.boards[leader].node(), "one cluster, one leader: {said}");
 }

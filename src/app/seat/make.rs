@@ -239,7 +239,7 @@ pub(super) async fn open_held(
     mastership: Option<&Mastership>,
 ) -> Result<Option<Standing>> {
     match Standing::open(base, mastership).await {
-        Err(error) if mastership.is_some() && is_lost(&error) => {
+        Err(error) if is_lost(&error, mastership) => {
             begin_anew(base, &error).await?;
             Ok(None)
         }
@@ -263,17 +263,42 @@ pub(super) fn without_promoted(
 }
 
 async fn begin_anew(base: &mut Base, error: &Error) -> Result<()> {
-    let error = format!("{error:#}");
-    tracing::error!(error, "this board's copy of the log is lost: it asks the leader for another");
+    let (error, kept) = (loss(error), base.dirs.store().with_extension("old"));
+    let kept = kept.display();
+    tracing::error!(
+        error,
+        %kept,
+        "this board's copy of the log is lost: it asks the leader for another"
+    );
     step_down(base).await?;
     base.doors.close();
     Ok(())
 }
 
-/// Whether this replica may have promised or confirmed what it does not know any more.
-fn is_lost(error: &Error) -> bool {
-    let cause = error.chain().find_map(|cause| cause.downcast_ref::<store::OpenError>());
-    matches!(cause, Some(store::OpenError::Lost(_) | store::OpenError::Vote(_)))
+/// Whether this replica may have promised or confirmed what it does not know any more, or cannot read what
+/// the others can give it again.
+fn is_lost(error: &Error, mastership: Option<&Mastership>) -> bool {
+    use store::OpenError::{Damaged, Lost, Unrecoverable, Vote};
+    let Some(mastership) = mastership else { return false };
+    match error.chain().find_map(|cause| cause.downcast_ref::<store::OpenError>()) {
+        Some(Lost(_) | Vote(_)) => true,
+        // Others hold the whole log, so there is nothing to repair.
+        Some(Damaged { .. } | Unrecoverable { .. }) => mastership.entered,
+        _ => false,
+    }
+}
+
+/// Without the remedies of a master that is alone.
+fn loss(error: &Error) -> String {
+    match error.chain().find_map(|cause| cause.downcast_ref::<store::OpenError>()) {
+        Some(store::OpenError::Damaged { path, offset, .. }) => {
+            format!("log {} is damaged at byte {offset}", path.display())
+        }
+        Some(store::OpenError::Unrecoverable { dir, .. }) => {
+            format!("state in {} is lost", dir.display())
+        }
+        _ => format!("{error:#}"),
+    }
 }
 
 /// Forgets that this board was a master. Whoever founded the cluster has not founded this one any
@@ -386,7 +411,7 @@ pub(super) async fn reopen_log(
     let mastership = Mastership::load(&base.dirs)?;
     match hold(base, socket, mastership.as_ref()).await {
         Ok((standing, seat)) => Ok((Some(standing), seat)),
-        Err(error) if mastership.is_some() && is_lost(&error) => {
+        Err(error) if is_lost(&error, mastership.as_ref()) => {
             begin_anew(base, &error).await?;
             Ok((None, Seat::Working(worker(base, socket, Holds::Nothing)?)))
         }
@@ -423,4 +448,51 @@ pub(super) async fn promote(
     tracing::warn!(version = version.0, "this board was promoted: it leads in a new epoch");
     say_ready(base, began);
     Ok((standing, Seat::Leading(Box::new(master))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use model::masters::MemberId;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_damaged_log_is_replaced_where_others_have_it() {
+        let root = std::env::temp_dir().join(format!("kumquat-damaged-{}", std::process::id()));
+        let _gone = fs::remove_dir_all(&root);
+        let open = || Store::open(store::Options::new(&root));
+        for _ in 0..3 {
+            let store = open().expect("opens");
+            store.lead_alone(Box::new(())).await.expect("leads");
+            store.close().await;
+        }
+        let segments = fs::read_dir(root.join("log")).expect("a log");
+        let first = segments.map(|segment| segment.expect("a segment").path()).min();
+        let path = first.expect("a segment");
+        let mut bytes = fs::read(&path).expect("readable");
+        // In the first frame, behind the segment's header.
+        bytes[60] ^= 1;
+        fs::write(&path, bytes).expect("written");
+        let error = Error::from(open().expect_err("damaged")).context("cannot open the store");
+        let member = |entered| Mastership {
+            member: MemberId(1),
+            epoch: 1,
+            masters: Vec::new(),
+            entered,
+            promoting: false,
+        };
+        assert!(is_lost(&error, Some(&member(true))), "{error:#}");
+        assert!(!loss(&error).contains("repair"), "{}", loss(&error));
+        assert!(!is_lost(&error, Some(&member(false))), "nobody counts on it yet");
+        assert!(!is_lost(&error, None), "who is alone has nobody to ask");
+        let full = store::OpenError::Io {
+            action: "write",
+            path: root.clone(),
+            source: std::io::Error::from_raw_os_error(28),
+        };
+        assert!(!is_lost(&full.into(), Some(&member(true))), "it is there when there is room");
+        fs::remove_dir_all(root).expect("removable");
+    }
 }

@@ -24,9 +24,9 @@ pub(super) fn repair(dir: &Path, version: Version) -> Result<Version, OpenError>
     let paths = Paths::of(dir);
     let _lock = paths.lock(dir)?;
     let faults = Faults::default();
-    if let Some(vote) = VoteFile::open(&paths.vote, &faults)? {
+    if VoteFile::open(&paths.vote, &faults)?.is_some() {
         // Others hold the whole log: this copy is replaced, not repaired.
-        return Err(OpenError::Member { dir: dir.to_owned(), own: vote.ballot().own });
+        return Err(OpenError::Replica(dir.to_owned()));
     }
     let last_good = match Log::open(&paths.log, &faults) {
         Ok(_) => return Err(OpenError::Whole(dir.to_owned())),

@@ -245,6 +245,12 @@ pub enum OpenError {
         /// Which member it is; zero when it is none.
         own: MemberId,
     },
+    /// `repair` was asked to give up what the other members of the group have.
+    #[error(
+        "store {dir} belongs to a group of masters: start the board, and it gets another copy from them; if \
+         none of them is left, restore a backup", dir = .0.display()
+    )]
+    Replica(PathBuf),
     /// It was asked to lead, or to follow, in the middle of something else.
     #[error("store {dir} is in use already", dir = .0.display())]
     Busy(PathBuf),

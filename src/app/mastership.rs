@@ -112,11 +112,14 @@ impl Mastership {
         Self::forget(dirs)
     }
 
-    /// Whether a store that says nothing of the group of this member has lost that. Whoever is promoted
-    /// founds a cluster of one with its log.
+    /// Whether a store that says nothing of the group of this member has lost that.
     pub(super) fn is_lost(&self, store: &Store) -> bool {
-        let is_promoted = self.promoting && store.version() > Version(0);
-        self.entered && !is_promoted && store.standing() == Standing::Sole
+        self.entered && store.standing() == Standing::Sole && !self.is_promoted(store)
+    }
+
+    /// Whether this board has left its group with that store, in which it is alone.
+    pub(super) fn is_promoted(&self, store: &Store) -> bool {
+        self.promoting && store.standing() == Standing::Sole && store.version() > Version(0)
     }
 
     /// Takes a kit over: once this returns, the board is that member.

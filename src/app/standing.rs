@@ -93,6 +93,7 @@ impl Standing {
             store.close().await;
             return Err(store::OpenError::Lost(dirs.store()).into());
         }
+        let mastership = mastership.filter(|it| !it.is_promoted(&store));
         let known = mastership.map(|mastership| mastership.masters.clone()).unwrap_or_default();
         let book = watch::Sender::new(Arc::new(known));
         let evicted = watch::Sender::default();

@@ -52,6 +52,7 @@ fn the_board_that_is_left_is_promoted_and_has_all_that_both_boards_acknowledged(
 
     let keeper = cluster.boards[1].keeper_pid();
     let written = until_the_power_is_cut(&mut cluster);
+    the_disk_refuses(&cluster.boards[1]);
     // Refused until the leader is missed.
     wait_until("promoted", &cluster.boards[1..], WITHIN, || {
         cluster.boards[1].command(&["promote"]).status.success()
@@ -100,6 +101,18 @@ fn the_leader_was_cut_off(cluster: &Cluster, leader: &str) {
     for board in [left, cut] {
         board.lose_nothing();
     }
+}
+
+/// A promotion that fails leaves the board what it was.
+fn the_disk_refuses(board: &Board) {
+    let process = board.up_pid();
+    let obstacle = board.data_dir().join("master.new");
+    fs::create_dir(&obstacle).expect("in the way");
+    wait_until("the disk refuses", std::slice::from_ref(board), WITHIN, || {
+        text(&board.command(&["promote"])).contains("cannot write")
+    });
+    fs::remove_dir(&obstacle).expect("out of the way");
+    assert_eq!(board.up_pid(), process, "it goes on");
 }
 
 /// Nothing is acknowledged that one board alone has, unless somebody says so.

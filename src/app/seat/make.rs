@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Error, Result, anyhow, bail};
 use model::leader::SignedRecord;
 use model::masters::{KitV1, MasterAtV1, MemberId};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -205,28 +206,51 @@ impl Reigning {
 /// How long another member may take to say who leads.
 const FENCE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Opens the log of a board that is a member, and follows.
-pub(super) async fn hold(
-    base: &Base,
+/// Opens the log of a board that is a member, and follows; or leads, when it was promoted.
+async fn hold(
+    base: &mut Base,
     socket: &Socket,
-    mastership: Option<&Mastership>,
+    mastership: Option<Mastership>,
 ) -> Result<(Standing, Seat)> {
-    let standing = match Standing::open(base, mastership).await {
+    let began = Instant::now();
+    let standing = match Standing::open(base, mastership.as_ref()).await {
         Ok(standing) => standing,
         Err(error) => {
             base.doors.close();
             return Err(error);
         }
     };
-    let entered = standing.enter(&base.dirs, mastership).await;
-    if !matches!(entered, Ok(true)) {
-        standing.close().await;
-        base.doors.close();
-        entered?;
+    match sit(base, socket, &standing, mastership, began).await {
+        Ok(seat) => Ok((standing, seat)),
+        Err(error) => {
+            standing.close().await;
+            base.doors.close();
+            Err(error)
+        }
+    }
+}
+
+/// The seat of a board that has opened its log.
+///
+/// # Errors
+/// What the seat cannot be started without.
+pub(super) async fn sit(
+    base: &mut Base,
+    socket: &Socket,
+    standing: &Standing,
+    mastership: Option<Mastership>,
+    began: Instant,
+) -> Result<Seat> {
+    let mastership = without_promoted(base, standing, mastership)?;
+    if standing.enter(&base.dirs, mastership.as_ref()).await? {
+        return Ok(Seat::Following(follower(base, socket, standing)?));
+    }
+    if base.identity.role != Role::Founder {
         bail!("the log of this board names no group: start the board again");
     }
-    let seat = Seat::Following(follower(base, socket, &standing)?);
-    Ok((standing, seat))
+    let master = MasterRole::start(base, standing, Lead::Alone, socket.plug()).await?;
+    say_ready(base, began);
+    Ok(Seat::Leading(Box::new(master)))
 }
 
 /// Opens what this board holds of the log; `None` when a member's copy is lost, and with it its vote: it
@@ -248,13 +272,12 @@ pub(super) async fn open_held(
 }
 
 /// What this board is a member as; a promotion that was cut off before its last step has ended that.
-pub(super) fn without_promoted(
+fn without_promoted(
     base: &mut Base,
-    standing: Option<&Standing>,
+    standing: &Standing,
     mastership: Option<Mastership>,
 ) -> Result<Option<Mastership>> {
-    let is_alone = standing.is_some_and(|it| it.store.standing() == store::Standing::Sole);
-    if is_alone && mastership.as_ref().is_some_and(|it| it.promoting) {
+    if mastership.as_ref().is_some_and(|it| it.is_promoted(&standing.store)) {
         Mastership::finish_promotion(&base.dirs, &base.identity)?;
         base.identity.role = Role::Founder;
         return Ok(None);
@@ -282,8 +305,8 @@ fn is_lost(error: &Error, mastership: Option<&Mastership>) -> bool {
     let Some(mastership) = mastership else { return false };
     match error.chain().find_map(|cause| cause.downcast_ref::<store::OpenError>()) {
         Some(Lost(_) | Vote(_)) => true,
-        // Others hold the whole log, so there is nothing to repair.
-        Some(Damaged { .. } | Unrecoverable { .. }) => mastership.entered,
+        // Others hold the whole log, so there is nothing to repair; unless somebody said that they are gone.
+        Some(Damaged { .. } | Unrecoverable { .. }) => mastership.entered && !mastership.promoting,
         _ => false,
     }
 }
@@ -372,7 +395,7 @@ pub(super) fn say_ready(base: &Base, began: Instant) {
 /// Becomes the member that the kit names; what does not succeed leaves a worker, which tries again when
 /// it is that member already.
 pub(super) async fn take_kit(
-    base: &Base,
+    base: &mut Base,
     socket: &Socket,
     kit: Box<KitV1>,
     reopen: &mut Reopen,
@@ -381,7 +404,7 @@ pub(super) async fn take_kit(
     let dirs = base.dirs.clone();
     let taking = tokio::task::spawn_blocking(move || Mastership::take(&dirs, &kit)).await?;
     let held = match &taking {
-        Ok(mastership) => hold(base, socket, Some(mastership)).await,
+        Ok(mastership) => hold(base, socket, Some(mastership.clone())).await,
         Err(error) => Err(anyhow!("{error:#}")),
     };
     match held {
@@ -409,7 +432,7 @@ pub(super) async fn reopen_log(
 ) -> Result<(Option<Standing>, Seat)> {
     reopen.at = None;
     let mastership = Mastership::load(&base.dirs)?;
-    match hold(base, socket, mastership.as_ref()).await {
+    match hold(base, socket, mastership.clone()).await {
         Ok((standing, seat)) => Ok((Some(standing), seat)),
         Err(error) if is_lost(&error, mastership.as_ref()) => {
             begin_anew(base, &error).await?;
@@ -424,30 +447,45 @@ pub(super) async fn reopen_log(
     }
 }
 
-/// Makes this board the only master of a new epoch, with all that its log holds.
+/// Makes this board the only master of a new epoch, with all that its log holds; tells whoever asked.
 ///
 /// The wish is written first: a power cut on the way leaves a member that leads nobody, or whoever was
-/// promoted.
+/// promoted. What does not succeed leaves a worker, which opens its log again, as what the log says that it
+/// is then.
 pub(super) async fn promote(
     base: &mut Base,
     socket: &Socket,
-    began: Instant,
-) -> Result<(Standing, Seat)> {
-    let (identity, dirs) = (base.identity.clone(), base.dirs.clone());
-    let version = tokio::task::spawn_blocking(move || {
+    answer: oneshot::Sender<Result<(), String>>,
+    reopen: &mut Reopen,
+) -> Result<(Option<Standing>, Seat)> {
+    let promoted = match own_epoch(base).await {
+        Ok(mastership) => hold(base, socket, mastership).await,
+        Err(error) => Err(error),
+    };
+    let said = promoted.as_ref().map(drop).map_err(|error| format!("{error:#}"));
+    // An error means that whoever asked has gone.
+    let _gone = answer.send(said);
+    match promoted {
+        Ok((standing, seat)) => Ok((Some(standing), seat)),
+        Err(error) => {
+            let (error, pause) = (format!("{error:#}"), reopen.next());
+            tracing::error!(error, ?pause, "this board could not be promoted: check its disk");
+            Ok((None, Seat::Working(worker(base, socket, Holds::Pausing)?)))
+        }
+    }
+}
+
+/// Begins the epoch, on the disk.
+async fn own_epoch(base: &Base) -> Result<Option<Mastership>> {
+    let dirs = base.dirs.clone();
+    tokio::task::spawn_blocking(move || {
         Mastership::begin_promotion(&dirs)?;
         let promoted = Store::promote(&dirs.store());
         let version = promoted.context("the log cannot go on by itself")?;
-        Mastership::finish_promotion(&dirs, &identity)?;
-        anyhow::Ok(version)
+        tracing::warn!(version = version.0, "this board was promoted: it leads in a new epoch");
+        Mastership::load(&dirs)
     })
-    .await??;
-    base.identity.role = Role::Founder;
-    let standing = Standing::open(base, None).await?;
-    let master = MasterRole::start(base, &standing, Lead::Alone, socket.plug()).await?;
-    tracing::warn!(version = version.0, "this board was promoted: it leads in a new epoch");
-    say_ready(base, began);
-    Ok((standing, Seat::Leading(Box::new(master))))
+    .await?
 }
 
 #[cfg(test)]
@@ -476,23 +514,27 @@ mod tests {
         bytes[60] ^= 1;
         fs::write(&path, bytes).expect("written");
         let error = Error::from(open().expect_err("damaged")).context("cannot open the store");
-        let member = |entered| Mastership {
+        let member = |entered, promoting| Mastership {
             member: MemberId(1),
             epoch: 1,
             masters: Vec::new(),
             entered,
-            promoting: false,
+            promoting,
         };
-        assert!(is_lost(&error, Some(&member(true))), "{error:#}");
+        assert!(is_lost(&error, Some(&member(true, false))), "{error:#}");
         assert!(!loss(&error).contains("repair"), "{}", loss(&error));
-        assert!(!is_lost(&error, Some(&member(false))), "nobody counts on it yet");
+        assert!(!is_lost(&error, Some(&member(false, false))), "nobody counts on it yet");
+        assert!(!is_lost(&error, Some(&member(true, true))), "the others are gone");
         assert!(!is_lost(&error, None), "who is alone has nobody to ask");
         let full = store::OpenError::Io {
             action: "write",
             path: root.clone(),
             source: std::io::Error::from_raw_os_error(28),
         };
-        assert!(!is_lost(&full.into(), Some(&member(true))), "it is there when there is room");
+        assert!(
+            !is_lost(&full.into(), Some(&member(true, false))),
+            "it is there when there is room"
+        );
         fs::remove_dir_all(root).expect("removable");
     }
 }

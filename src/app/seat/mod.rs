@@ -34,7 +34,7 @@ use super::doors::Doors;
 use super::follower::FollowerRole;
 use super::identity::{Identity, Role};
 use super::loops::Loops;
-use super::master::{Lead, MasterRole};
+use super::master::MasterRole;
 use super::mastership::Mastership;
 use super::member::{Holds, MemberRole, Said};
 use super::standing::Standing;
@@ -48,7 +48,7 @@ use crate::node::Mastery;
 pub(super) use images::SeatImages;
 use make::{
     Reigning, fenced_by, follow_later, follower, forget_keys, lead, leave, open_held, promote,
-    reopen_log, say_ready, take_kit, without_promoted, worker,
+    reopen_log, sit, take_kit, worker,
 };
 pub(super) use promotion::Promotion;
 use wait::{deposed, due, engine_failed, led_again, over, reign_changes, told};
@@ -164,18 +164,9 @@ impl Seats {
             true => open_held(&mut base, mastership.as_ref()).await?,
             false => None,
         };
-        let mastership = without_promoted(&mut base, standing.as_ref(), mastership)?;
         let seat = match &standing {
             None => Seat::Working(worker(&base, &socket, Holds::Nothing)?),
-            Some(standing) if standing.enter(&base.dirs, mastership.as_ref()).await? => {
-                Seat::Following(follower(&base, &socket, standing)?)
-            }
-            Some(standing) => {
-                let link = socket.plug();
-                let master = MasterRole::start(&base, standing, Lead::Alone, link).await?;
-                say_ready(&base, began);
-                Seat::Leading(Box::new(master))
-            }
+            Some(standing) => sit(&mut base, &socket, standing, mastership, began).await?,
         };
         let images = SeatImages::default();
         let control = watch::Sender::new(seat.control(standing.as_ref()));
@@ -288,15 +279,10 @@ impl Seats {
                     (None, Seat::Working(worker(&base, &socket, Holds::Nothing)?))
                 }
             },
-            (Event::Join(kit), None) => take_kit(&base, &socket, kit, &mut reopen).await?,
+            (Event::Join(kit), None) => take_kit(&mut base, &socket, kit, &mut reopen).await?,
             (Event::Promote(answer), Some(standing)) => {
                 standing.close().await;
-                let promoted = promote(&mut base, &socket, began).await;
-                let said = promoted.as_ref().map(drop).map_err(|error| format!("{error:#}"));
-                // An error means that whoever asked has gone.
-                let _gone = answer.send(said);
-                let (standing, seat) = promoted?;
-                (Some(standing), seat)
+                promote(&mut base, &socket, answer, &mut reopen).await?
             }
             (Event::Leave, Some(standing)) => {
                 standing.close().await;

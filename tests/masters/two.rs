@@ -64,7 +64,13 @@ fn the_board_that_is_left_is_promoted_and_has_all_that_both_boards_acknowledged(
     assert!(now["warnings"].to_string().contains("no other board holds the log"), "{now}");
     let reigns = |board: &Board| board.log().matches("reign began").count();
     let reigned = reigns(&cluster.boards[0]);
+    let obstacle = cluster.boards[0].data_dir().join("board.new");
+    fs::create_dir(&obstacle).expect("in the way");
     cluster.boards[0].start(&[]);
+    wait_until("its disk refuses", &cluster.boards, WITHIN, || {
+        cluster.boards[0].log().contains("cannot leave the masters")
+    });
+    fs::remove_dir(&obstacle).expect("out of the way");
     wait_until("the old master is a learner", &cluster.boards, WITHIN, || {
         standing(&status(&cluster.boards[1]), &first) == "learner"
     });

@@ -115,13 +115,17 @@ async fn later_leader(
 }
 
 /// Forgets that this board was a master, and looks for the leader where that record says.
-pub(super) async fn follow_later(base: &mut Base, record: SignedRecord) -> Result<()> {
+pub(super) async fn follow_later(
+    base: &mut Base,
+    record: SignedRecord,
+    reopen: &mut Reopen,
+) -> Holds {
     let known = Membership { leader: Some(record), masters: Vec::new() };
     if let Err(error) = known.save(&base.dirs) {
         let error = format!("{error:#}");
         tracing::warn!(error, "where the leader is cannot be kept: it is looked for");
     }
-    step_down(base).await
+    step_down(base, reopen).await
 }
 
 /// What a leader knows of those who may lead instead.
@@ -261,10 +265,11 @@ pub(super) async fn sit(
 pub(super) async fn open_held(
     base: &mut Base,
     mastership: Option<&Mastership>,
+    reopen: &mut Reopen,
 ) -> Result<Option<Standing>> {
     match Standing::open(base, mastership).await {
         Err(error) if is_lost(&error, mastership) => {
-            begin_anew(base, &error).await?;
+            begin_anew(base, &error, reopen).await;
             Ok(None)
         }
         opened => opened.map(Some),
@@ -285,7 +290,7 @@ fn without_promoted(
     Ok(mastership)
 }
 
-async fn begin_anew(base: &mut Base, error: &Error) -> Result<()> {
+async fn begin_anew(base: &mut Base, error: &Error, reopen: &mut Reopen) -> Holds {
     let (error, kept) = (loss(error), base.dirs.store().with_extension("old"));
     let kept = kept.display();
     tracing::error!(
@@ -293,9 +298,8 @@ async fn begin_anew(base: &mut Base, error: &Error) -> Result<()> {
         %kept,
         "this board's copy of the log is lost: it asks the leader for another"
     );
-    step_down(base).await?;
     base.doors.close();
-    Ok(())
+    step_down(base, reopen).await
 }
 
 /// Whether this replica may have promised or confirmed what it does not know any more, or cannot read what
@@ -326,27 +330,45 @@ fn loss(error: &Error) -> String {
 
 /// Forgets that this board was a master. Whoever founded the cluster has not founded this one any
 /// more, else its next start would begin a reign of its own. The keys of the cluster stay until a leader
-/// answers ([`forget_keys`]): there may be no other board that has them.
-pub(super) async fn step_down(base: &mut Base) -> Result<()> {
+/// answers ([`forget_keys`]): there may be no other board that has them. A disk that refuses is asked again
+/// later; the board is a worker meanwhile. Says what it holds.
+async fn step_down(base: &mut Base, reopen: &mut Reopen) -> Holds {
+    (reopen.at, reopen.forgets) = (None, false);
     base.identity.role = Role::Member;
     let (identity, dirs) = (base.identity.clone(), base.dirs.clone());
-    tokio::task::spawn_blocking(move || {
+    let stepped = tokio::task::spawn_blocking(move || {
         identity.save(&dirs)?;
         Mastership::step_down(&dirs)
-    })
-    .await?
+    });
+    match stepped.await.map_err(Error::from).flatten() {
+        Ok(()) => Holds::Nothing,
+        Err(error) => {
+            let (error, pause) = (format!("{error:#}"), reopen.next());
+            tracing::error!(error, ?pause, "this board cannot leave the masters: check its disk");
+            reopen.forgets = true;
+            Holds::Pausing
+        }
+    }
 }
 
 /// The same on the leader's word: it has the keys.
-pub(super) async fn leave(base: &mut Base) -> Result<()> {
-    step_down(base).await?;
-    forget_keys(base).await
+pub(super) async fn leave(base: &mut Base, reopen: &mut Reopen) -> Holds {
+    let holds = step_down(base, reopen).await;
+    if holds == Holds::Nothing {
+        forget_keys(base).await;
+    }
+    holds
 }
 
-/// Removes the keys of the cluster from a board that is a master no more.
-pub(super) async fn forget_keys(base: &Base) -> Result<()> {
+/// Removes the keys of the cluster from a board that is a master no more; what a disk refuses is tried again
+/// while a leader answers.
+pub(super) async fn forget_keys(base: &Base) {
     let (name, dirs, now) = (base.identity.name.clone(), base.dirs.clone(), base.clock.now());
-    tokio::task::spawn_blocking(move || Mastership::forget_keys(&dirs, &name, now)).await?
+    let forgotten = tokio::task::spawn_blocking(move || Mastership::forget_keys(&dirs, &name, now));
+    if let Err(error) = forgotten.await.map_err(Error::from).flatten() {
+        let error = format!("{error:#}");
+        tracing::warn!(error, "the keys of the cluster cannot be removed: check the disk");
+    }
 }
 
 /// The role of a master that another one leads.
@@ -400,7 +422,7 @@ pub(super) async fn take_kit(
     kit: Box<KitV1>,
     reopen: &mut Reopen,
 ) -> Result<(Option<Standing>, Seat)> {
-    reopen.at = None;
+    (reopen.at, reopen.forgets) = (None, false);
     let dirs = base.dirs.clone();
     let taking = tokio::task::spawn_blocking(move || Mastership::take(&dirs, &kit)).await?;
     let held = match &taking {
@@ -430,13 +452,17 @@ pub(super) async fn reopen_log(
     socket: &Socket,
     reopen: &mut Reopen,
 ) -> Result<(Option<Standing>, Seat)> {
+    if reopen.forgets {
+        let holds = step_down(base, reopen).await;
+        return Ok((None, Seat::Working(worker(base, socket, holds)?)));
+    }
     reopen.at = None;
     let mastership = Mastership::load(&base.dirs)?;
     match hold(base, socket, mastership.clone()).await {
         Ok((standing, seat)) => Ok((Some(standing), seat)),
         Err(error) if is_lost(&error, mastership.as_ref()) => {
-            begin_anew(base, &error).await?;
-            Ok((None, Seat::Working(worker(base, socket, Holds::Nothing)?)))
+            let holds = begin_anew(base, &error, reopen).await;
+            Ok((None, Seat::Working(worker(base, socket, holds)?)))
         }
         Err(error) => {
             let pause = reopen.next();

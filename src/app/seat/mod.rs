@@ -113,6 +113,8 @@ struct Reopen {
     at: Option<tokio::time::Instant>,
     pause: Option<Duration>,
     planned: Option<Instant>,
+    /// Instead, the board shall forget that it was a master.
+    forgets: bool,
 }
 
 /// What a board is besides a board.
@@ -160,18 +162,18 @@ impl Seats {
         let mastership = Mastership::load(&base.dirs)?;
         let mut base = base;
         let holds = mastership.is_some() || base.identity.role == Role::Founder;
+        let mut reopen = Reopen::default();
         let standing = match holds {
-            true => open_held(&mut base, mastership.as_ref()).await?,
+            true => open_held(&mut base, mastership.as_ref(), &mut reopen).await?,
             false => None,
         };
         let seat = match &standing {
-            None => Seat::Working(worker(&base, &socket, Holds::Nothing)?),
+            None => Seat::Working(worker(&base, &socket, reopen.holds())?),
             Some(standing) => sit(&mut base, &socket, standing, mastership, began).await?,
         };
         let images = SeatImages::default();
         let control = watch::Sender::new(seat.control(standing.as_ref()));
         let mastery = watch::Sender::default();
-        let reopen = Reopen::default();
         let (promote, promotions) = mpsc::channel(1);
         let seats =
             Self { base, socket, standing, seat, control, mastery, images, reopen, promotions };
@@ -194,7 +196,7 @@ impl Seats {
             match self.next(&mut stop).await {
                 Ok(Event::Stop) => break Ok(()),
                 Ok(Event::Nothing) => {}
-                Ok(Event::Led) => forget_keys(&self.base).await?,
+                Ok(Event::Led) => forget_keys(&self.base).await,
                 Ok(event) => match self.exchange(event).await {
                     Ok(next) => self = next,
                     // Everything of it is dropped; the process ends.
@@ -275,8 +277,8 @@ impl Seats {
                 }
                 Some(record) => {
                     standing.close().await;
-                    follow_later(&mut base, record).await?;
-                    (None, Seat::Working(worker(&base, &socket, Holds::Nothing)?))
+                    let holds = follow_later(&mut base, record, &mut reopen).await;
+                    (None, Seat::Working(worker(&base, &socket, holds)?))
                 }
             },
             (Event::Join(kit), None) => take_kit(&mut base, &socket, kit, &mut reopen).await?,
@@ -286,13 +288,13 @@ impl Seats {
             }
             (Event::Leave, Some(standing)) => {
                 standing.close().await;
-                leave(&mut base).await?;
-                (None, Seat::Working(worker(&base, &socket, Holds::Nothing)?))
+                let holds = leave(&mut base, &mut reopen).await;
+                (None, Seat::Working(worker(&base, &socket, holds)?))
             }
             (Event::Deposed(record), Some(standing)) => {
                 standing.close().await;
-                follow_later(&mut base, *record).await?;
-                (None, Seat::Working(worker(&base, &socket, Holds::Nothing)?))
+                let holds = follow_later(&mut base, *record, &mut reopen).await;
+                (None, Seat::Working(worker(&base, &socket, holds)?))
             }
             (Event::Fail(why), Some(standing)) => {
                 let pause = reopen.next();
@@ -306,10 +308,7 @@ impl Seats {
                 let seat = Seat::Following(follower(&base, &socket, &standing)?);
                 (Some(standing), seat)
             }
-            (_, None) => {
-                let holds = if reopen.at.is_some() { Holds::Pausing } else { Holds::Nothing };
-                (None, Seat::Working(worker(&base, &socket, holds)?))
-            }
+            (_, None) => (None, Seat::Working(worker(&base, &socket, reopen.holds())?)),
         };
         let seats =
             Self { base, socket, standing, seat, control, mastery, images, reopen, promotions };
@@ -417,6 +416,11 @@ impl Seat {
 }
 
 impl Reopen {
+    /// What a board holds that holds no log at the moment.
+    fn holds(&self) -> Holds {
+        if self.at.is_some() { Holds::Pausing } else { Holds::Nothing }
+    }
+
     /// Plans the next try; gives the pause before it.
     fn next(&mut self) -> Duration {
         let quick = |pause: &Duration| {

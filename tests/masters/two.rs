@@ -46,6 +46,7 @@ fn the_board_that_is_left_is_promoted_and_has_all_that_both_boards_acknowledged(
     let said = status(&cluster.boards[0]);
     assert_eq!(said["voters"].as_array().map(Vec::len), Some(1), "never two: {said}");
     assert_eq!(said["durability"], "both", "{said}");
+    the_rows_are_the_masters_own(&cluster.boards[0]);
     let refused = cluster.boards[1].command(&["promote"]);
     assert!(!refused.status.success() && text(&refused).contains("--force"), "{}", text(&refused));
     the_learner_is_away(&mut cluster, &second);
@@ -146,6 +147,23 @@ fn the_learner_is_away(cluster: &mut Cluster, second: &str) {
     wish(&cluster.boards[0], "both");
     cluster.boards[1].start(&[]);
     caught_up(cluster, second);
+}
+
+/// Without the rows no master would take another's word.
+fn the_rows_are_the_masters_own(board: &Board) {
+    let object = board.get(WISH);
+    let mut bare = object.clone();
+    bare["data"] = serde_json::json!({ "durability": "both" });
+    let member = serde_json::json!({ "data": { "member-2": null } });
+    for refused in [
+        board.api("PUT", WISH, Some(&bare)),
+        board.api("PATCH", WISH, Some(&member)),
+        board.api("DELETE", WISH, None),
+    ] {
+        let error = refused.expect_err("the masters keep their rows");
+        assert!(error.contains("member-*") && error.contains("kubectl"), "{error}");
+    }
+    assert_eq!(board.get(WISH)["data"], object["data"]);
 }
 
 fn wish(board: &Board, copies: &str) {

@@ -61,6 +61,8 @@ pub(super) struct Work {
     pub(super) members: Members,
     pub(super) engine: Option<Engine>,
     pub(super) known: MembersV1,
+    /// Whether this leader knows by now who is no member.
+    pub(super) sure: bool,
 }
 
 impl Work {
@@ -195,6 +197,9 @@ impl Work {
     fn rows_as_said(&self, rows: &Rows) -> Rows {
         let own = self.engine.as_ref().map_or(FOUNDER, |engine| engine.own);
         let at = self.leading.at.borrow().clone();
+        let applied = self.leading.registry.store().members().filter(|_| self.sure);
+        // What is committed and what is under way: a board is in both once it was added.
+        let rows = applied.map_or_else(|| rows.clone(), |it| rows.among([&it, &self.known]));
         let mut said = rows.with(MasterAtV1 { member: own, part: Part::Learner, ..at });
         said = said.wishing(self.leading.wanted);
         for (board, candidate) in self.desk().candidates() {

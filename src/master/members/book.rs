@@ -178,6 +178,16 @@ impl Rows {
         rows
     }
 
+    /// The same without boards that are in none of these groups: they never became members, because the
+    /// lead ended on the way, or were some before a promotion.
+    pub(super) fn among(&self, groups: [&MembersV1; 2]) -> Self {
+        let mut rows = self.clone();
+        rows.members.retain(|id, at| {
+            groups.iter().any(|group| group.get(*id).is_some_and(|it| it.key == at.key))
+        });
+        rows
+    }
+
     /// The change of the object's data from what `before` says.
     pub(super) fn data_since(&self, before: &Self) -> Value {
         let mut data = Map::new();
@@ -399,5 +409,24 @@ mod tests {
         assert_eq!(rows.next, 6);
         assert_eq!(rows.said, Said { voters: Some(5), durability: Some(Durability::Both) });
         assert_eq!(parse_key("zz"), None);
+    }
+
+    #[test]
+    fn rows_of_boards_that_are_no_members_go() {
+        let key = |key: u8| [key; 32];
+        let of = |board: &str, number: u8| MasterAtV1 { key: key(number), ..at(board) };
+        let group = |ids: &[u8]| {
+            let members = ids.iter().map(|n| (MemberId((*n).into()), format!("b{n}"), key(*n)));
+            MembersV1::of([[MemberId(1)].into()], members).expect("a group")
+        };
+        let mut rows = Rows::default();
+        // The key of 4 is that of a board which had the number before a promotion.
+        for (id, number) in [(1, 1), (2, 2), (3, 3), (4, 9)] {
+            rows = rows.with(MasterAtV1 { member: MemberId(id), ..of("b", number) });
+        }
+        let (applied, next) = (group(&[1, 2, 4]), group(&[1, 3]));
+        let kept = rows.among([&applied, &next]);
+        assert_eq!(kept.members.keys().map(|id| id.0).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(kept.next, rows.next, "numbers are never given again");
     }
 }

@@ -338,6 +338,7 @@ impl Driver {
             members: self.members.clone(),
             engine: engine.cloned(),
             known: self.known.clone(),
+            sure: self.unsure_for().is_none(),
         }
     }
 

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Error, Result, anyhow, bail};
 use model::leader::SignedRecord;
 use model::masters::{KitV1, MasterAtV1, MemberId};
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -22,7 +21,7 @@ use crate::app::member::{Ears, Holds, MemberOptions, MemberRole};
 use crate::app::membership::Membership;
 use crate::app::standing::Standing;
 use crate::io::link::Socket;
-use crate::io::store::{self, Mandate, Store};
+use crate::io::store::{self, Mandate};
 use crate::io::tls::Credentials;
 use crate::master::keys::Keys;
 use crate::master::members::{Grouping, Rows};
@@ -211,7 +210,7 @@ impl Reigning {
 const FENCE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Opens the log of a board that is a member, and follows; or leads, when it was promoted.
-async fn hold(
+pub(super) async fn hold(
     base: &mut Base,
     socket: &Socket,
     mastership: Option<Mastership>,
@@ -471,47 +470,6 @@ pub(super) async fn reopen_log(
             Ok((None, Seat::Working(worker(base, socket, Holds::Pausing)?)))
         }
     }
-}
-
-/// Makes this board the only master of a new epoch, with all that its log holds; tells whoever asked.
-///
-/// The wish is written first: a power cut on the way leaves a member that leads nobody, or whoever was
-/// promoted. What does not succeed leaves a worker, which opens its log again, as what the log says that it
-/// is then.
-pub(super) async fn promote(
-    base: &mut Base,
-    socket: &Socket,
-    answer: oneshot::Sender<Result<(), String>>,
-    reopen: &mut Reopen,
-) -> Result<(Option<Standing>, Seat)> {
-    let promoted = match own_epoch(base).await {
-        Ok(mastership) => hold(base, socket, mastership).await,
-        Err(error) => Err(error),
-    };
-    let said = promoted.as_ref().map(drop).map_err(|error| format!("{error:#}"));
-    // An error means that whoever asked has gone.
-    let _gone = answer.send(said);
-    match promoted {
-        Ok((standing, seat)) => Ok((Some(standing), seat)),
-        Err(error) => {
-            let (error, pause) = (format!("{error:#}"), reopen.next());
-            tracing::error!(error, ?pause, "this board could not be promoted: check its disk");
-            Ok((None, Seat::Working(worker(base, socket, Holds::Pausing)?)))
-        }
-    }
-}
-
-/// Begins the epoch, on the disk.
-async fn own_epoch(base: &Base) -> Result<Option<Mastership>> {
-    let dirs = base.dirs.clone();
-    tokio::task::spawn_blocking(move || {
-        Mastership::begin_promotion(&dirs)?;
-        let promoted = Store::promote(&dirs.store());
-        let version = promoted.context("the log cannot go on by itself")?;
-        tracing::warn!(version = version.0, "this board was promoted: it leads in a new epoch");
-        Mastership::load(&dirs)
-    })
-    .await?
 }
 
 #[cfg(test)]

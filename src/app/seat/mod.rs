@@ -47,8 +47,8 @@ use crate::master::tokens::Tokens;
 use crate::node::Mastery;
 pub(super) use images::SeatImages;
 use make::{
-    Reigning, fenced_by, follow_later, follower, forget_keys, lead, leave, open_held, promote,
-    reopen_log, sit, take_kit, worker,
+    Reigning, fenced_by, follow_later, follower, forget_keys, lead, leave, open_held, reopen_log,
+    sit, take_kit, worker,
 };
 pub(super) use promotion::Promotion;
 use wait::{deposed, due, engine_failed, led_again, over, reign_changes, told};
@@ -284,7 +284,7 @@ impl Seats {
             (Event::Join(kit), None) => take_kit(&mut base, &socket, kit, &mut reopen).await?,
             (Event::Promote(answer), Some(standing)) => {
                 standing.close().await;
-                promote(&mut base, &socket, answer, &mut reopen).await?
+                promotion::promote(&mut base, &socket, answer, &mut reopen).await?
             }
             (Event::Leave, Some(standing)) => {
                 standing.close().await;

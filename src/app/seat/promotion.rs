@@ -7,10 +7,17 @@
 
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use model::masters::{MemberId, MembersV1};
 use tokio::sync::oneshot;
 
-use super::{Event, Seat, Seats};
+use super::make::{hold, worker};
+use super::{Base, Event, Reopen, Seat, Seats};
+use crate::app::mastership::Mastership;
+use crate::app::member::Holds;
+use crate::app::standing::Standing;
+use crate::io::link::Socket;
+use crate::io::store::Store;
 use crate::master::elector::Present;
 
 /// How long the others may take to say that they are there.
@@ -100,6 +107,47 @@ fn allowed(
         )),
         () => Ok(()),
     }
+}
+
+/// Makes this board the only master of a new epoch, with all that its log holds; tells whoever asked.
+///
+/// The wish is written first: a power cut on the way leaves a member that leads nobody, or whoever was
+/// promoted. What does not succeed leaves a worker, which opens its log again, as what the log says that it
+/// is then.
+pub(super) async fn promote(
+    base: &mut Base,
+    socket: &Socket,
+    answer: oneshot::Sender<Result<(), String>>,
+    reopen: &mut Reopen,
+) -> Result<(Option<Standing>, Seat)> {
+    let promoted = match own_epoch(base).await {
+        Ok(mastership) => hold(base, socket, mastership).await,
+        Err(error) => Err(error),
+    };
+    let said = promoted.as_ref().map(drop).map_err(|error| format!("{error:#}"));
+    // An error means that whoever asked has gone.
+    let _gone = answer.send(said);
+    match promoted {
+        Ok((standing, seat)) => Ok((Some(standing), seat)),
+        Err(error) => {
+            let (error, pause) = (format!("{error:#}"), reopen.next());
+            tracing::error!(error, ?pause, "this board could not be promoted: check its disk");
+            Ok((None, Seat::Working(worker(base, socket, Holds::Pausing)?)))
+        }
+    }
+}
+
+/// Begins the epoch, on the disk.
+async fn own_epoch(base: &Base) -> Result<Option<Mastership>> {
+    let dirs = base.dirs.clone();
+    tokio::task::spawn_blocking(move || {
+        Mastership::begin_promotion(&dirs)?;
+        let promoted = Store::promote(&dirs.store());
+        let version = promoted.context("the log cannot go on by itself")?;
+        tracing::warn!(version = version.0, "this board was promoted: it leads in a new epoch");
+        Mastership::load(&dirs)
+    })
+    .await?
 }
 
 #[cfg(test)]

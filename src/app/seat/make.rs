@@ -484,7 +484,7 @@ mod tests {
     async fn a_damaged_log_is_replaced_where_others_have_it() {
         let root = std::env::temp_dir().join(format!("kumquat-damaged-{}", std::process::id()));
         let _gone = fs::remove_dir_all(&root);
-        let open = || Store::open(store::Options::new(&root));
+        let open = || store::Store::open(store::Options::new(&root));
         for _ in 0..3 {
             let store = open().expect("opens");
             store.lead_alone(Box::new(())).await.expect("leads");

@@ -145,8 +145,37 @@ fn step_of(pod: &Value) -> String {
         "running".into()
     } else if let Some(node) = pod["spec"]["nodeName"].as_str() {
         format!("scheduled to {node}")
+    } else if let Some(why) = unscheduled(pod) {
+        format!("waits for a board: {why}")
     } else {
         "created".into()
+    }
+}
+
+/// Why no board may run a pod, such as `... untolerated taint {node.kubernetes.io/disk-pressure: }`.
+fn unscheduled(pod: &Value) -> Option<&str> {
+    let conditions = pod["status"]["conditions"].as_array()?;
+    let told =
+        conditions.iter().find(|it| it["type"] == "PodScheduled" && it["status"] == "False")?;
+    told["message"].as_str()?.split(" preemption:").next()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_that_no_board_may_run_says_why() {
+        let mut pod = json!({"metadata": {"name": "hello"}, "spec": {}, "status": {}});
+        assert_eq!(step_of(&pod), "created");
+        pod["status"]["conditions"] = json!([{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/1 nodes are available: 1 node(s) had untolerated taint {x: }. preemption: 0/1",
+        }]);
+        let why = "0/1 nodes are available: 1 node(s) had untolerated taint {x: }.";
+        assert_eq!(step_of(&pod), format!("waits for a board: {why}"));
     }
 }
 

@@ -37,6 +37,9 @@ const ADDRESS_STRUCT_BYTES: usize = 8;
 /// A hardware address.
 pub type Mac = [u8; 6];
 
+/// Of bridges: one that no device has ("locally administered").
+const BRIDGE_MAC: Mac = [0x02, b'k', b'q', 0, 0, 0xfe];
+
 /// A link of a network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
@@ -89,13 +92,15 @@ impl Links {
         Ok(Self { socket: Socket::open()? })
     }
 
-    /// Adds a bridge that is up.
+    /// Adds a bridge that is up. It has an address of its own: else it takes the lowest one of its ports,
+    /// and changes it when one of them goes, to the cost of whoever talks with the bridge just then.
     ///
     /// # Errors
     /// `AlreadyExists`, or what the kernel says.
     pub fn add_bridge(&mut self, name: &str) -> io::Result<()> {
         let message = Message::new(RTM_NEWLINK, CREATE, &link_struct(0, IFF_UP))
             .text(IFLA_IFNAME, name)
+            .attribute(IFLA_ADDRESS, &BRIDGE_MAC)
             .nested(IFLA_LINKINFO, &[], |info| info.text(IFLA_INFO_KIND, "bridge"));
         self.socket.request(message)
     }
@@ -372,8 +377,14 @@ mod tests {
         namespace::inside(&one, || {
             let mut links = Links::open()?;
             links.add_bridge("br0")?;
+            let mac = |links: &mut Links| {
+                let all = links.list()?;
+                Ok::<_, io::Error>(all.into_iter().find(|link| link.name == "br0").map(|it| it.mac))
+            };
+            let before = mac(&mut links)?;
             links.add_veth("near", "far", far.as_fd())?;
             links.set_master("near", "br0")?;
+            assert_eq!(mac(&mut links)?, before, "ports come and go, its address stays");
             links.add_address("br0", Ipv4Addr::new(192, 0, 2, 1), 24)?;
             let again = links.add_bridge("br0").expect_err("the name is taken");
             assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);

@@ -5,29 +5,44 @@ use std::time::{Duration, Instant};
 /// Between two times that a board is asked for what is refused each time.
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(300);
 
-/// When a board is asked again for what was refused: it says the same for as long as its reason lasts
-/// (two boards with one address), so each time later.
+/// When a board is asked again for what is missing: with its next beat when the question or the answer
+/// was lost. What was refused is asked for later each time: the board says the same for as long as its
+/// reason lasts (two boards with one address).
 #[derive(Default)]
 pub(super) struct Again {
-    asks: u32,
-    not_before: Option<Instant>,
+    asked: Option<Instant>,
+    /// What was asked last has come.
+    is_answered: bool,
+    /// Questions in a row whose answers did not help.
+    answers: u32,
 }
 
 impl Again {
     /// Whether to ask now, if something is missing; counts that as asked.
-    pub(super) fn ask(&mut self, is_missing: bool, beat: Duration) -> bool {
-        if self.not_before.is_some_and(|at| Instant::now() < at) {
+    pub(super) fn ask(&mut self, is_missing: bool, beat: Duration, now: Instant) -> bool {
+        if self.asked.is_some_and(|at| now.saturating_duration_since(at) < self.wait(beat)) {
             return false;
         }
         if !is_missing {
             *self = Self::default();
             return false;
         }
-        // Half a beat less, or the beat that it means would come a moment too early.
-        let wait = beat.saturating_mul(1 << self.asks.min(16)).min(ASK_AGAIN_MAX);
-        self.not_before = Some(Instant::now() + wait.saturating_sub(beat / 2));
-        self.asks = self.asks.saturating_add(1);
+        (self.asked, self.is_answered) = (Some(now), false);
         true
+    }
+
+    /// The board has said what it was asked for.
+    pub(super) fn answered(&mut self) {
+        if self.asked.is_some() && !self.is_answered {
+            self.is_answered = true;
+            self.answers = self.answers.saturating_add(1);
+        }
+    }
+
+    /// Half a beat less than is meant, or the beat that it means would come a moment too early.
+    fn wait(&self, beat: Duration) -> Duration {
+        let doubled = if self.is_answered { self.answers.saturating_sub(1).min(16) } else { 0 };
+        beat.saturating_mul(1 << doubled).min(ASK_AGAIN_MAX).saturating_sub(beat / 2)
     }
 }
 
@@ -35,24 +50,34 @@ impl Again {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn it_is_asked_later_each_time() {
-        let beat = Duration::from_millis(40);
-        let mut again = Again::default();
-        assert!(again.ask(true, beat) && !again.ask(true, beat));
-        let mut waited = Vec::new();
-        for _ in 0..3 {
-            let began = Instant::now();
-            while !again.ask(true, beat) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+    const BEAT: Duration = Duration::from_secs(5);
+
+    /// Beats after which it is asked, of the next `beats`; `answers` says whether it hears back.
+    fn asks(again: &mut Again, beats: u32, answers: bool) -> Vec<u32> {
+        let began = Instant::now() + Duration::from_secs(1_000);
+        let mut asked = Vec::new();
+        for beat in 0..beats {
+            if again.ask(true, BEAT, began + beat * BEAT) {
+                asked.push(beat);
+                if answers {
+                    again.answered();
+                }
             }
-            waited.push(began.elapsed());
         }
-        assert!(waited.windows(2).all(|pair| pair[0] < pair[1]), "{waited:?}");
-        while again.not_before.is_some() {
-            assert!(!again.ask(false, beat));
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        assert!(again.ask(true, beat), "after a time without trouble at once");
+        asked
+    }
+
+    #[test]
+    fn what_is_refused_is_asked_for_later_each_time() {
+        let mut again = Again::default();
+        assert_eq!(asks(&mut again, 40, true), [0, 1, 3, 7, 15, 31]);
+        let later = Instant::now() + Duration::from_secs(10_000);
+        assert!(!again.ask(false, BEAT, later));
+        assert_eq!(asks(&mut again, 3, true), [0, 1], "after a time without trouble at once");
+    }
+
+    #[test]
+    fn a_question_that_is_lost_is_asked_with_the_next_beat() {
+        assert_eq!(asks(&mut Again::default(), 6, false), [0, 1, 2, 3, 4, 5]);
     }
 }

@@ -225,6 +225,7 @@ impl Session {
             self.complain("a Hello is refused", &"its name belongs to another key by now");
             return Ok(());
         }
+        self.again.answered();
         let mut said = serde_json::from_slice(&hello.node).unwrap_or_default();
         let refused = self.judge_node(&mut said);
         if let Some(why) = &refused.why {
@@ -311,7 +312,7 @@ impl Session {
             return self.ask_hello().await;
         }
         let has_gap = board.has_gap;
-        if self.again.ask(has_gap, self.options.beat) || self.is_misjudged() {
+        if self.again.ask(has_gap, self.options.beat, Instant::now()) || self.is_misjudged() {
             // It was lost and speaks again: its conditions and statuses are its own to say.
             self.ask_hello().await?;
         }

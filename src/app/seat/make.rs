@@ -256,8 +256,8 @@ pub(super) async fn sit(
     Ok(Seat::Leading(Box::new(master)))
 }
 
-/// Opens what this board holds of the log; `None` when a member's copy is lost, and with it its vote: it
-/// begins anew as a worker, and the leader gives it another one.
+/// Opens what this board holds of the log; `None` when a member's copy is lost, and with it its vote: once a
+/// leader answers, the board begins anew as a worker, and the leader gives it another one.
 ///
 /// # Errors
 /// As [`Standing::open`].
@@ -268,7 +268,7 @@ pub(super) async fn open_held(
 ) -> Result<Option<Standing>> {
     match Standing::open(base, mastership).await {
         Err(error) if is_lost(&error, mastership) => {
-            begin_anew(base, &error, reopen).await;
+            wait_for_leader(&error, reopen);
             Ok(None)
         }
         opened => opened.map(Some),
@@ -287,6 +287,18 @@ fn without_promoted(
         return Ok(None);
     }
     Ok(mastership)
+}
+
+/// Nobody is known yet who has the log: it may be that only this board had it, so all stays in its place.
+fn wait_for_leader(error: &Error, reopen: &mut Reopen) -> Holds {
+    let (error, pause) = (loss(error), reopen.next());
+    tracing::error!(
+        error,
+        ?pause,
+        "this board cannot use its copy of the log, and waits for the leader to give it another; if no other \
+         board has the log (`kumquat status`, `kumquat promote`), restore a backup"
+    );
+    Holds::Pausing
 }
 
 async fn begin_anew(base: &mut Base, error: &Error, reopen: &mut Reopen) -> Holds {
@@ -445,11 +457,12 @@ pub(super) async fn take_kit(
     }
 }
 
-/// Tries again to hold the log; a worker meanwhile.
+/// Tries again to hold the log; a worker meanwhile. `is_led`: a leader has answered that worker.
 pub(super) async fn reopen_log(
     base: &mut Base,
     socket: &Socket,
     reopen: &mut Reopen,
+    is_led: bool,
 ) -> Result<(Option<Standing>, Seat)> {
     if reopen.forgets {
         let holds = step_down(base, reopen).await;
@@ -460,7 +473,10 @@ pub(super) async fn reopen_log(
     match hold(base, socket, mastership.clone()).await {
         Ok((standing, seat)) => Ok((Some(standing), seat)),
         Err(error) if is_lost(&error, mastership.as_ref()) => {
-            let holds = begin_anew(base, &error, reopen).await;
+            let holds = match is_led {
+                true => begin_anew(base, &error, reopen).await,
+                false => wait_for_leader(&error, reopen),
+            };
             Ok((None, Seat::Working(worker(base, socket, holds)?)))
         }
         Err(error) => {

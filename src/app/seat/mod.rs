@@ -268,6 +268,7 @@ impl Seats {
         let (control, mastery, images) = (self.control, self.mastery, self.images);
         let promotions = self.promotions;
         let began = Instant::now();
+        let is_led = seat.tunnel().is_some_and(|tunnel| tunnel.borrow().is_some());
         seat.cut().await;
         let (standing, seat) = match (event, standing) {
             (Event::Lead(mandate), Some(standing)) => match fenced_by(&base, &standing).await {
@@ -302,7 +303,7 @@ impl Seats {
                 standing.close().await;
                 (None, Seat::Working(worker(&base, &socket, Holds::Pausing)?))
             }
-            (Event::Reopen, None) => reopen_log(&mut base, &socket, &mut reopen).await?,
+            (Event::Reopen, None) => reopen_log(&mut base, &socket, &mut reopen, is_led).await?,
             (_, Some(standing)) => {
                 tracing::info!(millis = began.elapsed().as_millis(), "another master may lead");
                 let seat = Seat::Following(follower(&base, &socket, &standing)?);

@@ -56,7 +56,7 @@ fn row(what: &str, measured: &str, budget: &str) {
 /// Switches all boards off and on again, nine of them new; seconds until all are ready.
 fn all_ready(cluster: &mut Cluster) -> f64 {
     let uses = (BOARDS - 1).to_string();
-    let made = cluster.master().command(&["token", "create", "--uses", &uses]);
+    let made = cluster.master().command(&["token", "create", "--role", "worker", "--uses", &uses]);
     assert!(made.status.success(), "{}", text(&made));
     let token = String::from_utf8_lossy(&made.stdout).trim().to_owned();
     cluster.boards[0].stop();

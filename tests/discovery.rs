@@ -284,7 +284,7 @@ fn garbage_and_forgery_neither_silence_nor_grow() {
     switch.listen();
     let (leader, board) = (Participant::new(&switch, 1), Participant::new(&switch, 2));
     let judge: discovery::Judge = Arc::new(|record| record.signature() == GENUINE);
-    let listener = board.discovery(Options { interface: None, judge });
+    let listener = board.discovery(Options { judge, ..Options::default() });
     let believer = board_believer(&switch);
     let announcer = leader.discovery(Options::default());
     announcer.announce(record("one", 1, GENUINE));

@@ -4,10 +4,14 @@
 mod board;
 #[path = "harness/busybox.rs"]
 mod busybox;
+#[path = "harness/forgery.rs"]
+mod forgery;
 #[path = "join/founder.rs"]
 mod founder;
 #[path = "harness/loops.rs"]
 mod loops;
+#[path = "join/stranger.rs"]
+mod stranger;
 #[path = "harness/switch.rs"]
 mod switch;
 #[path = "join/waiting.rs"]
@@ -20,7 +24,7 @@ use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use kumquat::app::join::{JoinError, Joined, Newcomer, Waited, Waiting, join, wait_at};
+use kumquat::app::join::{JoinError, Joined, Newcomer, Round, Waiting, join};
 use kumquat::io::peer::{
     self, ALPN, Answer, Body, Caller, Connection, JOIN, PeerError, PeerHandler,
 };
@@ -80,6 +84,10 @@ fn whoami(caller: &Caller) -> Response<Body> {
 
 impl Master {
     async fn start(test: &str) -> Self {
+        Self::of(test, "lab", (Ipv4Addr::LOCALHOST, 0).into()).await
+    }
+
+    async fn of(test: &str, cluster: &str, at: SocketAddr) -> Self {
         let name = format!("kumquat-join-{test}-{}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         let _ = std::fs::remove_dir_all(&folder);
@@ -93,7 +101,7 @@ impl Master {
             registry: registry.clone(),
             pki: pki.clone(),
             own: "pi-1".into(),
-            cluster: "lab".into(),
+            cluster: cluster.into(),
             pod_range: "10.42.0.0/16".into(),
             service_range: "10.43.0.0/16".into(),
             epoch: 1,
@@ -105,7 +113,7 @@ impl Master {
         let keys = Keys::new(registry.clone());
         let tokens = Tokens::new(registry, pki.pin());
         let door = Arc::new(Door { joining: Arc::clone(&joining), keys: keys.clone() });
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("port");
+        let listener = TcpListener::bind(at).await.expect("port");
         let address = listener.local_addr().expect("address");
         let tls = own.server_config(Clients::Optional, ALPN).expect("TLS");
         tokio::spawn(peer::serve(listener, tls, door, loops.stop.subscribe()));

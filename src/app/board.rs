@@ -44,6 +44,8 @@ pub(super) struct BoardOptions<'a> {
     pub(super) link: BoardEnd,
     /// Whether this board is a master too, which may change.
     pub(super) mastery: watch::Receiver<node::Mastery>,
+    /// Changes when the tokens of pods are good no more.
+    pub(super) renewals: watch::Receiver<u64>,
     /// Exchanges the binary.
     pub(super) upgrades: Arc<dyn node::Upgrades>,
     /// Whether the keeper goes over to this binary: not while that is on trial.
@@ -80,6 +82,7 @@ impl BoardRole {
             version: version::git_version(),
             address: node_address(options.addresses),
             mastery: options.mastery,
+            renewals: Some(options.renewals),
             upgrades: Some(options.upgrades),
         };
         let mut loops = Loops::new();

@@ -1,4 +1,4 @@
-//! `kumquat board`: the boards of the cluster, letting one in, throwing one out.
+//! `kumquat board`: the boards of the cluster, letting one in, throwing one out, leaving.
 
 use std::io::IsTerminal;
 
@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::cli::{BoardCommand, Output};
 use super::client::{Ending, warnings_text};
 use super::dirs::Dirs;
+use super::leaving;
 use crate::io::control::Client;
 
 /// Runs the command.
@@ -39,6 +40,9 @@ pub(super) async fn run(dirs: &Dirs, command: &BoardCommand) -> Result<Ending> {
                 "board {name} is in as {role}; its words: {}",
                 done["words"].as_str().unwrap_or("-")
             );
+        }
+        BoardCommand::Leave { force, forget, timeout } => {
+            return leaving::run(&client, *force, *forget, *timeout).await;
         }
         BoardCommand::Evict { name, output } => {
             let uri = format!("/v1/boards/evict?name={}", escaped(name));
@@ -109,13 +113,13 @@ fn said(name: &str, done: &Value) -> String {
     let mut text =
         format!("board {name} is out for good, its key {key} is refused everywhere; {what}\n");
     if done["master"] == true {
-        text += "WARNING: this board was a master, so whoever has it has the keys of the cluster: that of \
-                 its authority, those of service accounts' tokens and of Secrets, and every Secret \
-                 that there was. With them it can make certificates and tokens that are accepted. \
-                 It opens every backup that is sealed with the recovery key, later ones too: \
-                 save with --key-file. \
-                 Unless the board is in your hands and its disk erased, found a new cluster on fresh \
-                 data-dirs, deploy there, and change every Secret\n";
+        text += "WARNING: this board was a master, so whoever has it has the keys of the cluster, and every \
+                 Secret that there was: change them. The cluster takes other keys as soon as all other \
+                 masters have them (`kumquat status` tells when that waits): from then on what the old \
+                 ones sign is refused, tokens of pods are renewed, Secrets are sealed anew. Every \
+                 kubeconfig is refused then, too: get another with `kumquat kubeconfig`; join tokens are \
+                 gone already. Backups so far that are sealed with the recovery key are open to whoever \
+                 has the board: save others, and write the new recovery key down\n";
     }
     text
 }
@@ -213,8 +217,8 @@ mod tests {
         assert!(said("pi-2", &done).contains("change them"));
         assert!(!said("pi-2", &done).contains("WARNING"));
         let was_master = serde_json::json!({ "master": true, "secrets": [] });
-        assert!(said("pi-2", &was_master).contains("--key-file"), "its backups, too");
-        assert!(said("pi-2", &was_master).contains("new cluster"), "{}", said("pi-2", &was_master));
+        assert!(said("pi-2", &was_master).contains("recovery key"), "its backups, too");
+        assert!(said("pi-2", &was_master).contains("kumquat kubeconfig"));
         assert!(said("pi-2", &serde_json::json!({ "secrets": [] })).contains("no Secrets"));
         assert_eq!(escaped("pi-2 a&b%"), "pi-2%20a%26b%25");
     }

@@ -37,7 +37,7 @@ pub(super) enum Command {
     Up(Box<UpArgs>),
     /// Wait until the cluster has what you ask for; exit 3 when it takes too long.
     #[command(
-        after_help = "Examples:\n  kumquat wait                          until this board is ready, 60 s at most\n  kumquat wait --boards 3 --timeout 5m  until three boards are ready"
+        after_help = "Examples:\n  kumquat wait                          until this board is ready, 60 s at most\n  kumquat wait --boards 3 --timeout 5m  until three boards are ready\n  kumquat wait --voters 3               until three masters vote"
     )]
     Wait(WaitArgs),
     /// Show the cluster as this board sees it.
@@ -57,7 +57,7 @@ pub(super) enum Command {
         after_help = "Examples:\n  sudo kumquat backup key                                  the key that opens the backups: write it down\n  sudo kumquat backup save --to /mnt/usb --keep 7          now; by itself: see `kumquat backup save --help`\n  sudo kumquat backup verify /mnt/usb/kumquat-lab-*.backup\n  sudo kumquat backup restore lab.backup --key-file key    on a fresh board, when all masters are gone"
     )]
     Backup(super::backup::BackupCommand),
-    /// Make, list and revoke the tokens with which boards join (on the master board).
+    /// Make, list and revoke the tokens with which boards join (on a master board).
     #[command(
         subcommand,
         after_help = "Examples:\n  sudo kumquat token create                          for one board, good for a day\n  sudo kumquat up --token $(cat token)               on that board\n  sudo kumquat token create --uses 9 --ttl 1h        for nine boards within the hour\n  sudo kumquat token list                            which boards came with which token\n  sudo kumquat token revoke abcdefgh                 by its id; boards that have joined stay\n\nA token is a secret: who has it can bring a board into the cluster. It also says which cluster to\nbelieve, so a board that joins with it cannot be caught by another."
@@ -102,7 +102,7 @@ pub(super) enum Command {
     Upgrade(UpgradeArgs),
     /// Continue with a damaged log by giving up what was written after a version.
     #[command(
-        after_help = "Example:\n  sudo kumquat repair --accept-loss-after 29360128\n\nThe error of `kumquat up` names the last good version. Stop the board first; versions are never\ngiven out twice."
+        after_help = "Example:\n  sudo kumquat repair --accept-loss-after 29360128\n\nThe error of `kumquat up` names the last good version. Stop the board first; versions are never\ngiven out twice. For a cluster with one master: where others have the log, a damaged copy is replaced\nby itself."
     )]
     Repair(RepairArgs),
     /// Print the version.
@@ -362,14 +362,33 @@ pub(super) enum BoardCommand {
     /// Throw a board out for good: its key is refused at once, everywhere. Prints the Secrets that its
     /// pods had, because whoever has the board has them.
     #[command(
-        after_help = "Examples:\n  sudo kumquat board evict pi-4              prints NAMESPACE/SECRET, one a line: change them\n  sudo kumquat board evict pi-4 -o json      {board, key, master, pods, secrets: [{namespace, name, pods}]}\n\nThe board comes back only with a wiped data-dir and a new token."
+        after_help = "Examples:\n  sudo kumquat board evict pi-4              prints NAMESPACE/SECRET, one a line: change them\n  sudo kumquat board evict pi-4 -o json      {board, key, master, pods, secrets: [{namespace, name, pods}]}\n\nThe board comes back only with a wiped data-dir and a new token. A master is evicted also when its Node is gone\nor it has left. The old card of a board that has another one is evicted by its key instead of the name:\n`kubectl -n kube-system get configmap kumquat-holders -o yaml` shows the keys of all that were masters."
     )]
     Evict {
-        /// Its name.
+        /// Its name, or its key.
         name: String,
         /// How to print.
         #[command(flatten)]
         output: OutputArgs,
+    },
+    /// Take this board out of its cluster in order; run it on the board that goes.
+    ///
+    /// What the board does moves to others first: the lead, its vote and its copy of the log, then its pods, which
+    /// get their time to end. Then its Node is gone, its key is refused everywhere, the board forgets the
+    /// cluster (images stay), and `kumquat up` ends. The next `kumquat up` begins as on a fresh card.
+    #[command(
+        after_help = "Examples:\n  sudo kumquat board leave                   says what it waits for, ends when the board is out\n  sudo kumquat board leave --timeout 30m     pods that take long to end\n  sudo kumquat board leave --force           pods that no controller starts elsewhere are deleted, too\n  sudo kumquat board leave --forget          no leader answers, or none knows this board: forget the cluster\n\nInterrupted or too late (exit 3): the board is still in, run it again; or stay, with\n`kubectl uncordon NAME`. What pods keep in emptyDir volumes is gone with them. A supervisor that starts\n`kumquat up` again should be stopped first, unless the board is to join with the token of its command line.\nA board that is lost or does not answer: `kumquat board evict NAME` on a master."
+    )]
+    Leave {
+        /// Also when pods run here that no controller starts elsewhere: they are deleted.
+        #[arg(long)]
+        force: bool,
+        /// Forget the cluster without asking anybody; only where no leader answers this board.
+        #[arg(long, conflicts_with = "force")]
+        forget: bool,
+        /// How long to wait: 30s, 5m, 1h.
+        #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+        timeout: Duration,
     },
 }
 

@@ -14,6 +14,7 @@ use model::masters::{KitV1, MasterAtV1, MemberId, SecretBytes};
 use model::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::authority;
 use super::dirs::Dirs;
 use super::identity::{Identity, Role};
 use crate::io::durable;
@@ -130,6 +131,7 @@ impl Mastership {
         let data = &dirs.data;
         Pki::install(data, &kit.authority_key.0)?;
         install_keys(data, kit)?;
+        authority::set_group(data, kit.group)?;
         let key = BoardKey::open(data)?;
         let authority = fs::read_to_string(data.join("pki/ca.crt"))
             .context("cannot read the authority's certificate")?;
@@ -169,6 +171,7 @@ impl Mastership {
             let certificate = pki.issue_board(name, &key.public_key(), false)?;
             Credentials::save(&dirs.data, &key, &certificate, pki.ca_certificate())?;
         }
+        authority::forget(&dirs.data)?;
         Ok(Pki::uninstall(&dirs.data)?)
     }
 
@@ -278,6 +281,7 @@ mod tests {
             certificate: issue(true).expect("a certificate"),
             members: MembersV1::default(),
             masters: Vec::new(),
+            group: None,
         };
         Mastership::take(&own, &kit).expect("taken over");
         let known = Mastership::load(&own).expect("readable");

@@ -4,6 +4,7 @@
 //! /v1/raft/...   the other masters, whatever this board is in its seat
 //! /v1/api/...    clients of the API that came to another master
 //! /v1/masters    boards that wait for another leader
+//! /v1/authority/...   masters that take another authority over
 //! all else       whoever sits: the leader itself, or a follower that names the leader
 //! ```
 //! Requests of an earlier seat end with it, and so do the bodies of their answers: a board whose tunnel
@@ -15,6 +16,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
+use super::authority;
 use super::roll::Roll;
 use crate::io::peer::{self, Answer, Body, Caller, PeerHandler};
 use crate::io::tls::BoardPeer;
@@ -35,6 +37,7 @@ pub(super) struct Port {
     engine: watch::Receiver<Option<Engine>>,
     gateway: Gateway,
     roll: Roll,
+    authority: Arc<authority::Desk>,
 }
 
 #[derive(Clone)]
@@ -67,14 +70,20 @@ impl Port {
         engine: watch::Receiver<Option<Engine>>,
         gateway: Gateway,
         roll: Roll,
+        authority: Arc<authority::Desk>,
     ) -> Arc<Self> {
         let (turned_out, seat) = (watch::Sender::new(()), RwLock::default());
-        Arc::new(Self { keys, turned_out, seat, engine, gateway, roll })
+        Arc::new(Self { keys, turned_out, seat, engine, gateway, roll, authority })
     }
 
     /// To be told when boards were evicted.
     pub(super) fn turned_out(&self) -> watch::Sender<()> {
         self.turned_out.clone()
+    }
+
+    /// Gives boards certificates.
+    pub(super) fn authority(&self) -> Arc<authority::Desk> {
+        Arc::clone(&self.authority)
     }
 
     /// Whoever sits from here on.
@@ -106,6 +115,12 @@ impl PeerHandler for Port {
         }
         if Roll::takes(request.uri().path()) && caller.board.is_some() {
             return Box::pin(async move { self.roll.answer(request).await });
+        }
+        if let Some(board) = &caller.board
+            && authority::Desk::takes(request.uri().path())
+        {
+            let answer = self.authority.of_master(board, &request);
+            return Box::pin(std::future::ready(answer));
         }
         if Gateway::takes(request.uri().path()) {
             return Box::pin(async move {
@@ -139,7 +154,7 @@ async fn of_masters(
     request: Request<Incoming>,
 ) -> Response<Body> {
     match (engine, &caller.board) {
-        (Some(engine), Some(board)) => engine.elector.answer(board, request).await,
+        (Some(engine), Some(board)) => engine.elector.answer(board, caller.address, request).await,
         (None, Some(_)) => peer::text(StatusCode::SERVICE_UNAVAILABLE, "there is no group here"),
         (_, None) => peer::text(StatusCode::FORBIDDEN, "only masters hold the log"),
     }

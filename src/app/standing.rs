@@ -12,6 +12,7 @@ use model::masters::{ClusterTimeV1, MemberId};
 use tokio::sync::watch;
 
 use super::addresses::Addresses;
+use super::authority::{self, AuthorityDisk, ByStore};
 use super::backup;
 use super::certificates;
 use super::dirs::Dirs;
@@ -22,10 +23,13 @@ use super::mastership::Mastership;
 use super::port::Port;
 use super::roll::Roll;
 use super::seat::Base;
+use super::seeking::Seeking;
 use crate::io::clock::Clock;
+use crate::io::discovery;
 use crate::io::peer::{self, Connection};
 use crate::io::store::{self, SecretsKeys, Store};
 use crate::io::tls::{ApiTls, Clients, Credentials, Pki, TokenKeys};
+use crate::master;
 use crate::master::api::Gateway;
 use crate::master::both::Both;
 use crate::master::elector::{Book, GroupClock};
@@ -62,6 +66,12 @@ pub(super) struct Standing {
     pub(super) roll: Roll,
     /// The group of masters, as far as there is one.
     pub(super) members: Members,
+    /// What the board's responder says and hears of the members.
+    pub(super) seeking: discovery::Members,
+    /// Which authority counts, where that is another one than this was opened with.
+    pub(super) due: watch::Sender<Option<[u8; 32]>>,
+    /// Where the keys of another authority lie.
+    pub(super) disk: Arc<AuthorityDisk>,
     /// Loops that do not depend on who leads.
     pub(super) loops: Loops,
 }
@@ -77,6 +87,7 @@ impl Standing {
         if let Some(kept) = certificates::kept(dirs) {
             clock.confirmed_before(kept);
         }
+        authority::finish(dirs, clock.now())?;
         let pki = Arc::new(Pki::open(&dirs.data, clock.now())?);
         let credentials = Credentials::founder(&pki, &dirs.data, &identity.name)?;
         let names = server_names(&identity.name, api_address(identity)?, &base.addresses.borrow());
@@ -84,15 +95,8 @@ impl Standing {
         let token_keys = TokenKeys::open(&dirs.data)?;
         let secrets_keys =
             SecretsKeys::open(&dirs.data).context("cannot have the keys of Secrets")?;
-        let mut options = store::Options::new(dirs.store());
-        options.clock = clock.clone();
-        options.secrets = Some(secrets_keys.clone());
-        let opened = tokio::task::spawn_blocking(move || Store::open(options));
-        let store = opened.await?.context("cannot open the store")?;
-        if mastership.is_some_and(|it| it.is_lost(&store)) {
-            store.close().await;
-            return Err(store::OpenError::Lost(dirs.store()).into());
-        }
+        let store = open_store(base, mastership, secrets_keys.clone()).await?;
+        let credentials = credentials.pinning(Arc::new(ByStore(Keys::of(store.clone()))));
         let mastership = mastership.filter(|it| !it.is_promoted(&store));
         let known = mastership.map(|mastership| mastership.masters.clone()).unwrap_or_default();
         let book = watch::Sender::new(Arc::new(known));
@@ -104,13 +108,22 @@ impl Standing {
             clock: Arc::new(OwnClock(clock.clone())),
             incoming: dirs.store().join("incoming"),
             evicted: evicted.subscribe(),
+            cluster: name_of_group(dirs, &credentials)?,
             note: note(base),
         });
         let gateway = Gateway::default();
         let roll = Roll::new(grouping.book(), store.clone());
         let keys = Keys::of(store.clone());
-        let port = Port::new(keys, grouping.engine(), gateway.clone(), roll.clone());
-        let (members, loops) = (Members::new(grouping), Loops::new());
+        let disk = Arc::new(AuthorityDisk {
+            data: dirs.data.clone(),
+            credentials: credentials.clone(),
+            secrets_keys: secrets_keys.clone(),
+            book: grouping.book(),
+        });
+        let desk = disk.desk(Arc::clone(&pki), token_keys.clone(), keys.clone());
+        let port = Port::new(keys, grouping.engine(), gateway.clone(), roll.clone(), desk);
+        let (members, mut loops) = (Members::new(grouping), Loops::new());
+        let seeking = seek(base, &members, &pki, &credentials, &mut loops);
         let (to_leader, line) = watch::channel(None);
         let mut standing = Self {
             store,
@@ -124,6 +137,9 @@ impl Standing {
             line,
             roll,
             members,
+            seeking,
+            due: watch::Sender::default(),
+            disk,
             loops,
         };
         standing.serve_boards(base)?;
@@ -131,6 +147,7 @@ impl Standing {
         standing.keep_certified(base)?;
         standing.keep_time(base, mastership.is_some());
         standing.follow_evictions(evicted);
+        standing.follow_authority();
         standing.follow_members(book, mastership.map_or(FOUNDER, |it| it.member));
         Ok(standing)
     }
@@ -174,6 +191,14 @@ impl Standing {
         let (store, turned_out) = (self.store.clone(), self.port.turned_out());
         let following = evictions::follow(store, evicted, turned_out, self.loops.stop_signal());
         self.loops.spawn("evicted boards", following);
+    }
+
+    /// Another authority may come to count, whoever leads.
+    fn follow_authority(&mut self) {
+        let (store, disk) = (self.store.clone(), Arc::clone(&self.disk));
+        let due = self.due.clone();
+        let following = master::authority::follow(store, disk, due, self.loops.stop_signal());
+        self.loops.spawn("authority of the cluster", following);
     }
 
     /// The voters' clocks make cluster time, and certificates are renewed by it.
@@ -252,6 +277,14 @@ impl Standing {
         }
     }
 
+    /// Ends its loops at once, then closes the store.
+    pub(super) async fn cut(self) {
+        self.gateway.close();
+        self.members.grouping().stop().await;
+        self.loops.cut().await;
+        self.store.close().await;
+    }
+
     /// Ends its loops, then closes the store.
     pub(super) async fn close(self) {
         self.gateway.close();
@@ -259,6 +292,52 @@ impl Standing {
         self.loops.stop().await;
         self.store.close().await;
     }
+}
+
+/// Masters find each other again when nobody leads and their addresses have changed.
+fn seek(
+    base: &Base,
+    members: &Members,
+    pki: &Arc<Pki>,
+    credentials: &Credentials,
+    loops: &mut Loops,
+) -> discovery::Members {
+    let seeking = Seeking {
+        engine: members.grouping().engine(),
+        addresses: base.addresses.clone(),
+        peer_port: base.config.peer_port,
+        peers: base.config.peers.clone(),
+        pki: Arc::clone(pki),
+        announced: watch::Sender::default(),
+    };
+    let responder = seeking.responder(credentials);
+    let looking = seeking.run(loops.stop_signal());
+    loops.spawn("search for the masters", async move { anyhow::Ok(looking.await) });
+    responder
+}
+
+/// The log, unless what this board had of it is lost.
+async fn open_store(
+    base: &Base,
+    mastership: Option<&Mastership>,
+    secrets_keys: SecretsKeys,
+) -> Result<Store> {
+    let mut options = store::Options::new(base.dirs.store());
+    options.clock = base.clock.clone();
+    options.secrets = Some(secrets_keys);
+    let opened = tokio::task::spawn_blocking(move || Store::open(options));
+    let store = opened.await?.context("cannot open the store")?;
+    if mastership.is_some_and(|it| it.is_lost(&store)) {
+        store.close().await;
+        return Err(store::OpenError::Lost(base.dirs.store()).into());
+    }
+    Ok(store)
+}
+
+/// What names the group in its messages: the first half of its first authority's pin.
+fn name_of_group(dirs: &Dirs, credentials: &Credentials) -> Result<[u8; 16]> {
+    let first = || credentials.pin()[..16].try_into().expect("the first half of 32 bytes");
+    Ok(authority::group(&dirs.data)?.unwrap_or_else(first))
 }
 
 /// Keeps that a master which led alone belongs to a group from now on.

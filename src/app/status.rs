@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::backup::Worry;
 use super::identity::Identity;
 use crate::io::store::GroupHealth;
+use crate::master::authority;
 use crate::master::both::{Both, Copies};
 use crate::master::contacts::Contacts;
 use crate::master::controllers::Views;
@@ -98,7 +99,12 @@ impl ClusterStatus {
     /// Masters that were thrown out.
     fn lost(&self) -> Vec<Value> {
         let lost = Keys::new(self.registry.clone()).lost_holders().unwrap_or_default();
-        let warning = |board| json!({ "board": board, "reason": LOST.0, "remedy": LOST.1 });
+        let pending = authority::Said::read(self.registry.store()).unwrap_or_default().lost;
+        let warning = |board: &String| {
+            let is_pending = pending.iter().any(|(_, name)| name == board);
+            let (reason, remedy) = if is_pending { PENDING } else { LOST };
+            json!({ "board": board, "reason": reason, "remedy": remedy })
+        };
         lost.iter().map(warning).collect()
     }
 }
@@ -109,7 +115,15 @@ const NOT_ALONE: &str = "bring the other board back, or add one (`kumquat token 
 /// What is so once a master was thrown out, and what to do.
 const LOST: (&str, &str) = (
     "this board was evicted and has the keys of the cluster, because it was a master",
-    "erase its disk if you have it; otherwise found a new cluster, and change every Secret",
+    "erase its disk if you have it; otherwise evict it once more (`kumquat board evict NAME`), so that the \
+     cluster takes other keys, and change every Secret",
+);
+
+/// What is so until all masters have other keys.
+const PENDING: (&str, &str) = (
+    "this board was evicted and has the keys of the cluster; they count until every other master has the new \
+     ones",
+    "start the masters that are off or evict them, and upgrade those of an earlier version",
 );
 
 /// Who holds the log.

@@ -118,6 +118,11 @@ impl Clock {
         self.time().confirmed_before(time, micros() / 1_000);
     }
 
+    /// Goes on from what the disk says, after a start.
+    pub fn resume(&self, kept: Timestamp) {
+        self.time().resume(kept, micros() / 1_000);
+    }
+
     /// Takes over a later time heard from the cluster.
     pub fn advance(&self, heard: Timestamp) {
         let mut time = self.time();

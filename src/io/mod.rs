@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod bus;
 pub mod clock;
+pub mod code;
 pub mod control;
 pub mod crowd;
 pub mod discovery;

@@ -169,6 +169,16 @@ impl ClusterTime {
         self.anchor = Point { mono, time: decided };
     }
 
+    /// Goes on from what lies on the disk, where that is later: nobody knows how long this board was off, so
+    /// what was made before then ages by the next step.
+    pub fn resume(&mut self, kept: Timestamp, mono: u64) {
+        if kept > self.now(mono) {
+            self.anchor = Point { mono, time: kept };
+            self.began = kept;
+            self.steps.clear();
+        }
+    }
+
     /// The end of something that was made at `made` to last until `end`: later by the steps since then,
     /// in which no time passed. What was made before this began to count has aged in between.
     pub fn put_off(&self, made: Timestamp, end: Timestamp) -> Timestamp {

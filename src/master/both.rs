@@ -47,6 +47,10 @@ pub enum Copies {
 #[derive(Clone, Default)]
 pub struct Both(Option<Of>);
 
+/// What a write was begun with: the group, if another member of it was to have the write, too.
+#[must_use = "the write is not answered before `Both::after`"]
+pub struct Begun(Option<Group>);
+
 #[derive(Clone)]
 struct Of {
     grouping: Grouping,
@@ -74,15 +78,18 @@ impl Both {
     ///
     /// # Errors
     /// 503: the board that would have to keep it does not answer. Nothing has happened.
-    pub async fn before(&self) -> Result<(), ApiError> {
+    pub async fn before(&self) -> Result<Begun, ApiError> {
         let ready = async {
-            while self.waits_for().is_some_and(|group| !takes_one(&group)) {
-                sleep(LOOK_EVERY).await;
+            loop {
+                match self.waits_for() {
+                    Some(group) if !takes_one(&group) => sleep(LOOK_EVERY).await,
+                    found => return Begun(found),
+                }
             }
         };
         timeout(WITHIN, ready).await.map_err(|_| {
-            let mut away =
-                ApiError::new(503, "ServiceUnavailable", self.words("nothing has changed"));
+            let words = words(self.waits_for().as_ref(), "nothing has changed");
+            let mut away = ApiError::new(503, "ServiceUnavailable", words);
             away.details = serde_json::json!({ "retryAfterSeconds": RETRY_SECONDS });
             away.retry_after_seconds = Some(RETRY_SECONDS);
             away
@@ -90,12 +97,14 @@ impl Both {
     }
 
     /// Waits until another board has every write of before this call, unless that is wished no more. That
-    /// the group becomes another one meanwhile ends no wait: what one board committed stays on one disk.
+    /// the group became another one since the write was `begun` ends no wait: what one board committed
+    /// stays on one disk, also when the other was thrown out a moment later.
     ///
     /// # Errors
     /// 504: it does not say so.
-    pub async fn after(&self) -> Result<(), ApiError> {
-        let Some((of, group)) = self.0.as_ref().zip(self.waits_for()) else { return Ok(()) };
+    pub async fn after(&self, begun: Begun) -> Result<(), ApiError> {
+        let found = self.0.as_ref().zip(begun.0.or_else(|| self.waits_for()));
+        let Some((of, group)) = found else { return Ok(()) };
         let upto = group.last_index();
         let mut health = group.health();
         let kept = async {
@@ -111,9 +120,9 @@ impl Both {
                 }
             }
         };
-        timeout(WITHIN, kept)
-            .await
-            .map_err(|_| ApiError::new(504, "Timeout", self.words("only this board has the write")))
+        timeout(WITHIN, kept).await.map_err(|_| {
+            ApiError::new(504, "Timeout", words(Some(&group), "only this board has the write"))
+        })
     }
 
     /// The group, if writes wait for another member of it.
@@ -122,19 +131,22 @@ impl Both {
         let group = of.group().filter(|group| may_be_on_one(&group.health().borrow()))?;
         of.is_wished().then_some(group)
     }
+}
 
-    fn words(&self, so: &str) -> String {
-        let group = self.waits_for();
-        let health = group.map(|group| group.health().borrow().clone()).unwrap_or_default();
-        let own = self.0.as_ref().and_then(Of::group).map(|group| group.own());
-        let boards = health.members.members.iter().filter(|member| Some(member.id) != own);
-        let boards: Vec<&str> = boards.map(|member| &*member.board).collect();
-        format!(
-            "durability is \"both\", and board {} does not answer; {so}. Bring it back, or have one copy: \
-             kubectl -n kube-system patch configmap {MASTERS_OBJECT} -p '{{\"data\":{{\"durability\":\"one\"}}}}'",
-            boards.join(" or "),
-        )
-    }
+/// What a client is told whose write has no second copy.
+fn words(group: Option<&Group>, so: &str) -> String {
+    let members = group.map(|group| group.health().borrow().members.clone()).unwrap_or_default();
+    let own = group.map(Group::own);
+    let others = members.members.iter().filter(|member| Some(member.id) != own);
+    let others: Vec<&str> = others.map(|member| &*member.board).collect();
+    let why = match others[..] {
+        [] => "no other board holds the log any more".to_owned(),
+        _ => format!("board {} does not answer", others.join(" or ")),
+    };
+    format!(
+        "durability is \"both\", and {why}; {so}. Bring it back, or have one copy: \
+         kubectl -n kube-system patch configmap {MASTERS_OBJECT} -p '{{\"data\":{{\"durability\":\"one\"}}}}'"
+    )
 }
 
 impl Of {
@@ -230,6 +242,7 @@ mod tests {
     async fn without_the_wish_nothing_waits() {
         let both = Both::default();
         assert_eq!(both.copies(), Copies::One);
-        assert!(both.before().await.is_ok() && both.after().await.is_ok());
+        let begun = both.before().await.expect("nobody is waited for");
+        assert!(both.after(begun).await.is_ok());
     }
 }

@@ -7,7 +7,7 @@
 //! key of the board's Node are written together, or nothing is.
 //!
 //! ```text
-//! proof? -> key evicted? -> token good? -> name free, or its board silent? -> one write -> certificate
+//! proof? -> key evicted? -> no master lost? -> token good? -> name free, or its board silent? -> one write
 //! ```
 //! Whoever does not know the secret learns nothing: an unknown token and a wrong proof are answered
 //! with the same words.
@@ -35,6 +35,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
+use super::authority;
 use super::keys::{Keys, node_key};
 use super::pending::{Pending, PendingBoards, PendingError, Said, nonce};
 use super::registry::{CommitError, Registry};
@@ -113,6 +114,9 @@ pub enum Refusal {
     /// It cannot wait for a person's word.
     #[error(transparent)]
     Pending(#[from] PendingError),
+    /// The keys of the cluster are in the wrong hands.
+    #[error("the cluster takes other keys after an eviction: try again later (`kumquat status`)")]
+    Unsettled,
     /// No certificate for its key.
     #[error(transparent)]
     Certificate(#[from] TlsError),
@@ -136,7 +140,7 @@ impl Refusal {
             Self::Pending(PendingError::Random(_)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Pending(_) => StatusCode::NOT_FOUND,
             Self::Taken(_) | Self::WantsMore(_) => StatusCode::CONFLICT,
-            Self::Write(_) | Self::Read(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unsettled | Self::Write(_) | Self::Read(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -240,9 +244,16 @@ impl Joining {
         Ok(key)
     }
 
+    /// Refuses everybody while a token, or an approval in a master's name, may be a thief's.
+    fn settled(&self) -> Result<(), Refusal> {
+        let said = authority::Said::read(self.options.registry.store())?;
+        (!said.lets_nobody_in()).then_some(()).ok_or(Refusal::Unsettled)
+    }
+
     async fn admit(&self, caller: &Caller, wish: &JoinRequest) -> Result<JoinAnswer, Refusal> {
         let key = self.checked(&wish.name, &wish.public_key)?;
         for _ in 0..ATTEMPTS_MAX {
+            self.settled()?;
             // It may have been revoked since the proof.
             let kept = self.tokens.find(wish.token)?.ok_or(Refusal::Unknown)?;
             let role = role(kept.role, wish.role).ok_or(Refusal::Role)?;
@@ -333,6 +344,7 @@ impl Joining {
         let (board, words) = self.options.pending.find(name, words)?;
         let role = role(given, board.role).ok_or_else(|| Refusal::WantsMore(name.into()))?;
         for _ in 0..ATTEMPTS_MAX {
+            self.settled()?;
             let now = self.options.registry.clock().now();
             let key = key_text(&board.key);
             if self.keys.is_evicted(&key)? {

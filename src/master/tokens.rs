@@ -234,6 +234,16 @@ impl Tokens {
     }
 }
 
+/// The writes that remove every token; boards that they have admitted stay.
+///
+/// # Errors
+/// The Secrets cannot be listed.
+pub(super) fn removal(registry: &Registry) -> Result<Vec<Op>, TokenError> {
+    // The pin is for new tokens only.
+    let tokens = Tokens::new(registry.clone(), [0; 32]);
+    Ok(tokens.kept()?.iter().map(Kept::delete).collect())
+}
+
 fn secret_key(id: TokenId) -> ObjectKey {
     ObjectKey { kind: kind::SECRETS, namespace: SYSTEM.into(), name: format!("{NAME_START}{id}") }
 }
@@ -282,9 +292,10 @@ impl Kept {
         Some(Self { version: record.version, ..kept })
     }
 
-    /// `None` for a Secret that a person has written otherwise: it admits nobody.
+    /// `None` for a Secret that a person has written otherwise, and for one that is deleted and only waits
+    /// for a finalizer: it admits nobody.
     fn parse(secret: &Value) -> Option<Self> {
-        if secret["type"] != SECRET_TYPE {
+        if secret["type"] != SECRET_TYPE || secret["metadata"]["deletionTimestamp"].is_string() {
             return None;
         }
         let field = |name: &str| {
@@ -384,4 +395,21 @@ fn from_hex(text: &str) -> Option<[u8; 16]> {
         *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
     }
     Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_a_finalizer_keeps_admits_nobody() {
+        let token = Token { id: TokenId([7; 5]), secret: [8; 16], pin: [0; 32] };
+        let wish = NewToken { uses: 1, ttl_seconds: 0, role: TokenRole::Worker };
+        let mut secret = secret(&token, wish, Timestamp(0));
+        secret["metadata"]["creationTimestamp"] = "2026-11-22T00:00:00Z".into();
+        secret["metadata"]["uid"] = Uid([1; 16]).to_string().into();
+        assert!(Kept::parse(&secret).is_some());
+        secret["metadata"]["deletionTimestamp"] = "2026-11-22T00:00:01Z".into();
+        assert!(Kept::parse(&secret).is_none());
+    }
 }

@@ -106,6 +106,8 @@ pub struct JoinAnswer {
 pub const BOARD_KEY: &str = "kumquat.dev/board-key";
 /// ConfigMap in `kube-system` whose data names the keys that may never come back.
 pub const EVICTED: &str = "kumquat-evicted";
+/// Last word of what that list says of a key whose board left in order, and erased what it had.
+pub const LEFT_BY_ITSELF: &str = "left";
 
 /// ConfigMap in `kube-system` whose data names the keys of boards that were let in as workers: they stay
 /// such, whatever becomes of their Nodes.

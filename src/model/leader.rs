@@ -242,12 +242,12 @@ fn label(text: &str) -> Option<String> {
 }
 
 /// Only the form that `Display` gives, so that what was signed comes back.
-fn number<T: FromStr + fmt::Display>(text: &str) -> Option<T> {
+pub(crate) fn number<T: FromStr + fmt::Display>(text: &str) -> Option<T> {
     let number: T = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
 }
 
-fn read_addresses(text: &str) -> Option<Vec<Ipv4Addr>> {
+pub(crate) fn read_addresses(text: &str) -> Option<Vec<Ipv4Addr>> {
     let mut addresses = Vec::new();
     for part in text.split(',') {
         let address: Ipv4Addr = number(part)?;
@@ -261,7 +261,7 @@ fn read_addresses(text: &str) -> Option<Vec<Ipv4Addr>> {
     Some(addresses)
 }
 
-fn read_fingerprint(text: &str) -> Option<CaFingerprint> {
+pub(crate) fn read_fingerprint(text: &str) -> Option<CaFingerprint> {
     let digits = text.as_bytes();
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),

@@ -233,6 +233,8 @@ pub const STORE_MAP_BYTES_32: usize = 256 * 1024 * 1024;
 pub const STORE_MAP_BYTES_64: u64 = 8 * 1024 * 1024 * 1024;
 /// Boards, and keys, of which a leader remembers what the objects say between two writes.
 pub const MEMBER_VERDICTS_MAX: usize = 4096;
+/// Pods of a board that leaves of which the eviction is asked at a time; the others follow a second later.
+pub const LEAVE_EVICTIONS_MAX: usize = 32;
 /// Added to the epoch base by a repair: more entries than any lost part of a log can have held.
 pub const STORE_EPOCH_STRIDE: u64 = 1 << 28;
 
@@ -448,6 +450,13 @@ pub const SITE_NAME_ADDRESSES_MAX: usize = 8;
 pub const SERVER_NAMES_MAX: usize = 32;
 /// Boards that `--peers` may name.
 pub const PEERS_MAX: usize = 32;
+/// Addresses that `--peers` stands for, of those that names resolve to.
+pub const NAMED_ADDRESSES_MAX: usize = 2 * PEERS_MAX;
+/// Addresses that a master remembers of what another member's records say, the newest.
+pub const MEMBER_HINTS_MAX: usize = 8;
+const _: () = assert!(MEMBER_HINTS_MAX >= 2 * LEADER_ADDRESSES_MAX);
+/// Other members that a master tells another one of, where it has met them: more than a group has.
+pub const MEMBERS_MET_MAX: usize = 32;
 /// Tokens that a board asks for, and is given, in one message.
 pub const TOKEN_ASKS_MAX: usize = 32;
 /// Tokens of service accounts that one board holds or waits for.

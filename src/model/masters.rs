@@ -7,6 +7,7 @@
 //! A member is a replica, not a board: a board whose disk was wiped or whose log was damaged comes
 //! back under a new [`MemberId`], so nobody ever votes twice in one term under one id.
 
+mod authority;
 /// Before there is a cluster.
 pub mod genesis;
 mod group;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{LABEL_BYTES_MAX, MASTERS_MAX};
 
+pub use authority::{AUTHORITY_OBJECT, AuthorityKeysV1, CertifiedV1};
 pub use genesis::{FoundedV1, GenesisAnswerV1, GenesisAskV1, GenesisId, GenesisWordV1, PromiseV1};
 pub use group::{
     AnswerFrameV1, AppendedV1, AskFrameV1, BadFrame, ClusterTimeV1, EntryWireV1, FenceV1,

@@ -59,6 +59,8 @@ pub struct NodeOptions {
     pub address: watch::Receiver<String>,
     /// Whether this board is a master too, which its Node says; it may change.
     pub mastery: watch::Receiver<Mastery>,
+    /// Changes when the tokens of pods are good no more, whatever their dates say.
+    pub renewals: Option<watch::Receiver<u64>>,
     /// `kubeletVersion`: `v1.36.2+kumquat.X`.
     pub version: String,
     /// Where the board's /proc, /sys and /etc are looked at: `/`, or what a test made.

@@ -80,6 +80,7 @@ impl Board {
                 name: "pi-1".to_owned(),
                 address: tokio::sync::watch::Sender::new("10.1.2.3".to_owned()).subscribe(),
                 mastery: watch::Sender::default().subscribe(),
+                renewals: None,
                 version: "v1.36.2+kumquat.test".to_owned(),
                 root: "/".into(),
                 data_dir: self.paths.data_dir.clone(),

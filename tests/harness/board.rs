@@ -408,9 +408,15 @@ impl Board {
 
     /// Sends SIGTERM to `kumquat up` and waits for its end.
     pub fn stop(&mut self) {
-        let mut child = self.up.take().expect("the board is up");
+        let child = self.up.as_ref().expect("the board is up");
         let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signal");
+        self.wait_ended();
+    }
+
+    /// Waits until `kumquat up` ends, which it does by itself.
+    pub fn wait_ended(&mut self) {
+        let mut child = self.up.take().expect("the board is up");
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(status) = child.try_wait().expect("wait") {

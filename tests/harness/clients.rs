@@ -96,6 +96,8 @@ pub struct Client {
     doors: Arc<Doors>,
     /// The door that it uses.
     at: usize,
+    /// Whether it stays there, whatever happens: who turns away sees nothing of a door that does not serve.
+    pub stays: bool,
     open: Option<SendRequest<Full<Bytes>>>,
     /// What it shows besides its certificate.
     pub bearer: Option<String>,
@@ -121,6 +123,7 @@ impl Client {
             number,
             doors,
             at,
+            stays: false,
             open: None,
             bearer: None,
             patience,
@@ -132,9 +135,12 @@ impl Client {
         }
     }
 
-    /// Leaves its door for the next one.
+    /// Leaves its door for the next one, unless it stays.
     fn leave(&mut self) {
         self.open = None;
+        if self.stays {
+            return;
+        }
         self.at = (self.at + 1) % self.doors.addresses.len();
     }
 

@@ -6,7 +6,9 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
 use kumquat::io::net;
-use model::leader::{LeaderRecord, SignedRecord};
+use model::leader::{CaFingerprint, LeaderRecord, SignedRecord};
+use model::masters::MemberId;
+use model::member::{MemberRecord, SignedMember};
 
 use crate::switch::Switch;
 
@@ -33,8 +35,16 @@ pub fn record(name: &str, term: u64, signature: &[u8]) -> SignedRecord {
 
 /// Sends from the switch; gives how many were sent.
 pub fn send_all(packets: impl Iterator<Item = Vec<u8>> + Send, switch: &Switch) -> usize {
+    send_all_from(Ipv4Addr::new(198, 19, 0, 254), packets, switch)
+}
+
+/// The same from another address of the switch.
+pub fn send_all_from(
+    own: Ipv4Addr,
+    packets: impl Iterator<Item = Vec<u8>> + Send,
+    switch: &Switch,
+) -> usize {
     let sent = net::inside(switch.namespace(), || {
-        let own = Ipv4Addr::new(198, 19, 0, 254);
         let socket = UdpSocket::bind((own, GROUP.port()))?;
         socket.set_multicast_ttl_v4(255)?;
         send_multicast_from(&socket, own)?;
@@ -75,6 +85,19 @@ pub fn forgery(name: &str) -> Vec<u8> {
 
 /// The same of any record.
 pub fn announcement(name: &str, forged: &SignedRecord) -> Vec<u8> {
+    announced(name, &forged.pairs(), Ipv4Addr::new(198, 19, 0, 254))
+}
+
+/// A response that announces a member of a cluster at an address where it is not, in the member's own name.
+pub fn member_announcement(ca: CaFingerprint, member: u64, at: Ipv4Addr) -> Vec<u8> {
+    let record =
+        MemberRecord { member: MemberId(member), addresses: vec![at], peer_port: 7443, ca };
+    let forged = SignedMember::sign(record, |_| b"forged".to_vec()).expect("well formed");
+    let authority: String = ca[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    announced(&format!("member-{member}-{authority}"), &forged.pairs(), at)
+}
+
+fn announced(name: &str, pairs: &[(&str, String)], at: Ipv4Addr) -> Vec<u8> {
     const TTL: u32 = 100_000;
     const SERVICE: &str = "_kumquat._tcp.local";
     let (instance, host) = (format!("{name}.{SERVICE}"), format!("{name}.local"));
@@ -90,12 +113,12 @@ pub fn announcement(name: &str, forged: &SignedRecord) -> Vec<u8> {
     add(SERVICE, 12, &dns_name(&instance));
     add(&instance, 33, &[&[0, 0, 0, 0, 0x1d, 0x13], &dns_name(&host)[..]].concat());
     let mut txt = Vec::new();
-    for (key, value) in forged.pairs() {
+    for (key, value) in pairs {
         txt.push(u8::try_from(key.len() + 1 + value.len()).expect("short"));
         txt.extend(format!("{key}={value}").bytes());
     }
     add(&instance, 16, &txt);
-    add(&host, 1, &[198, 19, 0, 254]);
+    add(&host, 1, &at.octets());
     packet
 }
 

@@ -118,6 +118,7 @@ impl SimulatedBoard {
             name: site.name,
             address: watch::Sender::new(site.address).subscribe(),
             mastery: watch::Sender::default().subscribe(),
+            renewals: None,
             version: "v1.36.2+kumquat.simulated".to_owned(),
             root: Some(site.folder.join("host")).filter(|it| it.exists()).unwrap_or("/".into()),
             data_dir: paths.data_dir,

@@ -1,4 +1,5 @@
-//! Strangers and bad members at the ports of a board: 8883 (bus), 7443 (peers) and mDNS.
+//! Strangers and bad members at the ports of a board: 8883 (bus), 7443 (peers), 6443 (API) and
+//! mDNS.
 //!
 //! Each attack ends its own connections only, and can be run over and over beside others.
 
@@ -24,6 +25,7 @@ use crate::board::Board;
 
 pub const BUS: u16 = 8883;
 pub const PEERS: u16 = 7443;
+pub const API: u16 = 6443;
 /// Nothing that a stranger does may hold its connection for longer.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 pub const WRITES: usize = 60;
@@ -231,7 +233,7 @@ pub fn multicast(board: &Board) {
 /// Connections that open, say nothing or half a word, and stay.
 pub fn half_open(board: &Board) -> Vec<TcpStream> {
     let mut open = Vec::new();
-    for port in [BUS, PEERS] {
+    for port in [BUS, PEERS, API] {
         for number in 0..HALF_OPEN {
             let Ok(mut stream) = connect(board, port) else { continue };
             if number % 2 == 0 {
@@ -245,7 +247,7 @@ pub fn half_open(board: &Board) -> Vec<TcpStream> {
 
 /// What runs against the board at the same time; the path is another cluster's.
 pub const ATTACKS: [fn(&Board, &Path); 4] = [
-    |board, theirs| garbage(board, theirs, &[BUS, PEERS]),
+    |board, theirs| garbage(board, theirs, &[BUS, PEERS, API]),
     |board, _| bad_member(board),
     |board, _| multicast(board),
     |board, _| drop(half_open(board)),

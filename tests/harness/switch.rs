@@ -55,6 +55,13 @@ impl Switch {
         Board::plugged(&self.cluster, &format!("board-{number}"), self.wire(number))
     }
 
+    /// As [`Self::listen`], also when it was called before.
+    pub fn listen_once(&self) {
+        let address = Ipv4Addr::new(198, 19, 0, 254);
+        let _there =
+            net::inside(&self.namespace, || net::Links::open()?.add_address(BRIDGE, address, 24));
+    }
+
     /// Gives the switch itself an address on the link (198.19.0.254).
     pub fn listen(&self) -> Ipv4Addr {
         let address = Ipv4Addr::new(198, 19, 0, 254);

@@ -123,6 +123,7 @@ pub fn write(namespace: &Path, doors: &Doors, plan: &Plan, stop: &AtomicBool) ->
                     true => (TOLD.to_owned(), TOLD_PAUSE),
                     false => {
                         client.padding = plan.padding;
+                        client.stays = number < doors.addresses.len();
                         (format!("writer-{number}"), plan.pause)
                     }
                 };

@@ -96,6 +96,7 @@ fn whoever_is_no_master_reaches_nothing_of_three() {
     assert!(text(&again).contains("the token is used up"), "{}", text(&again));
 
     evicted(&cluster, leader, &others);
+    wait_rekeyed(&cluster, [leader, others[0]], others[1]);
 
     let after = status(&cluster.boards[leader]);
     assert_eq!(after["epoch"], before["epoch"]);
@@ -109,6 +110,31 @@ fn whoever_is_no_master_reaches_nothing_of_three() {
         |node| super::switch::is_ready(node) == Some(true),
     );
     cluster.boards.iter().for_each(assert_quiet);
+}
+
+/// Whatever the evicted master has counts no more: the others have another authority, and so has whoever
+/// asks for a kubeconfig from here on.
+fn wait_rekeyed(cluster: &Cluster, masters: [usize; 2], evicted: usize) {
+    let authority = |at: usize| {
+        std::fs::read(cluster.boards[at].data_dir().join("pki/ca.crt")).unwrap_or_default()
+    };
+    let stolen = authority(evicted);
+    let begun = Instant::now();
+    let is_led = |at: usize| status(&cluster.boards[at])["leader"].is_string();
+    while !masters.iter().all(|at| authority(*at) != stolen && is_led(*at)) {
+        assert!(begun.elapsed() < WITHIN, "{}", cluster.boards[masters[0]].log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // One that was given in the last moment of the old authority is no good.
+    let fresh = |at: usize| {
+        cluster.boards[at].forget_kubeconfig();
+        cluster.boards[at].api("GET", CONFIG_MAPS, None).is_ok()
+    };
+    while !masters.iter().all(|at| fresh(*at)) {
+        assert!(begun.elapsed() < WITHIN, "{}", cluster.boards[masters[0]].log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    println!("another authority after {:?}", begun.elapsed());
 }
 
 fn status(board: &Board) -> Value {

@@ -165,14 +165,18 @@ fn a_second_board_comes_and_a_stolen_certificate_does_not() {
         inside(&worker, async || Connection::open(master, tls, SOON).await)
     };
     assert!(open().is_ok());
-    let evicted = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": EVICTED },
+    // Nobody writes the list past the command.
+    let list = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": EVICTED },
         "data": { key_text(&stolen.peer().key): "stolen" } });
     let maps = "/api/v1/namespaces/kube-system/configmaps";
+    let refused = founder.api("POST", maps, Some(&list)).expect_err("the masters keep it");
+    assert!(refused.contains("403") && refused.contains("board evict"), "{refused}");
     // What the thief has open when it is told of, ends too.
     inside(&worker, async || {
         let tls = stolen.client_config(ALPN).expect("TLS");
         let held = Connection::open(master, tls, SOON).await.expect("still admitted");
-        founder.api("POST", maps, Some(&evicted)).expect("evicted");
+        let evicted = founder.command(&["board", "evict", worker.node()]);
+        assert!(evicted.status.success(), "{}", text(&evicted));
         let ended = tokio::time::timeout(Duration::from_secs(10), held.closed()).await;
         ended.expect("the connection of an evicted board ends");
     });

@@ -7,19 +7,32 @@ use super::*;
 /// For so long the words must be there before a board is in.
 const SHOWN: Duration = Duration::from_millis(300);
 
-/// Asks as a board does; what it shows then.
-async fn ask(master: &Master, waiting: &mut Waiting, newcomer: &Newcomer) -> (Waited, Vec<String>) {
-    let waited = wait_at(master.address, waiting, newcomer).await.expect("answered");
+/// A round as a board goes through it, and what it shows then.
+async fn ask(
+    at: &[SocketAddr],
+    waiting: &Waiting,
+    newcomer: &Newcomer,
+) -> (Option<Box<Joined>>, Vec<String>) {
+    let Round { joined, failed } = waiting.round(at.to_vec(), newcomer).await;
+    assert!(failed.is_empty(), "{failed:?}");
     let phrases = waiting.phrases(&newcomer.key);
-    (waited, phrases)
+    waiting.shown(&newcomer.key, &phrases);
+    (joined, phrases)
+}
+
+/// Why nobody is believed.
+async fn refusal(at: &[SocketAddr], waiting: &Waiting, newcomer: &Newcomer) -> JoinError {
+    let Round { joined, mut failed } = waiting.round(at.to_vec(), newcomer).await;
+    assert!(joined.is_none());
+    failed.pop().expect("a refusal").1
 }
 
 #[tokio::test]
 async fn both_sides_show_the_same_words_and_a_person_decides() {
     let master = Master::start("waiting").await;
     let newcomer = Newcomer::new("pi-2", "0", &key());
-    let mut waits = Waiting::new(Duration::ZERO);
-    let (Waited::NotYet, shown) = ask(&master, &mut waits, &newcomer).await else {
+    let waits = Waiting::new(Duration::ZERO);
+    let (None, shown) = ask(&[master.address], &waits, &newcomer).await else {
         panic!("nobody has let it in")
     };
     let [shown] = &shown[..] else { panic!("one cluster, one line of words: {shown:?}") };
@@ -29,13 +42,13 @@ async fn both_sides_show_the_same_words_and_a_person_decides() {
     assert_eq!(waiting[0].address, IpAddr::V4(Ipv4Addr::LOCALHOST).to_string());
     assert_eq!(waiting[0].words, *shown, "what the board shows");
     assert!(master.node("pi-2").is_none(), "nothing is written for a board that waits");
-    let (again, same) = ask(&master, &mut waits, &newcomer).await;
-    assert!(matches!(again, Waited::NotYet) && same[0] == *shown);
+    let (again, same) = ask(&[master.address], &waits, &newcomer).await;
+    assert!(again.is_none() && same[0] == *shown);
     // Started anew it has other words.
-    let (_, fresh) = ask(&master, &mut Waiting::default(), &newcomer).await;
+    let (_, fresh) = ask(&[master.address], &Waiting::default(), &newcomer).await;
     assert_ne!(fresh[0], *shown);
     // And what the first process shows follows, once it has asked.
-    let (_, shown) = ask(&master, &mut waits, &newcomer).await;
+    let (_, shown) = ask(&[master.address], &waits, &newcomer).await;
     let shown = shown[0].clone();
     assert_eq!(master.pending.list()[0].words, shown);
 
@@ -43,15 +56,15 @@ async fn both_sides_show_the_same_words_and_a_person_decides() {
     let said = master.joining.approve("pi-9", &shown, worker).await.expect_err("nobody waits");
     assert!(said.to_string().contains("no board waits as pi-9"), "{said}");
     let other = Newcomer::new("pi-2", "1", &key());
-    let mut others = Waiting::default();
-    let (waited, _) = ask(&master, &mut others, &other).await;
-    assert!(matches!(waited, Waited::NotYet), "the same name");
+    let others = Waiting::default();
+    let (waited, _) = ask(&[master.address], &others, &other).await;
+    assert!(waited.is_none(), "the same name");
     let said = master.joining.approve("pi-2", "", worker).await.expect_err("which?");
     assert!(said.to_string().contains("with these words"), "{said}");
     let words = master.joining.approve("pi-2", &shown, worker).await.expect("let in");
     assert_eq!(words, shown);
 
-    let (Waited::In(joined), _) = ask(&master, &mut waits, &newcomer).await else {
+    let (Some(joined), _) = ask(&[master.address], &waits, &newcomer).await else {
         panic!("it is in")
     };
     assert_eq!(joined.credentials.pin(), master.pki.pin());
@@ -59,43 +72,49 @@ async fn both_sides_show_the_same_words_and_a_person_decides() {
     assert!(master.keys.is_admitted(joined.credentials.peer()));
     let tls = joined.credentials.client_config(ALPN).expect("TLS");
     Connection::open(master.address, tls, SOON).await.expect("a member");
-    let refused =
-        wait_at(master.address, &mut others, &other).await.expect_err("the name is taken");
+    let refused = refusal(&[master.address], &others, &other).await;
     assert!(matches!(refused, JoinError::Refused { .. }), "{refused}");
     // Its answer may have been lost: the words are there for a while, then it is in.
-    let mut anew = Waiting::new(SHOWN);
-    let (waited, shown) = ask(&master, &mut anew, &newcomer).await;
-    assert!(matches!(waited, Waited::NotYet) && shown.len() == 1, "{waited:?} {shown:?}");
+    let anew = Waiting::new(SHOWN);
+    let (waited, shown) = ask(&[master.address], &anew, &newcomer).await;
+    assert!(waited.is_none() && shown.len() == 1, "{waited:?} {shown:?}");
     let listed = master.pending.list();
     assert!(listed.iter().all(|board| board.words != shown[0]), "it does not wait: {listed:?}");
     tokio::time::sleep(SHOWN).await;
-    let (waited, _) = ask(&master, &mut anew, &newcomer).await;
-    assert!(matches!(waited, Waited::In(_)), "{waited:?}");
+    let (waited, _) = ask(&[master.address], &anew, &newcomer).await;
+    assert!(waited.is_some(), "{waited:?}");
 }
 
 #[tokio::test]
 async fn a_stranger_that_says_you_are_in_gets_no_board() {
     let (master, stranger) = (Master::start("waits-at").await, Master::start("stranger").await);
     let newcomer = Newcomer::new("pi-2", "0", &key());
-    let mut waits = Waiting::new(SHOWN);
+    let waits = Waiting::new(SHOWN);
     // It is first, and lets in whoever comes.
-    ask(&stranger, &mut waits, &newcomer).await;
+    ask(&[stranger.address], &waits, &newcomer).await;
     let words = stranger.pending.list()[0].words.clone();
     let given = TokenRole::Worker;
     stranger.joining.approve("pi-2", &words, given).await.expect("let in");
-    let (waited, _) = ask(&stranger, &mut waits, &newcomer).await;
-    assert!(matches!(waited, Waited::NotYet), "nobody could compare the words yet");
-    ask(&master, &mut waits, &newcomer).await;
+    let (waited, _) = ask(&[stranger.address], &waits, &newcomer).await;
+    assert!(waited.is_none(), "nobody could compare the words yet");
+    ask(&[master.address], &waits, &newcomer).await;
     tokio::time::sleep(SHOWN).await;
-    let said = wait_at(stranger.address, &mut waits, &newcomer).await.expect_err("two clusters");
+    let said = refusal(&[stranger.address], &waits, &newcomer).await;
+    assert!(said.text().contains("--peers HOST"), "{}", said.text());
+    // Both in one round, in whichever order they answer.
+    let fresh = Waiting::new(Duration::ZERO);
+    ask(&[stranger.address], &fresh, &newcomer).await;
+    let said = refusal(&[stranger.address, master.address], &fresh, &newcomer).await;
     assert!(said.text().contains("--peers HOST"), "{}", said.text());
     // Neither is the master believed, until a person has said at this board which one it is.
     let words = master.pending.list()[0].words.clone();
     master.joining.approve("pi-2", &words, given).await.expect("let in");
-    let said = wait_at(master.address, &mut waits, &newcomer).await.expect_err("two clusters");
+    let said = refusal(&[master.address], &waits, &newcomer).await;
     assert!(said.text().contains("--peers HOST"), "{}", said.text());
-    let mut named = Waiting::new(Duration::ZERO);
-    let (Waited::In(joined), _) = ask(&master, &mut named, &newcomer).await else {
+    let named = Waiting::new(Duration::ZERO);
+    let (waited, _) = ask(&[master.address], &named, &newcomer).await;
+    assert!(waited.is_none(), "the words of this start are not shown yet");
+    let (Some(joined), _) = ask(&[master.address], &named, &newcomer).await else {
         panic!("it is in")
     };
     assert_eq!(joined.credentials.pin(), master.pki.pin());
@@ -105,9 +124,9 @@ async fn a_stranger_that_says_you_are_in_gets_no_board() {
 async fn whoever_sits_between_is_seen_however_many_answer() {
     let (master, other) = (Master::start("waits").await, Master::start("waits-not").await);
     let newcomer = Newcomer::new("pi-2", "0", &key());
-    let mut waits = Waiting::default();
-    assert_eq!(ask(&master, &mut waits, &newcomer).await.1.len(), 1);
-    let (_, both) = ask(&other, &mut waits, &newcomer).await;
+    let waits = Waiting::default();
+    assert_eq!(ask(&[master.address], &waits, &newcomer).await.1.len(), 1);
+    let (_, both) = ask(&[other.address], &waits, &newcomer).await;
     assert_eq!(both.len(), 2, "words for each: a person sees which");
     assert_ne!(both[0], both[1]);
     assert_eq!(master.pending.list()[0].words, both[0]);
@@ -125,13 +144,43 @@ async fn a_board_becomes_what_the_person_says_and_no_more_than_it_wants() {
         (wants("pi-5", None), TokenRole::Auto, Some("auto")),
     ];
     for (newcomer, given, expected) in all {
-        let (_, words) = ask(&master, &mut Waiting::default(), &newcomer).await;
+        let (_, words) = ask(&[master.address], &Waiting::default(), &newcomer).await;
         let approved = master.joining.approve(&newcomer.name, &words[0], given).await;
         let node = master.node(&newcomer.name).unwrap_or_default();
         let role = node["metadata"]["annotations"]["kumquat.dev/role"].as_str();
         assert_eq!(role, expected, "{}: {approved:?}", newcomer.name);
         assert_eq!(approved.is_ok(), expected.is_some());
     }
+}
+
+#[tokio::test]
+async fn nobody_joins_while_the_keys_of_the_cluster_are_lost() {
+    let master = Master::start("lost").await;
+    let (token, own) = (master.token(9).await, key());
+    let newcomer = Newcomer::new("pi-4", "0", &key());
+    let (_, words) = ask(&[master.address], &Waiting::default(), &newcomer).await;
+    let lost = json!({ "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": "kumquat-authority", "namespace": "kube-system" },
+        "data": { format!("lost-{}", key_text(&key().hash())): "pi-2" } });
+    master.loops.create("/configmaps", "kube-system", lost).await;
+    match master.join(&token, "pi-3", &own).await {
+        Err(error @ JoinError::Elsewhere(_)) => {
+            assert!(error.text().contains("other keys"), "{}", error.text());
+        }
+        other => panic!("a stranger with a token is in: {other:?}"),
+    }
+    let approved = master.joining.approve("pi-4", &words[0], TokenRole::Worker).await;
+    assert!(approved.is_err_and(|why| why.status() == StatusCode::SERVICE_UNAVAILABLE));
+    assert!(master.node("pi-3").is_none() && master.node("pi-4").is_none());
+    assert_eq!(master.info(&token).uses_left, 9);
+
+    // Another authority counts.
+    let row = model::resource::by_kind_key("/configmaps").expect("in the table");
+    let patch = PatchBody { kind: PatchKind::Merge, body: json!({ "data": null }) };
+    let target = Target::new(row, "kube-system", "kumquat-authority");
+    let options = WriteOptions::default();
+    master.loops.registry.patch(&target, None, patch, &options).await.expect("patched");
+    master.join(&token, "pi-3", &own).await.expect("joined");
 }
 
 #[tokio::test]
@@ -181,8 +230,8 @@ async fn an_evicted_key_does_not_even_wait() {
         "metadata": { "name": EVICTED, "namespace": "kube-system" },
         "data": { key_text(&newcomer.key.hash()): "stolen" } });
     master.loops.create("/configmaps", "kube-system", evicted).await;
-    let mut waits = Waiting::default();
-    let refused = wait_at(master.address, &mut waits, &newcomer).await.expect_err("refused");
+    let waits = Waiting::default();
+    let refused = refusal(&[master.address], &waits, &newcomer).await;
     assert!(refused.to_string().contains("evicted"), "{refused}");
     assert!(master.pending.list().is_empty());
 }

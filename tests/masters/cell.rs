@@ -18,6 +18,8 @@ const JUMP_SECONDS: i64 = 180 * 86_400;
 pub(crate) enum Fault {
     /// SIGKILL of `kumquat up`.
     Killed,
+    /// SIGTERM of `kumquat up`: a planned stop, which hands the lead over.
+    Stopped,
     /// SIGSTOP of all its processes.
     Frozen,
     /// The cable is pulled at the switch.
@@ -63,6 +65,7 @@ impl FromStr for Cell {
         let (fault, role) = rest.rsplit_once('-').ok_or_else(wrong)?;
         let fault = match fault {
             "killed" => Fault::Killed,
+            "stopped" => Fault::Stopped,
             "frozen" => Fault::Frozen,
             "link-down" => Fault::LinkDown,
             "one-way" => Fault::OneWay,
@@ -96,6 +99,7 @@ impl Fault {
     pub(crate) fn inflict(self, board: &mut Board, trial: usize) {
         match self {
             Self::Killed => board.kill(),
+            Self::Stopped => board.stop(),
             Self::Frozen => board.freeze(),
             Self::LinkDown => board.unplug(),
             Self::OneWay if trial % 2 == 1 => board.lose(Lost::Incoming),
@@ -113,7 +117,7 @@ impl Fault {
     /// Ends it.
     pub(crate) fn heal(self, board: &mut Board) {
         match self {
-            Self::Killed => board.start(&[]),
+            Self::Killed | Self::Stopped => board.start(&[]),
             Self::Frozen => board.thaw(),
             Self::LinkDown => board.replug(),
             Self::OneWay => board.lose_nothing(),

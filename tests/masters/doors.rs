@@ -21,6 +21,7 @@ use crate::clients::{Client, Doors, Sent, parsed};
 use crate::kubectl::{Kubectl, programs};
 use crate::switch::Cluster;
 use crate::three::{MAPS, config_map, leader, wait_until, wait_voters};
+use crate::workload;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const IMAGE: &str = "kumquat.test/doors:v1";
@@ -56,6 +57,9 @@ fn every_board_answers_clients_of_the_api() {
     commands_reach_the_leader(&cluster, followers[0], worker);
     assertions_count_from_members_only(&cluster, old, followers[0], worker);
 
+    (0..=worker).for_each(|index| cluster.import_busybox(index));
+    workload::deploy(&cluster.boards[old], "spread", worker + 1);
+
     // The leader dies under a kubectl that waits at each door.
     let waiting: Vec<_> = match kubectls.last() {
         Some((minor, program)) => [followers[0], followers[1], worker]
@@ -89,6 +93,13 @@ fn every_board_answers_clients_of_the_api() {
         assert!(output.status.success(), "a kubectl that waited: {}", text(&output));
     }
     let new = leader(&cluster.boards, |index| index != old).expect("somebody leads");
+    if let Some((minor, program)) = kubectls.last() {
+        let door = followers.iter().copied().find(|index| *index != new).expect("one more");
+        let kubectl = at(&cluster, door, *minor, program);
+        use_kubectl(&kubectl, "after", cluster.boards[door].namespace());
+    }
+    let scaled = workload::scale(&cluster.boards[new], "spread", worker + 2, &cluster.boards[old]);
+    println!("scaled by the new leader, and moved off the board of the old one: {scaled:?}");
     let last = followers.into_iter().find(|index| *index != new).expect("one more");
     let evicted = cluster.boards[last].command(&["board", "evict", cluster.boards[worker].node()]);
     assert!(evicted.status.success(), "{}", text(&evicted));

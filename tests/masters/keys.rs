@@ -87,7 +87,7 @@ fn tokens_and_secrets_outlive_the_leader_that_made_them() {
 }
 
 /// An account that may list ConfigMaps, and a Secret: as the API gives it back.
-fn furnish(master: &Board) -> Value {
+pub(crate) fn furnish(master: &Board) -> Value {
     master.create(&format!("{CORE}/serviceaccounts"), &json!({"metadata": {"name": "reader"}}));
     let rules = json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list"]}]);
     master
@@ -106,7 +106,7 @@ fn mark(pod: &str) -> String {
 }
 
 /// A pod on a board, with the Secret and a token.
-fn start(master: &Board, name: &str, node: &str) {
+pub(crate) fn start(master: &Board, name: &str, node: &str) {
     let secret = json!({"secretKeyRef": {"name": "word", "key": "word"}});
     let pod = json!({"metadata": {"name": name}, "spec": {
         "serviceAccountName": "reader", "nodeName": node, "terminationGracePeriodSeconds": 0,
@@ -118,31 +118,39 @@ fn start(master: &Board, name: &str, node: &str) {
 }
 
 /// Waits for it to run; the folder of its process.
-fn run(master: &Board, name: &str) -> std::path::PathBuf {
+pub(crate) fn run(master: &Board, name: &str) -> std::path::PathBuf {
     let running = |pod: &Value| pod["status"]["phase"] == "Running";
     master.wait_for("running", &format!("{CORE}/pods/{name}"), WITHIN, running);
     let mark = mark(name);
-    let folders = std::fs::read_dir("/proc").expect("proc").flatten().map(|entry| entry.path());
-    let mut folders = folders.filter(|folder| {
-        let line = std::fs::read(folder.join("cmdline")).unwrap_or_default();
-        line == format!("/bin/sleep\0{mark}\0").as_bytes()
-    });
-    folders.next().expect("its process")
+    let began = std::time::Instant::now();
+    // It runs once it is started; whether it has become its command is another question.
+    loop {
+        let folders = std::fs::read_dir("/proc").expect("proc").flatten();
+        let mut folders = folders.map(|entry| entry.path()).filter(|folder| {
+            let line = std::fs::read(folder.join("cmdline")).unwrap_or_default();
+            line == format!("/bin/sleep\0{mark}\0").as_bytes()
+        });
+        if let Some(folder) = folders.next() {
+            return folder;
+        }
+        assert!(began.elapsed() < WITHIN, "no process of {name}: {}", master.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// What kumquat put there for the pod.
-fn token_in(process: &std::path::Path) -> String {
+pub(crate) fn token_in(process: &std::path::Path) -> String {
     std::fs::read_to_string(format!("{}/root{TOKEN}", process.display())).expect("its token")
 }
 
-fn issue(master: &Board) -> String {
+pub(crate) fn issue(master: &Board) -> String {
     let request = json!({"spec": {"audiences": [], "expirationSeconds": 600}});
     let made = master.create(&format!("{CORE}/serviceaccounts/reader/token"), &request);
     made["status"]["token"].as_str().expect("a token").to_owned()
 }
 
 /// What the board's API answers to whoever has nothing but this token.
-fn as_bearer(cluster: &Cluster, kubeconfig: &str, at: usize, token: &str) -> u16 {
+pub(crate) fn as_bearer(cluster: &Cluster, kubeconfig: &str, at: usize, token: &str) -> u16 {
     let address = SocketAddr::from((cluster.boards[at].address(), 6443));
     let doors = Arc::new(Doors::for_strangers(kubeconfig, vec![address]));
     let asked = net::inside(cluster.switch.namespace(), || {

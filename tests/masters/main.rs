@@ -4,11 +4,16 @@ mod backup;
 mod bed;
 mod cell;
 mod clocks;
+mod deposed;
 mod doors;
 mod failover;
 mod keys;
+mod leave;
+mod moved;
+mod rekey;
 mod three;
 mod two;
+mod workload;
 
 #[path = "../harness/board.rs"]
 mod board;
@@ -20,6 +25,8 @@ mod clients;
 mod disk;
 #[path = "../harness/figures.rs"]
 mod figures;
+#[path = "../harness/forgery.rs"]
+mod forgery;
 #[path = "../harness/history.rs"]
 mod history;
 #[path = "../harness/kubectl.rs"]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::board::{self, Board, text};
+use crate::leave;
 use crate::switch::Cluster;
 
 /// How long a group may take to have its voters, on a machine that is busy.
@@ -135,6 +136,7 @@ fn the_leader_dies_and_another_one_leads() {
         bytes[300] ^= 1;
         std::fs::write(first, bytes).expect("written");
     });
+    leave::one_after_the_other(&mut cluster);
 }
 
 /// A member whose log is gone or damaged votes no more as who it was: it comes back as another member, by

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::board::{self, Board, Lost, text};
+use crate::busybox;
 use crate::cell::Disks;
 use crate::clients::Doors;
 use crate::disk::{remount, shut_down};
 use crate::history::Answer;
 use crate::switch::Cluster;
 use crate::three::{MAPS, config_map, standing, status, wait_until};
+use crate::workload::{container, start_steady};
 use crate::writers::{self, Plan, Written};
 
 const WITHIN: Duration = Duration::from_secs(120);
@@ -52,6 +54,12 @@ fn the_board_that_is_left_is_promoted_and_has_all_that_both_boards_acknowledged(
     the_learner_is_away(&mut cluster, &second);
 
     let keeper = cluster.boards[1].keeper_pid();
+    let pods = busybox::present("pods on two boards");
+    let pod = pods.then(|| start_steady(&cluster, &cluster.boards[0], 1));
+    let unchanged = |board: &Board| match &pod {
+        Some(pod) => assert_eq!(container(board, &second), *pod, "its pod does not notice"),
+        None => (),
+    };
     let written = until_the_power_is_cut(&mut cluster);
     the_disk_refuses(&cluster.boards[1]);
     // Refused until the leader is missed.
@@ -59,6 +67,7 @@ fn the_board_that_is_left_is_promoted_and_has_all_that_both_boards_acknowledged(
         cluster.boards[1].command(&["promote"]).status.success()
     });
     judge(&written, &cluster.boards[1]);
+    unchanged(&cluster.boards[1]);
     cluster.boards[1].create(MAPS, &config_map("after"));
     let now = status(&cluster.boards[1]);
     assert_eq!((&now["leader"], now["epoch"].as_u64()), (&second.as_str().into(), Some(2)));
@@ -82,6 +91,7 @@ fn the_board_that_is_left_is_promoted_and_has_all_that_both_boards_acknowledged(
     cluster.boards[1].create(MAPS, &config_map("with-both-again"));
     assert_eq!(cluster.boards[1].get(&format!("{MAPS}/after"))["data"]["key"], "after");
     assert_eq!(cluster.boards[1].keeper_pid(), keeper, "pods do not notice");
+    unchanged(&cluster.boards[1]);
     the_leader_was_cut_off(&cluster, &second);
 }
 
@@ -155,10 +165,19 @@ fn the_rows_are_the_masters_own(board: &Board) {
     let mut bare = object.clone();
     bare["data"] = serde_json::json!({ "durability": "both" });
     let member = serde_json::json!({ "data": { "member-2": null } });
+    let sealed = serde_json::json!({ "immutable": true });
+    let owner = serde_json::json!([{ "apiVersion": "v1", "kind": "ConfigMap", "name": "none",
+        "uid": "00000000-0000-4000-8000-000000000000" }]);
+    let owned = serde_json::json!({ "metadata": { "ownerReferences": owner } });
+    let (all, _) = WISH.rsplit_once('/').expect("a collection");
+    let collection = format!("{all}?fieldSelector=metadata.name=kumquat-masters");
     for refused in [
         board.api("PUT", WISH, Some(&bare)),
         board.api("PATCH", WISH, Some(&member)),
+        board.api("PATCH", WISH, Some(&sealed)),
+        board.api("PATCH", WISH, Some(&owned)),
         board.api("DELETE", WISH, None),
+        board.api("DELETE", &collection, None),
     ] {
         let error = refused.expect_err("the masters keep their rows");
         assert!(error.contains("member-*") && error.contains("kubectl"), "{error}");

@@ -96,6 +96,7 @@ fn grow(name: &str, order: [usize; 3]) {
     let (data, containers) = (bed::data(cluster.master()), bed::containers(cluster.master()));
     let first = bed::version(cluster.master());
     let now = env!("CARGO_PKG_VERSION");
+    assert_ne!(OLD, now, "two versions");
     let mut versions = [OLD; 3];
     wait_all(cluster.master(), &versions);
     let (began, from) = (Instant::now(), history::now());

@@ -170,6 +170,7 @@ fn one_master_and_two_workers() {
         println!("not run: binaries that never become ready need a C compiler");
         return;
     };
+    file_gone(&cluster, &files.build("third"));
     assert_eq!(running(&cluster, &new).len(), 3, "all have what they had");
     assert_untouched(cluster.master(), &containers);
     power_cut(&mut cluster, &hangs, &new);
@@ -190,6 +191,25 @@ fn broken(cluster: &Cluster, files: &Files) -> Option<PathBuf> {
     assert!(!fine && said.contains("not ready within 4 s"), "{said}");
     cluster.wait_ready(1, WITHIN);
     Some(hangs)
+}
+
+/// Somebody removes the file of a binary on trial: nobody but the guard starts the board again.
+fn file_gone(cluster: &Cluster, third: &Path) {
+    let board = &cluster.boards[1];
+    let staged = exchange::staged_beside(&board.binary_file());
+    let said = std::thread::scope(|scope| {
+        let upgrading = scope.spawn(|| upgrade(cluster.master(), third, &[]));
+        let deadline = Instant::now() + WITHIN;
+        let runs = || fs::read_link(format!("/proc/{}/exe", board.up_pid()));
+        while !runs().is_ok_and(|program| program == staged) {
+            assert!(Instant::now() < deadline, "it never began");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        fs::remove_file(&staged).expect("on trial");
+        upgrading.join().expect("the command")
+    });
+    assert!(!said.0 && said.1.contains("cannot take the place of"), "{}", said.1);
+    cluster.wait_ready(1, WITHIN);
 }
 
 /// The plug is pulled while a binary is on trial: the board comes back as what it was.

@@ -1,5 +1,5 @@
-//! A cluster of the first release grows to three masters: builds that release from its commit once,
-//! then runs the test that needs it.
+//! Boards that get another version: a cluster of the first release grows to three masters, and
+//! `kumquat upgrade` goes on or back. Builds that release from its commit once.
 
 use std::path::Path;
 use std::process::Command;
@@ -21,14 +21,8 @@ pub(crate) fn soak() -> Result<()> {
         build(&folder)?;
     }
     let new = setup::build_static("fast")?;
-    run(cargo().env("KUMQUAT_BINARY", &new).args([
-        "test",
-        "--test",
-        "upgrade",
-        "--",
-        "--nocapture",
-        "grow::",
-    ]))
+    let words = ["test", "--test", "upgrade", "--", "--nocapture", "--test-threads=1"];
+    run(cargo().env("KUMQUAT_BINARY", &new).args(words))
 }
 
 /// Builds the release in a tree and a target folder of its own.

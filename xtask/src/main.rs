@@ -36,9 +36,11 @@ cargo xtask TASK
   bench dns       measure a board's DNS beside dnsmasq: queries a second, memory, a dead upstream, restarts
   sim [FLAGS]     a master with simulated boards: --boards 1000 --pods 10 [--link memory|bus]
   soak [NAME]     the long trials: power, restarts, faults [TEST], histories, ...
+  soak NAME       founding, growing, two, moved, authority, hostile: trials of several masters, once, with their figures
   soak masters [--trials N] [CELL]   failover by cell, such as killed-leader-3; goes on where it was
+  soak clocks     three masters whose clocks are wrong, in all 12 ways, while the leader dies in each
   soak emulated   an emulated ARM board leads, then works, while its clock is set (`KUMQUAT_AARCH64`: its binary)
-  soak upgrade    a cluster of version 0.2.0, built from its commit, grows to three masters
+  soak upgrade    a cluster of version 0.2.0, built from its commit, grows to three masters; `kumquat upgrade`
   mutants [NAME]  break kumquat on purpose, patch by patch: the tests must notice
 ";
 

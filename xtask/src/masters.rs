@@ -16,8 +16,16 @@ use serde::Deserialize;
 use crate::setup;
 use crate::shell::{cargo, root, run};
 
-const FAULTS: &[&str] =
-    &["killed", "frozen", "link-down", "one-way", "disk-full", "sync-fails", "clock-jump"];
+const FAULTS: &[&str] = &[
+    "killed",
+    "stopped",
+    "frozen",
+    "link-down",
+    "one-way",
+    "disk-full",
+    "sync-fails",
+    "clock-jump",
+];
 const ROLES: &[&str] = &["leader", "follower"];
 const VOTERS: &[usize] = &[3, 5];
 /// A cluster without any fault: packets of an idle group.
@@ -103,7 +111,16 @@ pub(crate) fn soak(words: &[String]) -> Result<()> {
             broken.insert((*cell).clone());
         }
     }
-    table(&folder, &cells)
+    let shown = table(&folder, &cells);
+    if !broken.is_empty() {
+        let names: Vec<_> = broken.iter().map(String::as_str).collect();
+        bail!("trials failed in: {}; their cells are not complete", names.join(", "));
+    }
+    let short = cells.iter().filter(|cell| missing(cell).map_or(true, |left| left > 0)).count();
+    if short > 0 {
+        bail!("{short} of {} cells have fewer than {trials} trials", cells.len());
+    }
+    shown
 }
 
 fn cells() -> Vec<String> {

@@ -266,6 +266,7 @@ fn remove_others(tree: &Path, folder: &Path, kept: &BTreeSet<PathBuf>) -> Result
 #[cfg(test)]
 mod reading {
     use super::*;
+    use crate::shell::succeeds;
 
     #[test]
     fn the_head_of_a_patch_is_read() {
@@ -278,13 +279,19 @@ mod reading {
     }
 
     #[test]
-    fn every_patch_of_the_repository_has_a_head() {
+    fn every_patch_of_the_repository_has_a_head_and_applies() {
         let folder = root().join("tests/mutants");
         let patches =
             fs::read_dir(folder).expect("folder").map(|entry| entry.expect("entry").path());
         for path in patches.filter(|path| path.extension().is_some_and(|it| it == "patch")) {
             let text = fs::read_to_string(&path).expect("text");
-            read(path, &text).expect("a head");
+            let mutant = read(path.clone(), &text).expect("a head");
+            // The engine's source is elsewhere, and always the same.
+            if mutant.engine.is_none() {
+                let mut check = Command::new("git");
+                check.current_dir(root()).args(["apply", "--check"]).arg(&path);
+                assert!(succeeds(&mut check), "{} no longer applies", path.display());
+            }
         }
     }
 }

@@ -135,12 +135,13 @@ fn static_target() -> Result<String> {
 }
 
 /// What the build of a static target needs in its environment. A panic ends the process, so a
-/// release needs no tables for unwinding (8 % of its bytes); glibc needs its own.
+/// release needs no tables for unwinding (8 % of its bytes); glibc needs its own. Its place in memory is
+/// fixed (`docs/adr/0016-fixed-address.md`).
 fn static_environment(target: &str) -> Vec<(String, String)> {
     let name = target.to_uppercase().replace('-', "_");
     let mut environment: Vec<_> = build_time().into_iter().collect();
     let key = format!("CARGO_TARGET_{name}_RUSTFLAGS");
-    let flags = "-C force-unwind-tables=no";
+    let flags = "-C force-unwind-tables=no -C relocation-model=static";
     if target.ends_with("gnu") {
         environment.push((key, format!("{flags} -C target-feature=+crt-static")));
     } else {

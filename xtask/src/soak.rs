@@ -18,60 +18,40 @@ struct Trial {
     rounds: u32,
     minutes: u32,
     threads: u32,
+    /// Whether boards are told to fail.
+    faults: bool,
 }
 
 const TRIALS: &[Trial] = &[
-    Trial { name: "power", binary: Some("power"), filter: "", rounds: 200, minutes: 0, threads: 1 },
-    Trial {
-        name: "images",
-        binary: Some("image_power"),
-        filter: "",
-        rounds: 200,
-        minutes: 0,
-        threads: 1,
-    },
-    Trial {
-        name: "restarts",
-        binary: Some("cluster"),
-        filter: "survival::",
-        rounds: 50,
-        minutes: 0,
-        threads: 1,
-    },
+    Trial { rounds: 200, ..Trial::of("power", "power", "") },
+    Trial { rounds: 200, ..Trial::of("images", "image_power", "") },
+    Trial { rounds: 50, ..Trial::of("restarts", "cluster", "survival::") },
     // Most of a fault is waiting for somebody to notice it.
+    Trial { rounds: 50, threads: 3, ..Trial::of("faults", "faults", "") },
+    Trial { rounds: 20, ..Trial::of("rolls", "services", "rolling::") },
+    Trial { rounds: 4, minutes: 60, ..Trial::of("hour", "services", "soak::") },
+    Trial::of("founding", "trust", "founding::"),
+    Trial::of("growing", "masters", "three::"),
+    Trial::of("two", "masters", "two::"),
+    Trial::of("moved", "masters", "moved::"),
+    Trial::of("authority", "masters", "rekey::"),
+    Trial::of("hostile", "hostile", "masters::"),
+    // All cells.
+    Trial { rounds: 2, faults: true, ..Trial::of("clocks", "masters", "clocks::") },
     Trial {
-        name: "faults",
-        binary: Some("faults"),
-        filter: "",
-        rounds: 50,
-        minutes: 0,
-        threads: 3,
-    },
-    Trial {
-        name: "rolls",
-        binary: Some("services"),
-        filter: "rolling::",
-        rounds: 20,
-        minutes: 0,
-        threads: 1,
-    },
-    Trial {
-        name: "hour",
-        binary: Some("services"),
-        filter: "soak::",
-        rounds: 4,
-        minutes: 60,
-        threads: 1,
-    },
-    Trial {
-        name: "histories",
-        binary: None,
-        filter: "store::group::tests::linear::",
         rounds: 1_000,
-        minutes: 0,
-        threads: 1,
+        binary: None,
+        ..Trial::of("histories", "", "store::group::tests::linear::")
     },
 ];
+
+impl Trial {
+    /// Once, as in CI, with what it measures shown.
+    const fn of(name: &'static str, binary: &'static str, filter: &'static str) -> Self {
+        let binary = Some(binary);
+        Self { name, binary, filter, rounds: 1, minutes: 0, threads: 1, faults: false }
+    }
+}
 
 /// Runs one trial, or one test of it (`soak faults link_down`), or all trials.
 pub(crate) fn soak(words: &[String]) -> Result<()> {
@@ -92,17 +72,23 @@ pub(crate) fn soak(words: &[String]) -> Result<()> {
         bail!("no trial of that name; there are: {}", names.join(", "));
     }
     setup::for_tests()?;
-    // What users run: memory is measured too.
-    let binary = setup::build_static("fast")?;
     let test = words.get(1).map(String::as_str);
     for trial in chosen {
+        // What users run: memory is measured too.
+        let binary = match trial.faults {
+            true => setup::build_with_faults("fast")?,
+            false => setup::build_static("fast")?,
+        };
         let which = trial.binary.map_or(vec!["--lib"], |binary| vec!["--test", binary]);
+        let faults: &[&str] =
+            if trial.faults { &["--features", "kumquat/fault-injection"] } else { &[] };
         run(cargo()
             .env("KUMQUAT_BINARY", &binary)
             .env("KUMQUAT_SOAK_ROUNDS", trial.rounds.to_string())
             .env("KUMQUAT_SOAK_MINUTES", trial.minutes.to_string())
             .arg("test")
             .args(which)
+            .args(faults)
             .args(["--", "--nocapture"])
             .arg(format!("--test-threads={}", trial.threads))
             .args(test.or((!trial.filter.is_empty()).then_some(trial.filter))))?;

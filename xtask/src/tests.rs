@@ -30,7 +30,7 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 /// not what a disk does, and a busy disk makes them a hundred times slower.
 const IN_MEMORY: [&str; 4] = ["api", "corpus", "kubectl", "watch"];
 /// Test binaries whose tests mostly wait for somebody to notice something, and how many run at a time.
-const WAITING: [(&str, usize); 1] = [("faults", 4)];
+const WAITING: [(&str, usize); 2] = [("faults", 4), ("masters", 4)];
 /// Test binaries whose tests measure how soon something happens, or keep both cores busy: they run alone.
 const ALONE: [&str; 10] = [
     "cluster",

@@ -39,9 +39,10 @@ pub(super) async fn handle(
             let status = match error {
                 EvictError::Absent(_) => StatusCode::NOT_FOUND,
                 EvictError::Leads(_) | EvictError::NoKey(_) => StatusCode::CONFLICT,
-                EvictError::List(_) | EvictError::Read(_) | EvictError::Write(_) => {
-                    StatusCode::INTERNAL_SERVER_ERROR
-                }
+                EvictError::List(_)
+                | EvictError::Tokens(_)
+                | EvictError::Read(_)
+                | EvictError::Write(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
             refusal(status, &format!("{:#}", anyhow::Error::new(error)))
         }

@@ -6,6 +6,7 @@
 mod afar;
 mod boards;
 mod images;
+mod leaving;
 mod saving;
 mod secrets;
 mod tokens;
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::addresses::Addresses;
 use super::backup;
+use super::departure::Departure;
 use super::identity::Identity;
 use super::member::LeaderView;
 use super::seat::Promotion;
@@ -34,8 +36,10 @@ use crate::io::store::SecretsKeys;
 use crate::io::tls::Pki;
 use crate::master::evict::Evictor;
 use crate::master::join::Joining;
+use crate::master::leave::Leaver;
 use crate::master::tokens::Tokens;
 pub(super) use afar::Commands;
+pub(super) use leaving::{from_board as let_go, takes as takes_leave};
 
 /// What the answers are made from.
 pub(super) struct Control {
@@ -49,6 +53,8 @@ pub(super) struct Control {
     pub(super) api_port: u16,
     /// Makes it lead by a person's word.
     pub(super) promote: mpsc::Sender<Promotion>,
+    /// Has it forget its cluster.
+    pub(super) departure: Departure,
     /// Whether it leads, at this moment.
     pub(super) seat: watch::Receiver<ControlSeat>,
 }
@@ -90,6 +96,8 @@ pub(super) struct MasterSeat {
     pub(super) joining: Arc<Joining>,
     /// Throws boards out.
     pub(super) evictor: Evictor,
+    /// Lets boards go.
+    pub(super) leaver: Leaver,
     /// Seal Secrets.
     pub(super) secrets_keys: SecretsKeys,
     /// What a backup is made of.
@@ -116,6 +124,7 @@ impl Handler for Control {
                 (Method::GET, backup::CONTENT | backup::KEY) => self.backup(&path).await,
                 (_, "/v1/tokens") => self.tokens(request).await,
                 (Method::POST, "/v1/promote") => self.promote(&request).await,
+                (Method::POST, "/v1/boards/leave") => self.leave(&request).await,
                 (Method::POST, "/v1/boards/approve" | "/v1/boards/evict") => {
                     self.boards(&request).await
                 }

@@ -20,7 +20,7 @@ use crate::app::addresses::Addresses;
 use crate::app::config::Config;
 use crate::app::identity::Identity;
 use crate::app::member::locate;
-use crate::io::discovery::{Discovery, Options};
+use crate::io::discovery::{self, Discovery, Options};
 use crate::io::tls::{Credentials, Pki};
 use crate::master::net::Net;
 
@@ -51,7 +51,7 @@ impl Announcer {
         leader: Reign,
         (pki, credentials): (Arc<Pki>, &Credentials),
         mut addresses: watch::Receiver<Addresses>,
-        net: Net,
+        (net, seeking): (Net, discovery::Members),
     ) -> Result<Self> {
         let pin = pki.pin();
         let template = LeaderRecord {
@@ -85,6 +85,7 @@ impl Announcer {
                 }
                 false
             }),
+            members: Some(seeking),
         });
         discovery.announce(first.clone());
         let record = watch::Sender::new(first);

@@ -39,6 +39,7 @@ use crate::io::tls::{Credentials, Pki};
 use crate::master::accounts::Accounts;
 use crate::master::api::{self, ApiOptions, Health};
 use crate::master::audit::{Audit, AuditLines};
+use crate::master::authority;
 use crate::master::boards::{self, BoardsOptions, BusOver, Messages};
 use crate::master::contacts::{self, Contacts};
 use crate::master::controllers::{self, Views};
@@ -46,6 +47,7 @@ use crate::master::dispatcher;
 use crate::master::evict::Evictor;
 use crate::master::join::{JoinOptions, Joining};
 use crate::master::keys::Keys;
+use crate::master::leave::Leaver;
 use crate::master::members::{Leading, Members};
 use crate::master::net;
 use crate::master::pending::PendingBoards;
@@ -85,6 +87,8 @@ pub(super) struct MasterRole {
     pub(super) joining: Arc<Joining>,
     /// Throws boards out.
     pub(super) evictor: Evictor,
+    /// Lets boards go.
+    pub(super) leaver: Leaver,
     /// Gives boards another binary.
     pub(super) rollout: Rollout,
     /// A leader of a later epoch, if one is heard.
@@ -148,11 +152,16 @@ impl MasterRole {
         let evictor = core.evictor();
         let rollout = core.rollout(&status);
         let commands = core.commands(tokens, &joining, &evictor);
-        let peers = core.peers(commands, record, messages, &status, rollout.clone());
+        let leaver = core.leaver();
+        let peers =
+            core.peers(commands, record, messages, &status, rollout.clone(), leaver.clone());
         let place = standing.port.sit(peers);
         core.serve_own_board(link, &mut loops);
         core.lead_members();
         core.keep_saving(&status.backups, &mut loops);
+        let disk = Arc::clone(&standing.disk);
+        let driving = authority::drive(core.registry.clone(), disk, loops.stop_signal());
+        loops.spawn("another authority", driving);
         say_began(&core.mandate, &core.store);
         let members = standing.members.clone();
         let Core { store, mandate, images, .. } = core;
@@ -162,6 +171,7 @@ impl MasterRole {
             images,
             joining,
             evictor,
+            leaver,
             rollout,
             rivals,
             mandate,
@@ -308,7 +318,7 @@ impl<'a> Core<'a> {
             self.mandate.reign(),
             (Arc::clone(&self.pki), &self.credentials),
             self.base.addresses.clone(),
-            self.views.net().clone(),
+            (self.views.net().clone(), self.standing.seeking.clone()),
         )?;
         let announced = (announcer.record(), announcer.rivals());
         loops.spawn("leader record", announcer.run(loops.stop_signal()));
@@ -371,11 +381,14 @@ impl<'a> Core<'a> {
         messages: Messages,
         status: &Arc<ClusterStatus>,
         rollout: Rollout,
+        leaver: Leaver,
     ) -> Sitting {
         let routes = Routes::new(self.streams.clone(), self.images.clone(), messages);
         let routes = routes.with_bus(self.bus_keys.clone());
         let (status, desk) = (Arc::clone(status), self.standing.members.desk().clone());
-        let peers = Arc::new(Peers { commands, status, record, desk, routes, rollout });
+        let authority = self.standing.port.authority();
+        let peers = Peers { commands, status, record, desk, routes, authority, rollout, leaver };
+        let peers = Arc::new(peers);
         Arc::new(move |caller, request| Box::pin(Arc::clone(&peers).answer(caller, request)))
     }
 
@@ -399,12 +412,18 @@ impl<'a> Core<'a> {
     fn evictor(&self) -> Evictor {
         let (registry, views) = (self.registry.clone(), self.views.clone());
         let members = self.standing.members.clone();
-        Evictor::new(registry, views, &self.base.identity.name).telling(Arc::new(
-            move |board: String| {
-                let members = members.clone();
-                Box::pin(async move { members.take_out(&board).await })
-            },
-        ))
+        let (own, key) = (&self.base.identity.name, self.credentials.peer().key);
+        Evictor::new(registry, views, own, &key).telling(Arc::new(move |board: String| {
+            let members = members.clone();
+            Box::pin(async move { members.take_out(&board).await })
+        }))
+    }
+
+    /// Lets boards go that wish so.
+    fn leaver(&self) -> Leaver {
+        let (registry, views) = (self.registry.clone(), self.views.clone());
+        let members = self.standing.members.clone();
+        Leaver::new(registry, views, members, &self.base.identity.name)
     }
 
     fn joining(&self, newest: watch::Receiver<SignedRecord>) -> Joining {

@@ -8,11 +8,13 @@ use hyper::body::Incoming;
 use model::leader::SignedRecord;
 use tokio::sync::watch;
 
-use crate::app::control::Commands;
+use crate::app::authority;
+use crate::app::control::{Commands, let_go, takes_leave};
 use crate::app::status::ClusterStatus;
 use crate::app::upgrade::{self, Rollout};
 use crate::io::peer::{self, Body, Caller};
 use crate::master::join::Joining;
+use crate::master::leave::Leaver;
 use crate::master::members::Desk;
 use crate::master::tunnel::Routes;
 
@@ -33,8 +35,12 @@ pub(super) struct Peers {
     pub(super) desk: Desk,
     /// The tunnels: streams, images, messages too large for the bus.
     pub(super) routes: Routes,
+    /// Gives boards certificates of another authority.
+    pub(super) authority: Arc<authority::Desk>,
     /// Gives boards another binary, as another master asks.
     pub(super) rollout: Rollout,
+    /// Lets boards go that wish so.
+    pub(super) leaver: Leaver,
 }
 
 impl Peers {
@@ -60,7 +66,13 @@ impl Peers {
             (_, path) if upgrade::takes(path) => {
                 upgrade::from_master(&self.rollout, board, request).await
             }
+            (&Method::POST, path) if takes_leave(path) => {
+                let_go(&self.leaver, board, &request).await
+            }
             _ if Commands::takes(&path) => self.commands.answer(board, request).await,
+            (_, path) if authority::Desk::certifies(path) => {
+                self.authority.certify(board, request).await
+            }
             _ if Desk::takes(&path) => self.desk.answer(board, request).await,
             _ if Routes::takes(&path) => self.routes.answer(board, request).await,
             _ => peer::text(StatusCode::NOT_FOUND, "masters do not know that request"),

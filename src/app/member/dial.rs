@@ -43,23 +43,28 @@ pub(in crate::app) fn shuffle(addresses: &mut [SocketAddr]) {
     addresses.sort_by_cached_key(|address| keys.hash_one(address));
 }
 
-/// Asks the board at `address` who leads.
-pub(in crate::app) async fn leader(
-    address: SocketAddr,
-    credentials: &Credentials,
-) -> Result<SignedRecord, String> {
-    asked(address, credentials).await.map(|(_, record)| record)
+/// What a board says of who leads.
+#[derive(Debug)]
+pub(in crate::app) struct Told {
+    /// The board.
+    pub(in crate::app) board: BoardPeer,
+    /// Pin of the authority that it names.
+    pub(in crate::app) authority: Option<[u8; 32]>,
+    /// Who leads; the signature is not checked yet.
+    pub(in crate::app) record: SignedRecord,
 }
 
-/// The same, and which board it is that says so.
+/// Asks the board at `address` who leads.
 pub(in crate::app) async fn asked(
     address: SocketAddr,
     credentials: &Credentials,
-) -> Result<(BoardPeer, SignedRecord), String> {
-    let (board, body) = get(address, LEADER, LEADER_RECORD_BYTES_MAX, credentials).await?;
+) -> Result<Told, String> {
+    let (connection, body) = get(address, LEADER, LEADER_RECORD_BYTES_MAX, credentials).await?;
     let text = str::from_utf8(&body).map_err(|error| error.to_string())?;
     let record = text.trim_end().parse();
-    Ok((board, record.map_err(|error: model::leader::BadRecord| error.to_string())?))
+    let record = record.map_err(|error: model::leader::BadRecord| error.to_string())?;
+    let (board, authority) = (connection.master().clone(), connection.authority());
+    Ok(Told { board, authority, record })
 }
 
 async fn get(
@@ -67,20 +72,21 @@ async fn get(
     path: &str,
     bytes_max: usize,
     credentials: &Credentials,
-) -> Result<(BoardPeer, Bytes), String> {
+) -> Result<(Connection, Bytes), String> {
     let tls = credentials.client_config(ALPN).map_err(|error| error.to_string())?;
     let asked = async {
         let connection = Connection::open(address, tls, ANSWER_WITHIN).await?;
         let mut request = Request::new(peer::empty());
         *request.uri_mut() = path.parse().expect("a path of ours");
-        Ok((connection.master().clone(), connection.send(request).await?))
+        let answer = connection.send(request).await?;
+        Ok((connection, answer))
     };
     let answered = async {
-        let (board, answer) = asked.await.map_err(|error: PeerError| error.to_string())?;
+        let (connection, answer) = asked.await.map_err(|error: PeerError| error.to_string())?;
         let status = answer.status();
         let body = peer::read(answer.into_body(), bytes_max).await?;
         match status.is_success() {
-            true => Ok((board, body)),
+            true => Ok((connection, body)),
             false => Err(format!("it answers {status}: {}", String::from_utf8_lossy(&body))),
         }
     };

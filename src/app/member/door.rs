@@ -4,7 +4,10 @@
 //! In: connections of clients. Out: connections to the leader, or to another master while the leader
 //! does not answer: that one passes requests on. Until a master has said something, what the client said
 //! is kept and said again to the next one. Bounds: places, bytes in each direction, two seconds to find a
-//! master. A connection to a leader ends when another one is known.
+//! master, in which all addresses of a leader without power take half a second, and those of others the same.
+//! A connection to a leader ends when another one is known.
+//!
+//! Masters see the address of this board for all clients that come this way (ADR 0011).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -25,8 +28,10 @@ use crate::io::peer;
 
 /// How long a client waits for a master.
 const WAIT: Duration = Duration::from_millis(FORWARD_WAIT_MS_MAX);
-/// How long one address of a master is tried.
+/// How long addresses of masters are tried, which are called at once.
 const DIAL_WITHIN: Duration = Duration::from_millis(500);
+/// So many of masters that do not lead: with the leader's own there is time left for another round.
+const OTHERS_MAX: usize = 16;
 /// Pause between two rounds.
 const AGAIN: Duration = Duration::from_millis(50);
 /// Pause after `accept` failed (descriptors exhausted): the condition passes by itself.
@@ -145,38 +150,46 @@ impl Passage {
         }
     }
 
-    /// Where masters are, the leader first, with the name of whoever leads there.
-    fn known(&self) -> Vec<(SocketAddr, Option<String>)> {
-        let (leader, masters) = (self.leader.borrow().clone(), self.masters.borrow().clone());
-        let name = leader.as_ref().map(|leader| leader.name.clone());
-        let mut known = Vec::new();
-        if let Some(leader) = leader {
-            for address in leader.addresses {
-                known.push(((address, leader.api_port).into(), name.clone()));
-            }
-        }
-        for master in masters.iter().filter(|master| Some(&master.board) != name.as_ref()) {
-            for address in &master.addresses {
-                known.push(((*address, master.api_port).into(), None));
-            }
-        }
-        known
-    }
-
     /// Connects to the leader, else to any master; tries for as long as it is polled.
     async fn reach(&self) -> Reached {
         loop {
-            let known = self.known();
-            for (address, leads) in known {
-                if let Ok(Ok(stream)) = timeout(DIAL_WITHIN, TcpStream::connect(address)).await
-                    && peer::tune(&stream, QUIET_SECONDS, UNANSWERED).is_ok()
-                {
-                    return Reached { stream, leads };
-                }
+            let leader = self.leader.borrow().clone();
+            let name = leader.as_ref().map(|leader| leader.name.clone());
+            let own = leader.into_iter().flat_map(|leader| {
+                let port = leader.api_port;
+                leader.addresses.into_iter().map(move |address| (address, port).into())
+            });
+            if let Some(stream) = dial(own.collect()).await {
+                return Reached { stream, leads: name };
+            }
+            let masters = self.masters.borrow().clone();
+            let others = masters.iter().filter(|master| Some(&master.board) != name.as_ref());
+            let others = others.flat_map(|master| {
+                master.addresses.iter().map(|address| (*address, master.api_port).into())
+            });
+            if let Some(stream) = dial(others.take(OTHERS_MAX).collect()).await {
+                return Reached { stream, leads: None };
             }
             sleep(AGAIN).await;
         }
     }
+}
+
+/// Connects to whichever of these answers first, if one does.
+async fn dial(addresses: Vec<SocketAddr>) -> Option<TcpStream> {
+    // Dropped with this: the others are not needed.
+    let mut dialing = JoinSet::new();
+    for address in addresses {
+        dialing.spawn(timeout(DIAL_WITHIN, TcpStream::connect(address)));
+    }
+    while let Some(dialed) = dialing.join_next().await {
+        if let Ok(Ok(Ok(stream))) = dialed
+            && peer::tune(&stream, QUIET_SECONDS, UNANSWERED).is_ok()
+        {
+            return Some(stream);
+        }
+    }
+    None
 }
 
 /// Says to the master what the client says, until the master answers; keeps it in `said`.
@@ -290,6 +303,42 @@ mod tests {
         bed.leader.send_replace(Some(record("pi-2", port)));
         assert_eq!(soon(client.read(&mut bytes)).await.unwrap_or(0), 0, "cut off");
         assert_eq!(soon(master.read(&mut bytes)).await.unwrap_or(0), 0, "on both sides");
+    }
+
+    /// Somebody without power: nobody answers there, and nobody refuses. A listener whose queue is full
+    /// (listen(2)) drops what else comes.
+    async fn powerless(address: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(address).expect("free");
+        let (listener, mut queue) = (socket.listen(1).expect("listens"), Vec::new());
+        let at = listener.local_addr().expect("bound");
+        let wait = Duration::from_millis(100);
+        while let Ok(stream) = timeout(wait, TcpStream::connect(at)).await {
+            queue.push(stream.expect("queued"));
+            assert!(queue.len() < 100, "it is never full");
+        }
+        (listener, queue)
+    }
+
+    #[tokio::test]
+    async fn a_leader_without_power_on_many_addresses_leaves_time_for_another_master() {
+        let bed = bed().await;
+        let first = powerless((Ipv4Addr::LOCALHOST, 0).into()).await;
+        let port = first.0.local_addr().expect("bound").port();
+        let mut all = vec![first];
+        let mut leader = record("pi-1", port);
+        for last in 2..=4 {
+            let address = Ipv4Addr::new(127, 0, 0, last);
+            all.push(powerless((address, port).into()).await);
+            leader.addresses.push(address);
+        }
+        let (other, at) = listener().await;
+        bed.leader.send_replace(Some(leader));
+        bed.masters.send_replace(Arc::new(vec![master("pi-2", at)]));
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, bed.port)).await.expect("open");
+        let (mut master, _) = soon(other.accept()).await.expect("passed on");
+        master.write_all(b"x").await.expect("sent");
+        assert_eq!(soon(client.read(&mut [0])).await.expect("not cut off"), 1);
     }
 
     #[tokio::test]

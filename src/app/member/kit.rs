@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use model::limits::KIT_BYTES_MAX;
 use model::masters::{KitAskV1, KitV1};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 use super::Holds;
 use crate::app::addresses::Addresses;
@@ -47,6 +48,8 @@ pub(super) struct Asker {
     /// Which member this board is already.
     pub(super) holds: Holds,
     pub(super) said: watch::Sender<Option<Said>>,
+    /// Until when a person wishes that the board leaves.
+    pub(super) leaving: watch::Receiver<Option<Instant>>,
 }
 
 impl Asker {
@@ -72,7 +75,8 @@ impl Asker {
                 // The tunnel is as old as this.
                 return std::future::pending().await;
             };
-            let ask = self.facts();
+            let leaving = self.leaving.borrow_and_update().filter(|until| *until > Instant::now());
+            let ask = KitAskV1 { leaving: leaving.is_some(), ..self.facts() };
             // Cancel safety: the ask is made anew.
             let answer = tokio::select! {
                 answer = send(&connection, &ask) => answer,
@@ -80,6 +84,9 @@ impl Asker {
                     Ok(()) => continue,
                     Err(_) => return std::future::pending().await,
                 },
+                () = due(leaving) => continue,
+                // Who takes the wish goes with the process.
+                Ok(()) = self.leaving.changed() => continue,
                 () = connection.closed() => continue,
             };
             match answer {
@@ -104,6 +111,14 @@ impl Asker {
             mqtt_port: config.mqtt_port,
             peer_port: config.peer_port,
         }
+    }
+}
+
+/// Waits for that moment; for ever without one.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -16,7 +16,8 @@ use model::masters::MasterAtV1;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::dial;
+use super::dial::{self, Told};
+use crate::app::authority::Certifying;
 use crate::app::config::Peer;
 use crate::app::dirs::Dirs;
 use crate::app::membership::Membership;
@@ -59,6 +60,8 @@ pub(super) struct Locator {
     pub(super) signed: watch::Sender<Option<SignedRecord>>,
     /// What is on disk.
     pub(super) known: Membership,
+    /// Asks for a certificate where the cluster has another authority; masters have their own way.
+    pub(super) certifying: Option<Certifying>,
 }
 
 impl Locator {
@@ -87,6 +90,10 @@ impl Locator {
         let (mut bus, mut on_bus) = (self.bus.clone(), self.on_bus.clone());
         let (mut told, mut masters) = (self.told.clone(), self.masters.clone());
         let mut round = Round::new();
+        let book = masters.borrow().to_vec();
+        if !book.is_empty() {
+            self.known.masters = book;
+        }
         self.take_heard(&mut heard).await;
         loop {
             let away = bus.borrow_and_update().connected_to.is_none();
@@ -183,15 +190,16 @@ impl Locator {
         let mut asking = JoinSet::new();
         for address in candidates.clone() {
             let credentials = self.credentials.clone();
-            asking.spawn(async move { (address, dial::leader(address, &credentials).await) });
+            asking.spawn(async move { (address, dial::asked(address, &credentials).await) });
         }
         while let Some(asked) = asking.join_next().await {
             match asked {
-                Ok((_, Ok(record))) if is_ours(&record, &self.credentials, &self.cluster) => {
-                    self.take(record).await;
+                Ok((_, Ok(told))) if is_ours(&told.record, &self.credentials, &self.cluster) => {
+                    self.take(told.record).await;
                 }
-                Ok((address, Ok(_))) => {
+                Ok((address, Ok(told))) => {
                     tracing::debug!(%address, "a board tells of a leader that nobody signed");
+                    self.follow_authority(address, &told).await;
                 }
                 Ok((address, Err(error))) => {
                     tracing::debug!(%address, error, "nobody tells who leads");
@@ -200,6 +208,30 @@ impl Locator {
             }
         }
         candidates
+    }
+
+    /// The leader that a master names may have another authority by now, and be known by its key.
+    async fn follow_authority(&self, address: SocketAddr, told: &Told) {
+        let is_under_another = is_under_another(told, &self.credentials, &self.cluster);
+        let leader = told.record.record();
+        if let Some(certifying) = &self.certifying
+            && is_under_another
+            && let Err(why) = certifying.meet(address, &leader.name).await
+        {
+            tracing::debug!(%address, why, "nobody tells the key of who leads");
+        }
+        if let Some(certifying) = self.certifying.as_ref().filter(|it| it.may_ask()) {
+            for address in dial::addresses(leader) {
+                match certifying.ask_at(address).await {
+                    Ok(()) => return,
+                    Err(why) => tracing::debug!(%address, why, "no certificate"),
+                }
+            }
+        } else if is_under_another {
+            // A board with keys of the cluster is told by the leader what it is by now. The record counts
+            // for that alone: nothing of it is kept or told to others.
+            self.found.send_if_modified(|found| lead_there(found, leader));
+        }
     }
 
     fn say(&self, tried: &[SocketAddr]) {
@@ -251,6 +283,31 @@ pub(in crate::app) fn is_ours(
         && tls::verify(credentials.authority(), &said.signed_bytes(), record.signature())
 }
 
+/// Whether a master that this board knows by its key says who leads under another authority: that one came
+/// while this board was away, so that it cannot check the signature.
+fn is_under_another(told: &Told, credentials: &Credentials, cluster: &str) -> bool {
+    let said = told.record.record();
+    let is_another = |pin: [u8; 32]| pin != credentials.pin() && pin.starts_with(&said.ca);
+    said.cluster == cluster
+        && told.authority.is_some_and(is_another)
+        && credentials.pins_master(&told.board)
+}
+
+/// Whether that word says who leads this cluster, under its authority or another one.
+pub(in crate::app) fn counts(told: &Told, credentials: &Credentials, cluster: &str) -> bool {
+    is_ours(&told.record, credentials, cluster) || is_under_another(told, credentials, cluster)
+}
+
+/// Makes that leader the one that is found, unless an earlier one is meant; whether it was another.
+fn lead_there(found: &mut Option<LeaderRecord>, leader: &LeaderRecord) -> bool {
+    let is_news =
+        found.as_ref().is_none_or(|known| known.rank() <= leader.rank() && known != leader);
+    if is_news {
+        *found = Some(leader.clone());
+    }
+    is_news
+}
+
 /// Lets records of this cluster pass; one that pretends to be of it is told of now and then.
 pub(in crate::app) fn judge(credentials: &Credentials, cluster: &str) -> Judge {
     let (credentials, cluster) = (credentials.clone(), cluster.to_owned());
@@ -273,4 +330,24 @@ pub(in crate::app) fn judge(credentials: &Credentials, cluster: &str) -> Judge {
         }
         genuine
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::authority::tests::Authority;
+
+    #[test]
+    fn a_master_is_led_to_whoever_leads_under_another_authority() {
+        let authority = Authority::new("lead-there");
+        let record = |name: &str, epoch| authority.record(name, epoch).record().clone();
+        let mut found = None;
+        assert!(lead_there(&mut found, &record("pi-1", 2)));
+        assert!(!lead_there(&mut found, &record("pi-1", 2)), "nothing new");
+        assert!(!lead_there(&mut found, &record("pi-2", 1)), "an earlier one");
+        assert!(lead_there(&mut found, &record("pi-2", 3)));
+        let moved = LeaderRecord { addresses: Vec::new(), ..record("pi-2", 3) };
+        assert!(lead_there(&mut found, &moved), "elsewhere");
+        assert_eq!(found, Some(moved));
+    }
 }

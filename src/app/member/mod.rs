@@ -14,10 +14,11 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use model::leader::{LeaderRecord, SignedRecord};
-use model::masters::MemberId;
-use tokio::sync::watch;
+use model::masters::{CertifiedV1, MemberId};
+use tokio::sync::{mpsc, watch};
 
 use super::addresses::Addresses;
+use super::authority::Certifying;
 use super::cli::Role;
 use super::config::{Config, ExternalBroker};
 use super::dirs::Dirs;
@@ -27,11 +28,11 @@ use super::loops::Loops;
 use super::membership::Membership;
 use crate::io::bus;
 use crate::io::bus::client::{self, BusState, ClientOptions};
-use crate::io::discovery::{Discovery, Options};
+use crate::io::discovery::{self, Discovery, Options};
 use crate::io::image::Source;
-use crate::io::link::MasterEnd;
+use crate::io::link::{MasterEnd, StreamOpen};
 use crate::io::peer;
-use crate::io::tls::{self, BoardKey, Credentials};
+use crate::io::tls::{self, BoardKey, BoardPeer, Credentials, Pinned};
 use crate::master::elector::Book;
 use crate::node::tunnel::{Tunnel, TunnelOptions};
 use door::Passage;
@@ -59,6 +60,10 @@ pub(super) struct MemberOptions<'a> {
     pub(super) link: MasterEnd,
     /// How it hears of leaders.
     pub(super) ears: Ears,
+    /// Until when a person wishes that the board leaves.
+    pub(super) leaving: watch::Receiver<Option<tokio::time::Instant>>,
+    /// Of a master: what its responder says and hears of the others.
+    pub(super) seeking: Option<discovery::Members>,
 }
 
 /// How a board hears of leaders as soon as the masters know.
@@ -104,6 +109,20 @@ pub(super) struct MemberRole {
     leader: watch::Receiver<Option<LeaderRecord>>,
     record: watch::Receiver<Option<SignedRecord>>,
     said: watch::Receiver<Option<Said>>,
+    certified: watch::Receiver<Option<CertifiedV1>>,
+}
+
+/// A board that holds no log knows masters by what the last leader has told it of them.
+struct ByBook(watch::Receiver<Book>);
+
+impl Pinned for ByBook {
+    fn is_board(&self, board: &BoardPeer) -> bool {
+        self.is_master(board)
+    }
+
+    fn is_master(&self, board: &BoardPeer) -> bool {
+        self.0.borrow().iter().any(|at| at.board == board.name && at.key == board.key)
+    }
 }
 
 /// The bus over somebody else's broker, with keys from the leader.
@@ -147,6 +166,82 @@ fn hear(ears: Ears, standby: Standby, loops: &mut Loops) -> Heard {
     (told, masters)
 }
 
+/// What asks for the log, if this board does.
+fn asker(
+    options: &MemberOptions<'_>,
+    tunnel: &Tunnel,
+    said: watch::Sender<Option<Said>>,
+) -> Result<Option<Asker>> {
+    let MemberOptions { dirs, config, addresses, holds, leaving, .. } = options;
+    if !holds.asks(config.role) {
+        return Ok(None);
+    }
+    Ok(Some(Asker {
+        tunnel: tunnel.clone(),
+        config: (*config).clone(),
+        data: dirs.data.clone(),
+        public_key: BoardKey::open(&dirs.data)?.public_key(),
+        addresses: addresses.clone(),
+        holds: *holds,
+        said,
+        leaving: leaving.clone(),
+    }))
+}
+
+/// Hears of leaders of this cluster.
+fn responder(
+    config: &Config,
+    credentials: &Credentials,
+    cluster: &str,
+    members: Option<discovery::Members>,
+) -> Discovery {
+    let (interface, judge) = (config.interface.clone(), locate::judge(credentials, cluster));
+    Discovery::start(Options { interface, judge, members })
+}
+
+/// A certificate of another authority, once there is one.
+type Certified = watch::Receiver<Option<CertifiedV1>>;
+
+/// A board without the log takes masters that it knows by their keys, whatever authority they name, and asks
+/// them for a certificate of it. A master has its own way.
+fn known_by_key(
+    ears: &Ears,
+    (credentials, dirs): (Credentials, &Dirs),
+    book: &watch::Sender<Book>,
+    tunnel: &Tunnel,
+    loops: &mut Loops,
+) -> Result<(Credentials, Option<Certifying>, Certified)> {
+    let (certified, hears) = watch::channel(None);
+    if matches!(ears, Ears::Own(..)) {
+        return Ok((credentials, None, hears));
+    }
+    let credentials = credentials.pinning(Arc::new(ByBook(book.subscribe())));
+    let certifying = Certifying {
+        credentials: credentials.clone(),
+        public_key: BoardKey::open(&dirs.data)?.public_key(),
+        dirs: dirs.clone(),
+        book: book.clone(),
+        certified,
+    };
+    let looking = certifying.clone().run(tunnel.clone(), loops.stop_signal());
+    loops.spawn("own certificate", async move { anyhow::Ok(looking.await) });
+    Ok((credentials, Some(certifying), hears))
+}
+
+/// Keeps the way to the leader open.
+fn keep_tunnel(
+    tunnel: &Tunnel,
+    credentials: &Credentials,
+    (leader, streams): (watch::Receiver<Option<LeaderRecord>>, mpsc::Sender<StreamOpen>),
+    loops: &mut Loops,
+) -> Result<()> {
+    let options = TunnelOptions { tls: credentials.client_config(peer::ALPN)?, leader, streams };
+    let (keeping, stop) = (tunnel.clone(), loops.stop_signal());
+    let keeping = async move { keeping.run(options, stop).await };
+    loops.spawn("tunnel", async move { anyhow::Ok(keeping.await) });
+    Ok(())
+}
+
 /// TLS of the bus towards whoever leads.
 fn bus_tls(credentials: &Credentials) -> client::TlsTo {
     let credentials = credentials.clone();
@@ -162,20 +257,26 @@ impl MemberRole {
     /// # Errors
     /// The board's certificate cannot be used.
     pub(super) fn start(options: MemberOptions<'_>) -> Result<Self> {
-        let MemberOptions { dirs, config, identity, credentials, addresses, holds, link, ears } =
+        let tunnel = Tunnel::new();
+        let (said, hears) = watch::channel(None);
+        let asker = asker(&options, &tunnel, said)?;
+        let MemberOptions { dirs, config, identity, credentials, link, ears, seeking, .. } =
             options;
         let mut loops = Loops::new();
         let (found, leader) = watch::channel(None);
         let (signed, record) = watch::channel(None);
         let (announced, on_bus) = watch::channel(None);
         let (state, bus_state) = watch::channel(BusState::default());
-        let (known, tunnel) = (Membership::load(dirs), Tunnel::new());
+        let known = Membership::load(dirs);
+        let book: watch::Sender<Book> = watch::Sender::new(Arc::new(known.masters.clone()));
+        let (credentials, certifying, certified) =
+            known_by_key(&ears, (credentials, dirs), &book, &tunnel, &mut loops)?;
         let standby = Standby {
             own: identity.name.clone(),
             credentials: credentials.clone(),
             tunnel: tunnel.clone(),
             leader: leader.clone(),
-            masters: watch::Sender::new(Arc::new(known.masters.clone())),
+            masters: book,
             told: watch::Sender::default(),
         };
         let (told, masters) = hear(ears, standby, &mut loops);
@@ -184,10 +285,7 @@ impl MemberRole {
             credentials: credentials.clone(),
             cluster: identity.cluster.clone(),
             peers: config.peers.clone(),
-            discovery: Discovery::start(Options {
-                interface: config.interface.clone(),
-                judge: locate::judge(&credentials, &identity.cluster),
-            }),
+            discovery: responder(config, &credentials, &identity.cluster, seeking),
             bus: bus_state,
             on_bus,
             told,
@@ -195,16 +293,11 @@ impl MemberRole {
             found,
             signed,
             known,
+            certifying,
         };
         loops.spawn("search for the leader", locator.run(loops.stop_signal()));
-        let tunnelling = TunnelOptions {
-            tls: credentials.client_config(peer::ALPN)?,
-            leader: leader.clone(),
-            streams: link.streams.clone(),
-        };
-        let (keeping, stop) = (tunnel.clone(), loops.stop_signal());
-        let keeping = async move { keeping.run(tunnelling, stop).await };
-        loops.spawn("tunnel", async move { anyhow::Ok(keeping.await) });
+        let way = (leader.clone(), link.streams.clone());
+        keep_tunnel(&tunnel, &credentials, way, &mut loops)?;
         let bus = ClientOptions {
             cluster: identity.cluster.clone(),
             name: identity.name.clone(),
@@ -216,20 +309,10 @@ impl MemberRole {
             broker: config.broker.as_ref().map(|it| over(it, &tunnel, &credentials)).transpose()?,
         };
         loops.spawn("bus", client::run(bus, link, loops.stop_signal()));
-        let (said, hears) = watch::channel(None);
-        if holds.asks(config.role) {
-            let asker = Asker {
-                tunnel: tunnel.clone(),
-                config: config.clone(),
-                data: dirs.data.clone(),
-                public_key: BoardKey::open(&dirs.data)?.public_key(),
-                addresses,
-                holds,
-                said,
-            };
+        if let Some(asker) = asker {
             loops.spawn("ask for the log", asker.run(loops.stop_signal()));
         }
-        Ok(Self { loops, tunnel, leader, record, said: hears })
+        Ok(Self { loops, tunnel, leader, record, said: hears, certified })
     }
 
     /// The leader's record with its signature, as far as it is known.
@@ -250,6 +333,11 @@ impl MemberRole {
     /// Whether the leader wants this board to hold the log, or to do so no more.
     pub(super) fn said(&self) -> watch::Receiver<Option<Said>> {
         self.said.clone()
+    }
+
+    /// A certificate of the authority that the cluster has by now.
+    pub(super) fn certified(&self) -> watch::Receiver<Option<CertifiedV1>> {
+        self.certified.clone()
     }
 
     /// The images of the other boards.

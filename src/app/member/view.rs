@@ -22,6 +22,9 @@ use crate::node::tunnel::Tunnel;
 /// How long a leader may take to tell the cluster's status.
 const STATUS_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long it may take for anything else that a person asks.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
 /// The cluster as a member sees it.
 #[derive(Clone)]
 pub(crate) struct LeaderView {
@@ -46,6 +49,26 @@ impl LeaderView {
             Err(_) => "no answer in time".to_owned(),
         };
         alone(own, address, leader.as_ref(), &why)
+    }
+
+    /// Who leads, as far as this board knows.
+    pub(in crate::app) fn leader(&self) -> watch::Receiver<Option<LeaderRecord>> {
+        self.leader.clone()
+    }
+
+    /// Whether a leader answers.
+    pub(in crate::app) fn is_led(&self) -> bool {
+        self.tunnel.connected_to().is_some()
+    }
+
+    /// Asks the leader something.
+    pub(in crate::app) async fn send(
+        &self,
+        request: Request<peer::Body>,
+    ) -> Result<Response<Incoming>, String> {
+        let sending = tokio::time::timeout(ANSWER_WITHIN, self.tunnel.send(request)).await;
+        let sent = sending.map_err(|_| "the leader does not answer".to_owned())?;
+        sent.map_err(|error| error.to_string())
     }
 
     /// Has the leader answer a request of this master's control socket.

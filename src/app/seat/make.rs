@@ -1,30 +1,22 @@
 //! Makes what sits.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
-use model::leader::SignedRecord;
-use model::masters::{KitV1, MasterAtV1, MemberId};
-use tokio::task::JoinSet;
+use model::masters::KitV1;
 use tokio::time::{sleep, timeout};
 
-use super::wait::{LOOK_AGAIN, fenced_meanwhile};
 use super::{Base, Reopen, Seat};
 use crate::app::follower::FollowerRole;
 use crate::app::identity::Role;
 use crate::app::master::{Lead, MasterRole};
 use crate::app::mastership::Mastership;
-use crate::app::member::dial;
-use crate::app::member::locate::is_ours;
 use crate::app::member::{Ears, Holds, MemberOptions, MemberRole};
-use crate::app::membership::Membership;
 use crate::app::standing::Standing;
+use crate::io::discovery;
 use crate::io::link::Socket;
 use crate::io::store::{self, Mandate};
 use crate::io::tls::Credentials;
-use crate::master::keys::Keys;
-use crate::master::members::{Grouping, Rows};
 
 /// The board's certificate, from its join.
 fn own_credentials(base: &Base) -> Result<Credentials> {
@@ -71,143 +63,7 @@ pub(super) async fn lead(
 }
 
 /// Pause before a board that could not lead tries again.
-const UNABLE_PAUSE: Duration = Duration::from_secs(1);
-
-/// Who was promoted while this board was off: asked only by the one voter of a group, which is elected
-/// without asking anybody, before it acts as the leader.
-pub(super) async fn fenced_by(base: &Base, standing: &Standing) -> Option<SignedRecord> {
-    let members = standing.store.members()?;
-    let store::Standing::Member { own, epoch } = standing.store.standing() else { return None };
-    if members.voters() != BTreeSet::from([own]) {
-        return None;
-    }
-    let (rows, _) = Rows::read(&standing.store).ok()?;
-    let others = rows.members.into_values().filter(|at| at.member != own);
-    later_leader(others, epoch, &standing.credentials, &base.identity.cluster).await
-}
-
-/// A leader of a later epoch of this cluster, as one of these masters names it.
-async fn later_leader(
-    asked: impl Iterator<Item = MasterAtV1>,
-    epoch: u64,
-    credentials: &Credentials,
-    cluster: &str,
-) -> Option<SignedRecord> {
-    let mut answers = JoinSet::new();
-    for at in asked {
-        for address in at.addresses {
-            let (address, credentials) = ((address, at.peer_port).into(), credentials.clone());
-            answers.spawn(async move {
-                timeout(FENCE_WITHIN, dial::leader(address, &credentials)).await
-            });
-        }
-    }
-    while let Some(answer) = answers.join_next().await {
-        let Ok(Ok(Ok(record))) = answer else { continue };
-        if is_ours(&record, credentials, cluster) && record.record().epoch > epoch {
-            let leader = record.record().name.as_str();
-            tracing::warn!(leader, "another board was promoted meanwhile: this one follows it");
-            return Some(record);
-        }
-    }
-    None
-}
-
-/// Forgets that this board was a master, and looks for the leader where that record says.
-pub(super) async fn follow_later(
-    base: &mut Base,
-    record: SignedRecord,
-    reopen: &mut Reopen,
-) -> Holds {
-    let known = Membership { leader: Some(record), masters: Vec::new() };
-    if let Err(error) = known.save(&base.dirs) {
-        let error = format!("{error:#}");
-        tracing::warn!(error, "where the leader is cannot be kept: it is looked for");
-    }
-    step_down(base, reopen).await
-}
-
-/// What a leader knows of those who may lead instead.
-#[derive(Clone)]
-pub(super) struct Reigning {
-    epoch: u64,
-    cluster: String,
-    credentials: Credentials,
-    keys: Keys,
-    grouping: Grouping,
-}
-
-impl Reigning {
-    /// Of the board that leads at this moment.
-    pub(super) fn of(base: &Base, standing: &Standing) -> Self {
-        Self {
-            epoch: standing.store.leadership().epoch,
-            cluster: base.identity.cluster.clone(),
-            credentials: standing.credentials.clone(),
-            keys: Keys::of(standing.store.clone()),
-            grouping: standing.members.grouping().clone(),
-        }
-    }
-
-    /// The members that have not answered this leader for so long.
-    fn silent(&self) -> Vec<MemberId> {
-        let Some(engine) = self.grouping.engine().borrow().clone() else { return Vec::new() };
-        let heard = engine.group.heard();
-        let members = engine.group.health().borrow().members.clone();
-        let others = members.members.iter().map(|member| member.id).filter(|id| *id != engine.own);
-        others.filter(|id| heard.get(id).is_none_or(|ago| *ago > LOOK_AGAIN)).collect()
-    }
-
-    /// A leader of a later epoch that a silent member names, and that says so itself.
-    pub(super) async fn fenced(reign: Option<Self>) -> SignedRecord {
-        let Some(reign) = reign else { return std::future::pending().await };
-        let ask = |silent: Vec<MemberId>| {
-            let book = reign.grouping.book().borrow().to_vec();
-            let reign = reign.clone();
-            async move {
-                let asked = book.into_iter().filter(|at| silent.contains(&at.member));
-                let Self { epoch, credentials, cluster, .. } = &reign;
-                let later = later_leader(asked, *epoch, credentials, cluster).await?;
-                reign.is_over_by(&later).await.then_some(later)
-            }
-        };
-        fenced_meanwhile(|| reign.silent(), ask).await
-    }
-
-    /// As [`Reigning::is_over_by`]; nobody leads here: no.
-    pub(super) async fn is_over(reign: Option<Self>, rival: SignedRecord) -> bool {
-        match reign {
-            Some(reign) => reign.is_over_by(&rival).await,
-            None => false,
-        }
-    }
-
-    /// Whether the leader that a record names, which may be an old one, answers there as that board, is
-    /// one of this cluster's still, and leads in a later epoch than this one.
-    async fn is_over_by(&self, rival: &SignedRecord) -> bool {
-        for address in dial::addresses(rival.record()) {
-            let asking = dial::asked(address, &self.credentials);
-            let Ok(Ok((board, record))) = timeout(FENCE_WITHIN, asking).await else { continue };
-            let said = record.record();
-            let is_itself = board.name == said.name && self.keys.is_admitted(&board);
-            let is_ours = is_ours(&record, &self.credentials, &self.cluster);
-            if is_itself && is_ours && said.epoch > self.epoch {
-                let leader = said.name.as_str();
-                tracing::warn!(leader, "another board was promoted: this one follows it");
-                return true;
-            }
-        }
-        let leader = rival.record().name.as_str();
-        tracing::warn!(
-            leader,
-            "a later leader was heard of and does not answer: this one leads on"
-        );
-        false
-    }
-}
-
-/// How long another member may take to say who leads.
-const FENCE_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const UNABLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Opens the log of a board that is a member, and follows; or leads, when it was promoted.
 pub(super) async fn hold(
@@ -291,12 +147,13 @@ fn without_promoted(
 
 /// Nobody is known yet who has the log: it may be that only this board had it, so all stays in its place.
 fn wait_for_leader(error: &Error, reopen: &mut Reopen) -> Holds {
-    let (error, pause) = (loss(error), reopen.next());
+    let (error, pause) = (loss(error), reopen.wait_for_leader());
     tracing::error!(
         error,
         ?pause,
-        "this board cannot use its copy of the log, and waits for the leader to give it another; if no other \
-         board has the log (`kumquat status`, `kumquat promote`), restore a backup"
+        "this board cannot use its copy of the log, and waits for the leader to give it another; if no leader \
+         comes, run `kumquat promote` on a board that has the log; if none has, restore a backup on a board \
+         with an empty data directory"
     );
     Holds::Pausing
 }
@@ -316,12 +173,17 @@ async fn begin_anew(base: &mut Base, error: &Error, reopen: &mut Reopen) -> Hold
 /// Whether this replica may have promised or confirmed what it does not know any more, or cannot read what
 /// the others can give it again.
 fn is_lost(error: &Error, mastership: Option<&Mastership>) -> bool {
-    use store::OpenError::{Damaged, Lost, Unrecoverable, Vote};
+    use store::OpenError::{Damaged, Io, Lost, Unrecoverable, Vote};
     let Some(mastership) = mastership else { return false };
     match error.chain().find_map(|cause| cause.downcast_ref::<store::OpenError>()) {
         Some(Lost(_) | Vote(_)) => true,
-        // Others hold the whole log, so there is nothing to repair; unless somebody said that they are gone.
-        Some(Damaged { .. } | Unrecoverable { .. }) => mastership.entered && !mastership.promoting,
+        // Others hold the whole log, so there is nothing to repair. Should they be gone, nobody leads this
+        // board, and nothing is given up.
+        Some(Damaged { .. } | Unrecoverable { .. }) => mastership.entered,
+        // A card says so where its cells are worn out.
+        Some(Io { action: "read", source, .. }) => {
+            mastership.entered && source.raw_os_error() == Some(libc::EIO)
+        }
         _ => false,
     }
 }
@@ -343,8 +205,8 @@ fn loss(error: &Error) -> String {
 /// more, else its next start would begin a reign of its own. The keys of the cluster stay until a leader
 /// answers ([`forget_keys`]): there may be no other board that has them. A disk that refuses is asked again
 /// later; the board is a worker meanwhile. Says what it holds.
-async fn step_down(base: &mut Base, reopen: &mut Reopen) -> Holds {
-    (reopen.at, reopen.forgets) = (None, false);
+pub(super) async fn step_down(base: &mut Base, reopen: &mut Reopen) -> Holds {
+    (reopen.at, reopen.forgets, reopen.waits) = (None, false, false);
     base.identity.role = Role::Member;
     let (identity, dirs) = (base.identity.clone(), base.dirs.clone());
     let stepped = tokio::task::spawn_blocking(move || {
@@ -388,7 +250,8 @@ pub(super) fn follower(base: &Base, socket: &Socket, standing: &Standing) -> Res
     let credentials = standing.credentials.clone();
     let ears = Ears::Own(standing.roll.record(), standing.members.grouping().book());
     let holds = own.map_or(Holds::Pausing, Holds::Log);
-    let member = member(base, socket, credentials, holds, ears)?;
+    let seeking = Some(standing.seeking.clone());
+    let member = member(base, socket, credentials, holds, (ears, seeking))?;
     Ok(FollowerRole::start(member, standing, &base.doors))
 }
 
@@ -397,7 +260,7 @@ pub(super) fn worker(base: &Base, socket: &Socket, holds: Holds) -> Result<Membe
     base.doors.close();
     base.clock.follow();
     let ears = Ears::Asking(base.doors.api.clone());
-    member(base, socket, own_credentials(base)?, holds, ears)
+    member(base, socket, own_credentials(base)?, holds, (ears, None))
 }
 
 fn member(
@@ -405,7 +268,7 @@ fn member(
     socket: &Socket,
     credentials: Credentials,
     holds: Holds,
-    ears: Ears,
+    (ears, seeking): (Ears, Option<discovery::Members>),
 ) -> Result<MemberRole> {
     MemberRole::start(MemberOptions {
         dirs: &base.dirs,
@@ -416,6 +279,8 @@ fn member(
         holds,
         link: socket.plug(),
         ears,
+        leaving: base.leaving.clone(),
+        seeking,
     })
 }
 
@@ -433,7 +298,7 @@ pub(super) async fn take_kit(
     kit: Box<KitV1>,
     reopen: &mut Reopen,
 ) -> Result<(Option<Standing>, Seat)> {
-    (reopen.at, reopen.forgets) = (None, false);
+    (reopen.at, reopen.forgets, reopen.waits) = (None, false, false);
     let dirs = base.dirs.clone();
     let taking = tokio::task::spawn_blocking(move || Mastership::take(&dirs, &kit)).await?;
     let held = match &taking {
@@ -457,7 +322,7 @@ pub(super) async fn take_kit(
     }
 }
 
-/// Tries again to hold the log; a worker meanwhile. `is_led`: a leader has answered that worker.
+/// Tries again to hold the log; a worker meanwhile. `is_led`: that worker has been led for a while.
 pub(super) async fn reopen_log(
     base: &mut Base,
     socket: &Socket,
@@ -468,7 +333,7 @@ pub(super) async fn reopen_log(
         let holds = step_down(base, reopen).await;
         return Ok((None, Seat::Working(worker(base, socket, holds)?)));
     }
-    reopen.at = None;
+    (reopen.at, reopen.waits) = (None, false);
     let mastership = Mastership::load(&base.dirs)?;
     match hold(base, socket, mastership.clone()).await {
         Ok((standing, seat)) => Ok((Some(standing), seat)),
@@ -524,17 +389,17 @@ mod tests {
         assert!(is_lost(&error, Some(&member(true, false))), "{error:#}");
         assert!(!loss(&error).contains("repair"), "{}", loss(&error));
         assert!(!is_lost(&error, Some(&member(false, false))), "nobody counts on it yet");
-        assert!(!is_lost(&error, Some(&member(true, true))), "the others are gone");
+        assert!(is_lost(&error, Some(&member(true, true))), "it waits for who may never come");
         assert!(!is_lost(&error, None), "who is alone has nobody to ask");
-        let full = store::OpenError::Io {
-            action: "write",
-            path: root.clone(),
-            source: std::io::Error::from_raw_os_error(28),
+        let refused = |action, code| {
+            let source = std::io::Error::from_raw_os_error(code);
+            let error = store::OpenError::Io { action, path: root.clone(), source };
+            is_lost(&error.into(), Some(&member(true, false)))
         };
-        assert!(
-            !is_lost(&full.into(), Some(&member(true, false))),
-            "it is there when there is room"
-        );
+        assert!(!refused("write", libc::ENOSPC), "it is there when there is room");
+        assert!(!refused("sync", libc::EIO), "what it has can be read");
+        assert!(!refused("read", libc::EACCES), "somebody may allow it again");
+        assert!(refused("read", libc::EIO), "a worn-out card");
         fs::remove_dir_all(root).expect("removable");
     }
 }

@@ -13,9 +13,13 @@
 //! what led is cut before anything else sits, and it is cut at once. A loop of a seat that fails
 //! because the reign ended is no failure; any other ends the process.
 
+mod another;
+mod begin;
+mod fence;
 mod images;
 mod make;
 mod promotion;
+mod reopen;
 mod wait;
 
 use std::sync::Arc;
@@ -23,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
 use model::leader::SignedRecord;
-use model::masters::KitV1;
+use model::masters::{CertifiedV1, KitV1};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::addresses::Addresses;
@@ -45,24 +49,21 @@ use crate::io::peer::Connection;
 use crate::io::store::Mandate;
 use crate::master::tokens::Tokens;
 use crate::node::Mastery;
+use begin::begin;
+use fence::{Reigning, follow_later, other_masters};
 pub(super) use images::SeatImages;
-use make::{
-    Reigning, fenced_by, follow_later, follower, forget_keys, lead, leave, open_held, reopen_log,
-    sit, take_kit, worker,
-};
+use make::{follower, forget_keys, leave, open_held, reopen_log, sit, take_kit, worker};
+use promotion::Asking;
 pub(super) use promotion::Promotion;
-use wait::{deposed, due, engine_failed, led_again, over, reign_changes, told};
+use promotion::asked;
+use reopen::Reopen;
+use wait::{certified, deposed, due, engine_failed, is_due, led_again, over, reign_changes, told};
 
 /// A loop that fails this long before its reign is known to be over failed because of that.
 const OVER_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long another voter may take to begin its reign when this board stops.
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(1);
-/// Pause before a log whose disk failed is opened anew, at first and at most.
-const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// A log that was held for so long after it was opened anew is tried again soon.
-const HELD_LONG: Duration = Duration::from_secs(10);
 
 /// What every seat is made from.
 pub(super) struct Base {
@@ -80,6 +81,8 @@ pub(super) struct Base {
     pub(super) addresses: watch::Receiver<Addresses>,
     /// Its ports.
     pub(super) doors: Doors,
+    /// Until when a person wishes that it leaves its cluster.
+    pub(super) leaving: watch::Receiver<Option<tokio::time::Instant>>,
 }
 
 /// What others see of the seat.
@@ -92,6 +95,8 @@ pub(super) struct Shown {
     pub(super) images: SeatImages,
     /// Takes a person's wish that it leads.
     pub(super) promote: mpsc::Sender<Promotion>,
+    /// Changes when the tokens of pods are good no more.
+    pub(super) renewals: watch::Receiver<u64>,
 }
 
 /// The seat of this board.
@@ -105,16 +110,9 @@ pub(super) struct Seats {
     images: SeatImages,
     reopen: Reopen,
     promotions: mpsc::Receiver<Promotion>,
-}
-
-/// When a log whose disk failed is opened anew.
-#[derive(Default)]
-struct Reopen {
-    at: Option<tokio::time::Instant>,
-    pause: Option<Duration>,
-    planned: Option<Instant>,
-    /// Instead, the board shall forget that it was a master.
-    forgets: bool,
+    /// A wish of which the others are asked at this moment.
+    asking: Option<Asking>,
+    renewals: watch::Sender<u64>,
 }
 
 /// What a board is besides a board.
@@ -141,8 +139,8 @@ enum Event {
     Leave,
     /// The engine has failed.
     Fail(String),
-    /// It is time to open the log anew.
-    Reopen,
+    /// It is time to open the log anew. `is_led`: this board has been led for a while.
+    Reopen { is_led: bool },
     /// A person wants this board to lead although the others do not answer.
     Promote(oneshot::Sender<Result<(), String>>),
     /// What was asked is refused.
@@ -151,6 +149,10 @@ enum Event {
     Deposed(Box<SignedRecord>),
     /// A leader answers the board that was one.
     Led,
+    /// Another authority counts, and its keys lie ready.
+    Rekey,
+    /// The cluster has another authority, and this is what this board shows.
+    Certified(Box<CertifiedV1>),
 }
 
 impl Seats {
@@ -175,14 +177,28 @@ impl Seats {
         let control = watch::Sender::new(seat.control(standing.as_ref()));
         let mastery = watch::Sender::default();
         let (promote, promotions) = mpsc::channel(1);
-        let seats =
-            Self { base, socket, standing, seat, control, mastery, images, reopen, promotions };
+        let asking = None;
+        let renewals = watch::Sender::default();
+        let seats = Self {
+            base,
+            socket,
+            standing,
+            seat,
+            control,
+            mastery,
+            images,
+            reopen,
+            promotions,
+            asking,
+            renewals,
+        };
         seats.show();
         let shown = Shown {
             control: seats.control.subscribe(),
             mastery: seats.mastery.subscribe(),
             images: seats.images.clone(),
             promote,
+            renewals: seats.renewals.subscribe(),
         };
         Ok((seats, shown))
     }
@@ -224,9 +240,12 @@ impl Seats {
         let engine = self.standing.as_ref().map(|standing| standing.members.grouping().engine());
         let (own, said) = (self.seat.mandate().cloned(), self.seat.said());
         let rivals = self.seat.rivals();
+        let another = self.standing.as_ref().map(|standing| standing.due.subscribe());
+        let certificates = self.seat.certified();
         let reign = self.standing.as_ref().map(|standing| Reigning::of(&self.base, standing));
         let confirmed = |rival| Reigning::is_over(reign.clone(), rival);
         let fenced = Reigning::fenced(reign.clone().filter(|_| own.is_some()));
+        let led = self.seat.tunnel().filter(|_| self.reopen.waits);
         let left_over = self.seat.tunnel().filter(|_| Mastership::left_keys(&self.base.dirs));
         // Cancel safety: all of them lose nothing when dropped.
         let failed = tokio::select! {
@@ -236,11 +255,18 @@ impl Seats {
             () = over(own.as_ref()) => return Ok(Event::Follow),
             why = engine_failed(engine) => return Ok(Event::Fail(why)),
             event = told(said, self.standing.is_some()) => return Ok(event),
-            () = due(self.reopen.at) => return Ok(Event::Reopen),
-            Some(promotion) = self.promotions.recv() => return Ok(self.judge(promotion).await),
+            () = due(self.reopen.at) => return Ok(Event::Reopen { is_led: false }),
+            () = led_again(led) => return Ok(Event::Reopen { is_led: true }),
+            Some(promotion) = self.promotions.recv(), if self.asking.is_none() => {
+                self.asking = self.hear_out(promotion);
+                return Ok(Event::Nothing);
+            }
+            allowed = asked(&mut self.asking) => return Ok(self.judge(allowed)),
             later = deposed(rivals, confirmed) => return Ok(Event::Deposed(Box::new(later))),
             later = fenced => return Ok(Event::Deposed(Box::new(later))),
             () = led_again(left_over) => return Ok(Event::Led),
+            () = is_due(another) => return Ok(Event::Rekey),
+            certified = certified(certificates) => return Ok(Event::Certified(certified)),
             error = self.seat.loops().failed() => error,
             error = standing_failed(&mut self.standing) => return Err(error),
         };
@@ -266,22 +292,17 @@ impl Seats {
     async fn exchange(self, event: Event) -> Result<Self> {
         let Self { mut base, socket, standing, seat, mut reopen, .. } = self;
         let (control, mastery, images) = (self.control, self.mastery, self.images);
-        let promotions = self.promotions;
+        let (promotions, asking, renewals) = (self.promotions, self.asking, self.renewals);
         let began = Instant::now();
-        let is_led = seat.tunnel().is_some_and(|tunnel| tunnel.borrow().is_some());
+        // No reign begins under an authority that counts no more.
+        let is_due = standing.as_ref().is_some_and(|standing| standing.due.borrow().is_some());
+        let is_due = is_due && matches!(event, Event::Lead(_) | Event::Follow);
+        let event = if is_due { Event::Rekey } else { event };
         seat.cut().await;
         let (standing, seat) = match (event, standing) {
-            (Event::Lead(mandate), Some(standing)) => match fenced_by(&base, &standing).await {
-                None => {
-                    let seat = lead(&base, &socket, &standing, mandate, began).await?;
-                    (Some(standing), seat)
-                }
-                Some(record) => {
-                    standing.close().await;
-                    let holds = follow_later(&mut base, record, &mut reopen).await;
-                    (None, Seat::Working(worker(&base, &socket, holds)?))
-                }
-            },
+            (Event::Lead(mandate), Some(standing)) => {
+                begin(&mut base, &socket, standing, mandate, &mut reopen, began).await?
+            }
             (Event::Join(kit), None) => take_kit(&mut base, &socket, kit, &mut reopen).await?,
             (Event::Promote(answer), Some(standing)) => {
                 standing.close().await;
@@ -293,8 +314,9 @@ impl Seats {
                 (None, Seat::Working(worker(&base, &socket, holds)?))
             }
             (Event::Deposed(record), Some(standing)) => {
+                let masters = other_masters(&base, &standing);
                 standing.close().await;
-                let holds = follow_later(&mut base, *record, &mut reopen).await;
+                let holds = follow_later(&mut base, *record, masters, &mut reopen).await;
                 (None, Seat::Working(worker(&base, &socket, holds)?))
             }
             (Event::Fail(why), Some(standing)) => {
@@ -303,7 +325,15 @@ impl Seats {
                 standing.close().await;
                 (None, Seat::Working(worker(&base, &socket, Holds::Pausing)?))
             }
-            (Event::Reopen, None) => reopen_log(&mut base, &socket, &mut reopen, is_led).await?,
+            (Event::Rekey, Some(standing)) => {
+                another::rekey(&mut base, &socket, standing, &mut reopen, &renewals).await?
+            }
+            (Event::Certified(certificate), None) => {
+                another::certified(&base, &socket, certificate, &reopen, &renewals).await?
+            }
+            (Event::Reopen { is_led }, None) => {
+                reopen_log(&mut base, &socket, &mut reopen, is_led).await?
+            }
             (_, Some(standing)) => {
                 tracing::info!(millis = began.elapsed().as_millis(), "another master may lead");
                 let seat = Seat::Following(follower(&base, &socket, &standing)?);
@@ -311,8 +341,19 @@ impl Seats {
             }
             (_, None) => (None, Seat::Working(worker(&base, &socket, reopen.holds())?)),
         };
-        let seats =
-            Self { base, socket, standing, seat, control, mastery, images, reopen, promotions };
+        let seats = Self {
+            base,
+            socket,
+            standing,
+            seat,
+            control,
+            mastery,
+            images,
+            reopen,
+            promotions,
+            asking,
+            renewals,
+        };
         seats.show();
         Ok(seats)
     }
@@ -353,10 +394,8 @@ impl Seat {
 
     /// The way to the leader of a board that holds no log.
     fn tunnel(&self) -> Option<watch::Receiver<Option<Connection>>> {
-        match self {
-            Self::Working(member) => Some(member.connection()),
-            Self::Leading(_) | Self::Following(_) => None,
-        }
+        let Self::Working(member) = self else { return None };
+        Some(member.connection())
     }
 
     /// A leader of a later epoch, if one is heard.
@@ -376,6 +415,12 @@ impl Seat {
         }
     }
 
+    /// What a board without the log shows under another authority.
+    fn certified(&self) -> Option<watch::Receiver<Option<CertifiedV1>>> {
+        let Self::Working(member) = self else { return None };
+        Some(member.certified())
+    }
+
     fn control(&self, standing: Option<&Standing>) -> ControlSeat {
         match (self, standing) {
             (Self::Leading(master), Some(standing)) => ControlSeat::Master(MasterSeat {
@@ -384,6 +429,7 @@ impl Seat {
                 tokens: Tokens::new(master.status.registry.clone(), standing.pki.pin()),
                 joining: Arc::clone(&master.joining),
                 evictor: master.evictor.clone(),
+                leaver: master.leaver.clone(),
                 secrets_keys: standing.secrets_keys.clone(),
                 backup: Arc::new(standing.backup(&master.status.identity, &master.status.registry)),
                 rollout: master.rollout.clone(),
@@ -413,26 +459,6 @@ impl Seat {
             Self::Following(follower) => follower.cut().await,
             Self::Working(member) => member.cut().await,
         }
-    }
-}
-
-impl Reopen {
-    /// What a board holds that holds no log at the moment.
-    fn holds(&self) -> Holds {
-        if self.at.is_some() { Holds::Pausing } else { Holds::Nothing }
-    }
-
-    /// Plans the next try; gives the pause before it.
-    fn next(&mut self) -> Duration {
-        let quick = |pause: &Duration| {
-            self.planned.is_some_and(|planned| planned.elapsed() < *pause + HELD_LONG)
-        };
-        let last = self.pause.filter(quick);
-        let pause = last.map_or(REOPEN_PAUSE.0, |pause| (2 * pause).min(REOPEN_PAUSE.1));
-        self.planned = Some(Instant::now());
-        self.pause = Some(pause);
-        self.at = Some(tokio::time::Instant::now() + pause);
-        pause
     }
 }
 

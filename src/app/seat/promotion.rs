@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use model::masters::{MemberId, MembersV1};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::make::{hold, worker};
 use super::{Base, Event, Reopen, Seat, Seats};
@@ -31,42 +32,92 @@ pub(in crate::app) struct Promotion {
     pub(in crate::app) answer: oneshot::Sender<Result<(), String>>,
 }
 
+/// A wish while the others are asked, beside the seat: it must not be deaf meanwhile.
+pub(super) struct Asking {
+    promotion: Promotion,
+    /// What they allow; dropped with this.
+    allowed: JoinSet<Result<(), String>>,
+}
+
+/// A wish, and what the others allow.
+pub(super) type Asked = (Promotion, Result<(), String>);
+
+/// Waits until the others have been asked; for ever where nobody asks.
+///
+/// # Cancel safety
+/// Nothing is lost when this is dropped.
+pub(super) async fn asked(asking: &mut Option<Asking>) -> Asked {
+    let Some(Asking { allowed, .. }) = asking else { return std::future::pending().await };
+    let said = match allowed.join_next().await {
+        Some(Ok(said)) => said,
+        _ => Err("the other boards could not be asked".to_owned()),
+    };
+    let asked = asking.take().map(|asking| (asking.promotion, said));
+    asked.expect("it was there a moment ago, and nothing waits in between")
+}
+
 impl Seats {
-    /// What comes of a person's wish that this board leads.
-    pub(super) async fn judge(&self, promotion: Promotion) -> Event {
-        let why = match &self.seat {
-            Seat::Leading(_) => Err("this board leads already".to_owned()),
-            Seat::Working(_) => {
-                Err("this board does not hold the log: promote one that does (`kumquat status`)"
-                    .to_owned())
-            }
-            Seat::Following(follower) if follower.member.is_led() && !promotion.force => {
-                Err("the leader answers, and a second one would be cut off from it: switch that \
-                     board off first, or say --force"
-                    .to_owned())
-            }
-            Seat::Following(_) => self.others_allow(promotion.force).await,
-        };
-        match why {
+    /// Hears a person's wish that this board leads: it is refused at once, or the others are asked.
+    pub(super) fn hear_out(&self, promotion: Promotion) -> Option<Asking> {
+        if let Err(why) = self.may_be_promoted(promotion.force) {
+            refuse(promotion, why);
+            return None;
+        }
+        let mut allowed = JoinSet::new();
+        allowed.spawn(self.others_allow(promotion.force));
+        Some(Asking { promotion, allowed })
+    }
+
+    /// What comes of a wish of which the others were asked. Meanwhile the seat may be another one.
+    pub(super) fn judge(&self, (promotion, allowed): Asked) -> Event {
+        match self.may_be_promoted(promotion.force).and(allowed) {
             Ok(()) => Event::Promote(promotion.answer),
             Err(why) => {
-                // An error means that whoever asked has gone.
-                let _gone = promotion.answer.send(Err(why));
+                refuse(promotion, why);
                 Event::Nothing
             }
         }
     }
 
+    /// Whether this board is one that could lead in a new epoch, as far as it knows by itself.
+    fn may_be_promoted(&self, force: bool) -> Result<(), String> {
+        let reign = self.standing.as_ref().map(|standing| standing.store.reign());
+        // A reign that was won meanwhile begins with the next exchange of seats.
+        let won = reign
+            .is_some_and(|reign| reign.borrow().as_ref().is_some_and(|mandate| !mandate.is_over()));
+        match &self.seat {
+            Seat::Leading(_) => Err("this board leads already".to_owned()),
+            Seat::Following(_) if won => Err("this board leads already".to_owned()),
+            Seat::Working(_) => {
+                Err("this board does not hold the log: promote one that does (`kumquat status`)"
+                    .to_owned())
+            }
+            Seat::Following(follower) if follower.member.is_led() && !force => {
+                Err("the leader answers, and a second one would be cut off from it: switch that \
+                     board off first, or say --force"
+                    .to_owned())
+            }
+            Seat::Following(_) => Ok(()),
+        }
+    }
+
     /// Asks the other masters: a way to the leader that does not stand at the moment says little.
-    async fn others_allow(&self, force: bool) -> Result<(), String> {
+    fn others_allow(&self, force: bool) -> impl Future<Output = Result<(), String>> + use<> {
         let standing = self.standing.as_ref();
         let engine = standing.and_then(|it| it.members.grouping().engine().borrow().clone());
-        let Some(engine) = engine else { return Ok(()) };
-        let members = engine.group.health().borrow().members.clone();
-        let ids: Vec<MemberId> = members.members.iter().map(|member| member.id).collect();
-        let present = engine.elector.present(ids, ANSWER_WITHIN).await;
-        allowed(&members, (engine.own, engine.group.epoch()), &present, force)
+        async move {
+            let Some(engine) = engine else { return Ok(()) };
+            let members = engine.group.health().borrow().members.clone();
+            let ids: Vec<MemberId> = members.members.iter().map(|member| member.id).collect();
+            let present = engine.elector.present(ids, ANSWER_WITHIN).await;
+            allowed(&members, (engine.own, engine.group.epoch()), &present, force)
+        }
     }
+}
+
+fn refuse(promotion: Promotion, why: String) {
+    // An error means that whoever asked has gone.
+    let _gone = promotion.answer.send(Err(why));
 }
 
 /// Whether the member `own`, whose log is of that epoch, may be made the leader when only those answer.
@@ -190,6 +241,26 @@ mod tests {
         assert!(cut.contains("--force"), "{cut}");
         assert!(said(&three, 4, &[2], 1, false).starts_with("2 of 3"));
         assert_eq!(said(&three, 2, &[], 0, true), "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_seat_listens_to_others_while_they_are_asked() {
+        let (answer, _answered) = oneshot::channel();
+        let mut allowed = JoinSet::new();
+        allowed.spawn(async {
+            tokio::time::sleep(ANSWER_WITHIN).await;
+            Err("pi-1 answers".to_owned())
+        });
+        let mut asking = Some(Asking { promotion: Promotion { force: true, answer }, allowed });
+        // Each time something else happens to the seat, the wait is dropped and begun anew.
+        for _ in 0..10 {
+            let early = tokio::time::timeout(ANSWER_WITHIN / 20, asked(&mut asking)).await;
+            assert!(early.is_err() && asking.is_some());
+        }
+        let (promotion, said) = asked(&mut asking).await;
+        assert!(promotion.force);
+        assert_eq!(said, Err("pi-1 answers".to_owned()));
+        assert!(asking.is_none(), "the next wish is heard");
     }
 
     #[test]

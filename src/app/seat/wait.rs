@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use model::leader::SignedRecord;
-use model::masters::MemberId;
+use model::masters::{CertifiedV1, MemberId};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -53,6 +53,29 @@ pub(super) async fn told(said: Option<watch::Receiver<Option<Said>>>, is_member:
         // It does not ask, or is told what it is already.
         _ => std::future::pending().await,
     }
+}
+
+/// Waits until another authority counts; for ever on a board that is no master.
+pub(super) async fn is_due(another: Option<watch::Receiver<Option<[u8; 32]>>>) {
+    if let Some(mut another) = another
+        && another.wait_for(Option::is_some).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// Waits for a certificate of another authority.
+pub(super) async fn certified(
+    certificates: Option<watch::Receiver<Option<CertifiedV1>>>,
+) -> Box<CertifiedV1> {
+    if let Some(mut certificates) = certificates
+        && let Ok(certified) = certificates.wait_for(Option::is_some).await
+        && let Some(certified) = certified.clone()
+    {
+        return Box::new(certified);
+    }
+    std::future::pending().await
 }
 
 /// Waits for that moment; for ever without one.

@@ -10,7 +10,6 @@ use anyhow::{Result, bail};
 use model::leader::SignedRecord;
 use model::token::{BootstrapToken, Token, TokenRole};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use super::decide::{self, Start};
 use crate::app::cli::Role as Wanted;
@@ -19,12 +18,11 @@ use crate::app::dirs::Dirs;
 use crate::app::doors::Doors;
 use crate::app::genesis::{self, Outcome};
 use crate::app::identity::{self, Identity, Role};
-use crate::app::join::{self, JoinError, Joined, Newcomer, Waited, Waiting};
+use crate::app::join::{self, Calls, JoinError, Joined, Newcomer, Waiting};
 use crate::app::member::dial;
 use crate::app::membership::Membership;
 use crate::io::clock::Clock;
 use crate::io::discovery::{self, Discovery};
-use crate::io::peer::Connection;
 use crate::io::tls::BoardKey;
 
 /// How long a board listens for a cluster before it founds one.
@@ -33,8 +31,6 @@ const LISTEN: Duration = Duration::from_secs(3);
 const JOIN_PAUSE: Duration = Duration::from_secs(2);
 /// How often a board that finds no master says so.
 const SAY_EVERY: Duration = Duration::from_secs(15);
-/// Addresses that are called at once.
-const DIALS_MAX: usize = 32;
 
 /// Makes the board what `start` says, durably, and gives what it is.
 ///
@@ -139,6 +135,7 @@ async fn join(
     let discovery = Discovery::start(discovery::Options {
         interface: config.interface.clone(),
         judge: Arc::new(move |record| pin.starts_with(&record.record().ca)),
+        members: None,
     });
     let mut search = Search::new(config, &discovery, first);
     let joined = loop {
@@ -162,7 +159,8 @@ async fn join_any(
     newcomer: &Newcomer,
     tried: &mut Tried,
 ) -> Result<Option<Joined>> {
-    let mut dials = Dials::new(candidates, Some(token.pin));
+    let pin = Some(token.pin);
+    let mut dials = Calls::new(candidates, |address| join::open(address, pin));
     while let Some((address, opened)) = dials.next().await {
         let joined = match opened {
             Ok(connection) => join::over(&connection, token, newcomer).await,
@@ -177,37 +175,6 @@ async fn join_any(
     Ok(None)
 }
 
-/// Calls many addresses at once, so that those where nobody is cost no time.
-struct Dials {
-    left: std::vec::IntoIter<SocketAddr>,
-    /// Of the authority that must answer, if it is known.
-    pin: Option<[u8; 32]>,
-    opening: JoinSet<(SocketAddr, Result<Connection, JoinError>)>,
-}
-
-impl Dials {
-    fn new(candidates: Vec<SocketAddr>, pin: Option<[u8; 32]>) -> Self {
-        Self { left: candidates.into_iter(), pin, opening: JoinSet::new() }
-    }
-
-    /// Whoever answers next, or does not; none when all have.
-    async fn next(&mut self) -> Option<(SocketAddr, Result<Connection, JoinError>)> {
-        loop {
-            while self.opening.len() < DIALS_MAX
-                && let Some(address) = self.left.next()
-            {
-                let pin = self.pin;
-                self.opening.spawn(async move { (address, join::open(address, pin).await) });
-            }
-            match self.opening.join_next().await? {
-                Ok(opened) => return Some(opened),
-                // It crashed: others may do better.
-                Err(error) => tracing::debug!(%error, "a call to a master broke off"),
-            }
-        }
-    }
-}
-
 /// Waits at a cluster until a person lets this board in.
 async fn wait(dirs: &Dirs, config: &Config, clock: &Clock) -> Result<Identity> {
     let newcomer = newcomer(dirs, config)?;
@@ -217,29 +184,21 @@ async fn wait(dirs: &Dirs, config: &Config, clock: &Clock) -> Result<Identity> {
         judge: Arc::new(move |record| {
             cluster.as_ref().is_none_or(|cluster| *cluster == record.record().cluster)
         }),
+        members: None,
     });
     let mut search = Search::new(config, &discovery, Vec::new());
     // Nothing but the person's word tells the right cluster: who is named is asked alone.
     search.named_only = !config.peers.is_empty();
-    let mut waiting = Waiting::default();
+    let waiting = Waiting::default();
     let mut said = None;
-    let joined = 'waiting: loop {
-        let mut tried = Tried::new();
-        let mut dials = Dials::new(search.candidates().await, None);
-        while let Some((address, opened)) = dials.next().await {
-            let waited = match opened {
-                Ok(connection) => join::wait_over(&connection, &mut waiting, &newcomer).await,
-                Err(error) => Err(error),
-            };
-            match waited {
-                Ok(Waited::In(joined)) => break 'waiting joined,
-                Ok(Waited::NotYet) => {}
-                // Anybody may have said so: nothing on this link ends the wait.
-                Err(error) => tried.push((address, error.text())),
-            }
+    let joined = loop {
+        let round = waiting.round(search.candidates().await, &newcomer).await;
+        if let Some(joined) = round.joined {
+            break joined;
         }
         show_words(&newcomer, &waiting, &mut said);
-        search.say(&tried);
+        let tried = round.failed.into_iter().map(|(address, error)| (address, error.text()));
+        search.say(&tried.collect());
         search.pause(&discovery).await;
     };
     discovery.stop().await;
@@ -270,6 +229,7 @@ fn show_words(newcomer: &Newcomer, waiting: &Waiting, said: &mut Said) {
             newcomer.name
         );
     }
+    waiting.shown(&newcomer.key, &phrases);
     *said = Some((Instant::now(), phrases));
 }
 

@@ -18,16 +18,19 @@ use model::limits::{CONTAINER_OPEN_FILES, OPEN_FILES_MAX};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::authority;
 use super::backup;
 use super::cli::UpArgs;
 use super::client::Ending;
 use super::config::{self, Config};
 use super::crash;
+use super::departure;
 use super::dirs::Dirs;
 use super::doors::Doors;
 use super::identity::Identity;
 use super::upgrade;
 use crate::io::clock::Clock;
+use crate::io::code;
 use crate::io::exchange::{self, Begun, Plan, Trial};
 use crate::io::host;
 use crate::io::keeper::{self, Keeper, KeeperPaths};
@@ -41,7 +44,9 @@ const RUNTIME_THREADS: usize = 2;
 /// How long pods may take to stop with `--stop-pods`.
 const STOP_PODS_WITHIN: Duration = Duration::from_secs(10);
 /// When a start is over: what it ran is hardly needed again.
-const SETTLED_AFTER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
+const SETTLED_AFTER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(55)];
+/// What runs once in a while is not kept for ever.
+const SETTLED_EVERY: Duration = Duration::from_secs(600);
 /// A signal that has come is seen within this.
 const SIGNALS_WITHIN: Duration = Duration::from_millis(20);
 /// Mode bit of a folder that many share, as /tmp.
@@ -61,9 +66,13 @@ pub(in crate::app) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
     }
     let dirs = prepare(dirs)?;
     let lock = lock(&dirs.data)?;
+    if departure::finish(&dirs)? {
+        tracing::info!("this board has forgotten the cluster that it left");
+    }
     if backup::finish(&dirs.data)? {
         tracing::info!("the restore of a backup is complete");
     }
+    authority::finish(&dirs, Clock::asking(Default::default(), host::clock_synced).now())?;
     let trial = on_trial(&dirs)?;
     let start = decide::start(Identity::load(&dirs, &config)?, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -73,12 +82,19 @@ pub(in crate::app) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
     let ended = runtime.block_on(live(&dirs, &config, start, began, trial));
     // Threads that wait for a slow disk or client must not hold up the end.
     runtime.shutdown_timeout(Duration::from_secs(5));
-    let Some((plan, mut signals)) = ended? else {
+    let Some(Onward { plan, mut signals, keeper }) = ended? else {
         tracing::info!("stopped");
         return Ok(Ending::Done);
     };
-    if signals.have_come_since()? {
+    // That may have taken its time, too: who was told to stop meanwhile does it as ever.
+    let stop = async || {
         give_up(&plan);
+        match config.stop_pods {
+            true => stop_pods(keeper).await,
+            false => Ok(()),
+        }
+    };
+    if signals.have_ended(stop)? {
         tracing::info!("stopped");
         return Ok(Ending::Done);
     }
@@ -130,15 +146,23 @@ pub(in crate::app) fn lock(data: &Path) -> Result<Flock<File>> {
     }
 }
 
-/// From the first decision to the last container, if pods stop with the process; gives as which binary
-/// the board goes on, if it does.
+/// A board whose roles have ended, and that goes on as another binary.
+struct Onward {
+    plan: Plan,
+    signals: Signals,
+    /// Where its containers are kept.
+    keeper: KeeperPaths,
+}
+
+/// From the first decision to the last container, if pods stop with the process; gives how the board goes
+/// on, if it does.
 async fn live(
     dirs: &Dirs,
     config: &Config,
     start: Start,
     began: Instant,
     trial: Option<Trial>,
-) -> Result<Option<(Plan, Signals)>> {
+) -> Result<Option<Onward>> {
     let mut signals = Signals::catch()?;
     let clock = Clock::asking(Default::default(), host::clock_synced);
     if dirs.store().exists() {
@@ -156,7 +180,7 @@ async fn live(
     // Cancel safety: both lose nothing when dropped.
     let ended = tokio::select! {
         () = signals.any() => Ok(None),
-        ended = running.ended() => ended.map(Some),
+        ended = running.ended() => ended,
     };
     settled.abort();
     let keeper = running.stop().await;
@@ -168,10 +192,17 @@ async fn live(
         }
         ended => ended,
     };
-    if config.stop_pods && !matches!(ended, Ok(Some(_))) {
-        stop_pods(keeper).await?;
+    let leaves = departure::is_due(dirs);
+    if leaves || config.stop_pods && !matches!(ended, Ok(Some(_))) {
+        stop_pods(keeper.clone()).await?;
     }
-    Ok(ended?.map(|plan| (plan, signals)))
+    if leaves {
+        let (dirs, cluster) = (dirs.clone(), identity.cluster);
+        tokio::task::spawn_blocking(move || departure::finish(&dirs)).await??;
+        tracing::info!(cluster, "this board has left its cluster and forgotten it");
+        return Ok(None);
+    }
+    Ok(ended?.map(|plan| Onward { plan, signals, keeper }))
 }
 
 /// The board stays with the binary that it has.
@@ -180,11 +211,12 @@ fn give_up(plan: &Plan) {
     let _gone = fs::remove_file(&plan.staged);
 }
 
-/// Once the board is quiet, what only its start needed is given back.
+/// Once the board is quiet, what only its start needed is given back, and now and then what has come
+/// since: a board that does the same each few seconds runs through 2 MB of code.
 async fn settle() {
-    for pause in SETTLED_AFTER {
+    for pause in SETTLED_AFTER.into_iter().chain(std::iter::repeat(SETTLED_EVERY)) {
         tokio::time::sleep(pause).await;
-        if let Err(error) = host::give_back_code() {
+        if let Err(error) = code::give_back() {
             tracing::debug!(%error, "code is not given back");
         }
     }
@@ -215,10 +247,16 @@ impl Signals {
         tokio::time::timeout(SIGNALS_WITHIN, self.any()).await.is_ok()
     }
 
-    /// The same when the runtime that caught them is gone: they are caught on, and nobody looks.
-    fn have_come_since(&mut self) -> Result<bool> {
+    /// The same when the runtime that caught them is gone: they are caught on, and nobody looks. What the
+    /// end takes is done if one has come.
+    fn have_ended(&mut self, stop: impl AsyncFnOnce() -> Result<()>) -> Result<bool> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(runtime.block_on(self.have_come()))
+        runtime.block_on(async {
+            if !self.have_come().await {
+                return Ok(false);
+            }
+            stop().await.map(|()| true)
+        })
     }
 }
 
@@ -273,10 +311,23 @@ mod tests {
         let live = runtime().expect("a runtime");
         let mut signals = live.block_on(async { Signals::catch() }).expect("caught");
         live.shutdown_timeout(Duration::from_secs(5));
-        assert!(!signals.have_come_since().expect("looked"));
+        let pods = std::cell::Cell::new(1);
+        let mut have_ended = || {
+            // As the end of pods does, it needs threads and timers.
+            let stop = async || {
+                let stopped = tokio::task::spawn_blocking(|| 0).await?;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                pods.set(stopped);
+                Ok(())
+            };
+            signals.have_ended(stop).expect("looked")
+        };
+        assert!(!have_ended());
+        assert_eq!(pods.get(), 1, "nobody has stopped the board");
         nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).expect("raised");
         // The runtime of another test may be the one that reads it, in a moment.
-        let seen = (0..100).any(|_| signals.have_come_since().expect("looked"));
+        let seen = (0..100).any(|_| have_ended());
         assert!(seen, "it is seen although its runtime has ended");
+        assert_eq!(pods.get(), 0, "and means what it always means");
     }
 }

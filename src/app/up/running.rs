@@ -11,6 +11,7 @@ use crate::app::addresses::{self, Addresses};
 use crate::app::board::{BoardOptions, BoardRole};
 use crate::app::config::Config;
 use crate::app::control::Control;
+use crate::app::departure::Departure;
 use crate::app::dirs::Dirs;
 use crate::app::doors::Doors;
 use crate::app::identity::Identity;
@@ -40,6 +41,7 @@ pub(super) struct Running {
     board: BoardRole,
     keeper: KeeperPaths,
     plans: mpsc::Receiver<Plan>,
+    left: mpsc::Receiver<()>,
 }
 
 impl Running {
@@ -59,8 +61,7 @@ impl Running {
         let mut loops = Loops::new();
         // Before the addresses are read: no change may fall between.
         let changes = AddressChanges::open().context("address changes cannot be followed")?;
-        let sender = watch::Sender::new(Addresses::read(config.interface.as_deref()));
-        let addresses = sender.subscribe();
+        let (sender, addresses) = watch::channel(Addresses::read(config.interface.as_deref()));
         let following =
             addresses::follow(config.interface.clone(), changes, sender, loops.stop_signal());
         loops.spawn("addresses", following);
@@ -72,6 +73,7 @@ impl Running {
             ImageStore::open(dirs.data.join("images")).context("cannot open the image store")?;
         // The control socket answers before the agent knows which containers run on which image.
         images.defer_collection();
+        let (departure, left) = Departure::new(dirs);
         let base = Base {
             dirs: dirs.clone(),
             config: config.clone(),
@@ -80,20 +82,21 @@ impl Running {
             images: images.clone(),
             addresses: addresses.clone(),
             doors: doors.clone(),
+            leaving: departure.wished(),
         };
         let (socket, board_end) = link::socket();
         let (seats, shown) = Seats::take(base, socket, began).await?;
         let mut seat = Loops::new();
         seat.spawn("role in the cluster", seats.run(seat.stop_signal()));
-        let control = Control {
+        let control = Arc::new(Control {
             identity: identity.clone(),
             images: images.clone(),
             addresses: addresses.clone(),
             api_port: config.api_port,
             promote: shown.promote,
+            departure,
             seat: shown.control,
-        };
-        let control = Arc::new(control);
+        });
         serve_control(dirs, Arc::clone(&control), &mut loops)?;
         let source: Arc<dyn Source> = Arc::new(shown.images);
         let renews_keeper = trial.is_none();
@@ -109,26 +112,28 @@ impl Running {
             source: Some(source),
             link: board_end,
             mastery: shown.mastery,
+            renewals: shown.renewals,
             upgrades: Arc::new(upgrader),
             renews_keeper,
         });
         let board = board.await?;
-        Ok(Self { loops, seat, board, keeper, plans })
+        Ok(Self { loops, seat, board, keeper, plans, left })
     }
 
-    /// Waits until the board goes on as another binary.
+    /// Waits until the board goes on as another binary, or has left its cluster: then as none.
     ///
     /// # Errors
     /// A loop ended although nobody asked it to: why it did.
     ///
     /// # Cancel safety
     /// Nothing is lost when this is dropped.
-    pub(super) async fn ended(&mut self) -> Result<Plan> {
-        let Self { loops, seat, board, plans, .. } = self;
+    pub(super) async fn ended(&mut self) -> Result<Option<Plan>> {
+        let Self { loops, seat, board, plans, left, .. } = self;
         // Cancel safety: `Loops::failed` and `recv` lose nothing.
         let first = tokio::select! {
             error = any_failed(loops, seat, board) => error,
-            Some(plan) = plans.recv() => return Ok(plan),
+            Some(plan) = plans.recv() => return Ok(Some(plan)),
+            Some(()) = left.recv() => return Ok(None),
         };
         Err(self.cause(first).await)
     }
@@ -144,7 +149,7 @@ impl Running {
 
     /// Ends every role; containers go on. Gives where their keeper works.
     pub(super) async fn stop(self) -> KeeperPaths {
-        let Self { loops, seat, board, keeper, plans: _ } = self;
+        let Self { loops, seat, board, keeper, plans: _, left: _ } = self;
         tokio::join!(loops.stop(), seat.stop(), board.stop());
         keeper
     }

@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, OnceCell, mpsc, watch};
 use tokio::time::timeout;
 
 use crate::app::version;
-use crate::io::exchange::{self, Plan, Staging, State};
+use crate::io::exchange::{self, Held, Plan, Staging, State};
 use crate::io::image::{Chunks, Digest, Source};
 use crate::io::link::StreamAnswer;
 use crate::master::tunnel::BINARY_NAME;
@@ -105,7 +105,7 @@ impl Upgrader {
         let blob = self.0.source.blob(BINARY_NAME, digest, 0).await;
         let chunks = blob.map_err(|error| error.to_string())?;
         let fetched = fetch(chunks, staged.clone(), &wanted).await;
-        fetched.map_err(|error| format!("{}: {error}", staged.display()))?;
+        let held = fetched.map_err(|error| format!("{}: {error}", staged.display()))?;
         let path = staged.clone();
         let said = tokio::task::spawn_blocking(move || exchange::says_version(&path)).await;
         let said = said.map_err(|error| error.to_string()).and_then(|said| said);
@@ -127,6 +127,7 @@ impl Upgrader {
             staged,
             exe: self.0.exe.clone(),
             ready_seconds: wanted.ready_seconds.clamp(1, UPGRADE_READY_SECONDS_MAX),
+            held,
         };
         line(answer, &LineV1::Done { run: 1, left_out: 0 }).await;
         // The leader hangs up once it has read that; a connection that ends before would hide it.
@@ -155,7 +156,7 @@ async fn line(answer: &StreamAnswer, line: &LineV1) {
     let _gone = answer.send(Ok(Bytes::from(text))).await;
 }
 
-async fn fetch(mut chunks: Chunks, path: PathBuf, wanted: &TryV1) -> Result<(), String> {
+async fn fetch(mut chunks: Chunks, path: PathBuf, wanted: &TryV1) -> Result<Held, String> {
     let (bytes, sha256) = (wanted.bytes, wanted.sha256);
     let mut staging = blocking(move || Staging::begin(&path, bytes)).await?;
     let idle = Duration::from_secs(BLOB_IDLE_SECONDS_MAX);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -49,7 +49,8 @@ pub(in crate::app) async fn prove(proof: Proof) -> Result<()> {
     if !is_ready {
         return Ok(tokio::task::spawn_blocking(move || trial.stopped()).await?);
     }
-    let millis = tokio::task::spawn_blocking(move || trial.keep()).await??;
+    let kept = tokio::task::spawn_blocking(move || trial.keep()).await?;
+    let millis = kept.context("the new binary cannot take the place of the old one")?;
     on_trial.send_replace(false);
     tracing::info!(version = version::TEXT, millis, "this binary is kept");
     // What it handed out as the leader is of no use any more.

@@ -152,7 +152,7 @@ async fn take(rollout: &Rollout, digest: Digest, mut body: Incoming) -> Result<(
         staging = blocking(move || staging.write(&data).map(|()| staging)).await?;
     }
     blocking(move || {
-        staging.finish(&digest.bytes())?;
+        let _held = staging.finish(&digest.bytes())?;
         std::fs::rename(&part, &path)
     })
     .await

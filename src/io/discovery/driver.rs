@@ -26,6 +26,7 @@ use super::Judge;
 use super::fresh::Fresh;
 use super::heard::Heard;
 use super::judging::Allowance;
+use super::members::Company;
 use super::names::{Announced, Names};
 
 /// The service type of leader records.
@@ -77,6 +78,7 @@ pub(super) struct Driver {
     asked: Arc<Notify>,
     heard: Heard,
     fresh: Fresh,
+    company: Company,
 }
 
 /// One daemon.
@@ -90,6 +92,8 @@ struct Life {
     own: Option<String>,
     /// The same, of a board without a cluster.
     genesis: Option<String>,
+    /// The same, of a member of the group of masters.
+    member: Option<String>,
     /// Names of the site that it announces.
     names: Announced,
 }
@@ -102,8 +106,10 @@ impl Driver {
         publish: watch::Sender<Vec<SignedRecord>>,
         asked: Arc<Notify>,
         fresh: Fresh,
+        company: Company,
     ) -> Self {
-        Self { interface, announced, names, judge, publish, asked, heard: Heard::default(), fresh }
+        let heard = Heard::default();
+        Self { interface, announced, names, judge, publish, asked, heard, fresh, company }
     }
 
     /// Runs until the other side is gone.
@@ -143,6 +149,7 @@ impl Driver {
         self.announced.mark_changed();
         self.names.mark_changed();
         self.fresh.mark_changed();
+        self.company.mark_changed();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -168,6 +175,10 @@ impl Driver {
                     true => self.announce_genesis(life),
                     false => Err(End::Stopped),
                 },
+                () = self.company.changed() => {
+                    let announced = self.company.announce(&life.daemon, life.member.take());
+                    announced.map(|name| life.member = name).map_err(End::from)
+                }
                 changed = self.judge.changed() => match changed {
                     Ok(()) => self.judge_anew(life),
                     Err(_) => Err(End::Stopped),
@@ -200,7 +211,15 @@ impl Driver {
         let instance = service.get_fullname();
         let read = SignedRecord::from_pairs(|key| service.get_property_val_str(key));
         let Ok(record) = read else {
-            self.fresh.hear(instance, |key| service.get_property_val_str(key));
+            let value = |key: &str| service.get_property_val_str(key);
+            if !self.fresh.hear(instance, value)
+                && let Some((member, hear)) = self.company.read(value)
+            {
+                if !life.allowance.take(Instant::now()) {
+                    return Err(End::Flooded);
+                }
+                hear(&member);
+            }
             return Ok(false);
         };
         let is_own = self.announced.borrow().as_ref().is_some_and(|own| is_of(own, &record));
@@ -299,6 +318,7 @@ impl Life {
             allowance,
             own: None,
             genesis: None,
+            member: None,
             names: Announced::default(),
         })
     }

@@ -1,7 +1,8 @@
 //! Discovery: who leads a cluster on this link, by mDNS (`_kumquat._tcp`, RFC 6762 and 6763).
 //!
-//! In: leader records, names and the wish to found a cluster to announce, and a judge of what is heard. Out: the records heard, newest last
-//! known per cluster and board, on a watch channel. A record is a hint: mDNS can be forged by everybody
+//! In: leader records, names, the wish to found a cluster and where a member of the masters is to announce,
+//! and a judge of what is heard. Out: the records heard, newest last known per cluster and board, on a
+//! watch channel. A record is a hint: mDNS can be forged by everybody
 //! on the link, so a caller that knows its cluster's authority passes a judge that checks signatures,
 //! and nothing else takes up room. It is no failure detector: a board that is killed stays up to 90 s.
 //!
@@ -13,6 +14,7 @@ mod driver;
 mod fresh;
 mod heard;
 mod judging;
+mod members;
 mod names;
 
 use std::fmt;
@@ -28,7 +30,9 @@ use tokio::task::JoinHandle;
 
 use driver::Driver;
 use fresh::Fresh;
+use members::Company;
 
+pub use members::{HearMember, Members};
 pub use names::Names;
 
 /// How long the goodbye may take.
@@ -44,12 +48,14 @@ pub struct Options {
     pub interface: Option<String>,
     /// Which records count.
     pub judge: Judge,
+    /// For a member of the group of masters.
+    pub members: Option<Members>,
 }
 
 impl Default for Options {
     /// Everybody's records, on every shared interface.
     fn default() -> Self {
-        Self { interface: None, judge: Arc::new(|_| true) }
+        Self { interface: None, judge: Arc::new(|_| true), members: None }
     }
 }
 
@@ -99,6 +105,7 @@ impl Discovery {
             publish,
             Arc::clone(&asked),
             Fresh::new(to_found, found),
+            Company(options.members),
         );
         let task = tokio::spawn(driver.run());
         Self { announced, names, judge, heard, genesis, fresh, asked, task }

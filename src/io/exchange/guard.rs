@@ -81,7 +81,7 @@ fn watch(rest: &[OsString]) -> io::Result<()> {
         return Ok(());
     };
     eprintln!("kumquat: the new binary goes: {why}; the old one is started again");
-    record.why = Some(why);
+    record.why.get_or_insert(why);
     // A full disk must not keep the board from its old binary.
     let _unwritten = record.save(data);
     if others_start(data) {
@@ -92,19 +92,26 @@ fn watch(rest: &[OsString]) -> io::Result<()> {
 
 /// Waits until the trial is over; gives why it has to be ended, unless somebody else knows.
 fn wait(data: &Path, board: Process) -> Option<String> {
+    let on_trial = || last(data).filter(|record| record.state == State::Trial);
+    // Judged once: a file that somebody has removed does not come back, and reading another one takes long.
+    let mut is_kept = None;
     loop {
-        let record = last(data).filter(|record| record.state == State::Trial)?;
-        if !record.staged.exists() {
-            // It was kept or given up, and the disk was too full to write that down.
+        let record = on_trial()?;
+        let is_gone = !record.staged.exists();
+        if is_gone && *is_kept.get_or_insert_with(|| record.is_kept_at(&record.exe)) {
+            // The disk was too full to write that down.
             return None;
         }
         if !board.runs() {
-            // It may have been written down a moment before.
-            let is_trial = |record: &Record| record.state == State::Trial && record.staged.exists();
-            let ended = last(data).as_ref().is_some_and(is_trial);
-            return ended.then(|| "it ended by itself".to_owned());
+            // It may have been kept, or written down, a moment before.
+            let record = on_trial()?;
+            let has_ended = !record.is_kept_at(&record.exe);
+            return has_ended.then(|| "it ended by itself".to_owned());
         }
         if record.age_ms() > u64::from(record.ready_seconds) * 1_000 {
+            if record.is_kept_at(&record.exe) {
+                return None;
+            }
             let why = format!("it was not ready within {} s", record.ready_seconds);
             // First: what supervises the board may end this guard with it.
             let _unwritten = Record { why: Some(why.clone()), ..record }.save(data);
@@ -153,21 +160,37 @@ fn is_locked(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::exchange::record::hex;
+    use crate::io::exchange::staged::digest_of;
     use nix::fcntl::{Flock, FlockArg};
 
     #[test]
-    fn a_trial_that_left_no_staged_file_is_over() {
+    fn only_a_trial_that_was_kept_or_given_up_needs_no_old_binary() {
         let data = std::env::temp_dir().join(format!("kumquat-watch-{}", std::process::id()));
         std::fs::create_dir_all(&data).expect("made");
-        let staged = data.join("kumquat.trial");
+        let (exe, staged) = (data.join("kumquat"), data.join("kumquat.trial"));
+        std::fs::write(&exe, "old").expect("written");
         std::fs::write(&staged, "new").expect("written");
-        let record = Record { state: State::Trial, staged: staged.clone(), ..Record::default() };
+        let sha256 = hex(&digest_of(&staged).expect("read"));
+        let (state, ready_seconds) = (State::Trial, u32::MAX);
+        let (exe, staged) = (exe.clone(), staged.clone());
+        let record = Record { state, sha256, exe, staged, ready_seconds, ..Record::default() };
         record.save(&data).expect("saved");
         // A process that has ended: nobody has the number 0.
         let ended = Process { pid: 0, start: 0 };
+        let own = i32::try_from(std::process::id()).expect("a pid");
+        let own = Process::find(own).expect("this test runs");
         assert!(wait(&data, ended).is_some(), "the old one has to be started");
-        std::fs::remove_file(&staged).expect("kept, or given up");
-        assert_eq!(wait(&data, ended), None);
+        // Somebody has removed it: the board cannot be kept, and nobody else starts the old one.
+        std::fs::remove_file(&record.staged).expect("there");
+        assert!(wait(&data, ended).is_some(), "the old one has to be started");
+        // The outcome could not be written down.
+        std::fs::write(&record.exe, "new").expect("written");
+        assert_eq!(wait(&data, ended), None, "it was kept");
+        assert_eq!(wait(&data, own), None, "it was kept");
+        std::fs::write(&record.exe, "old").expect("written");
+        super::super::record::forget(&data).expect("there");
+        assert_eq!(wait(&data, ended), None, "a person has stopped it");
         std::fs::remove_dir_all(data).expect("removed");
     }
 

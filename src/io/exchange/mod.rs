@@ -21,5 +21,5 @@ mod trial;
 
 pub use guard::dispatch;
 pub use record::{Record, State, last};
-pub use staged::{Staging, digest_of, says_version};
+pub use staged::{Held, Staging, digest_of, says_version};
 pub use trial::{Begun, Plan, Trial, begin, exchange, staged_beside};

@@ -1,6 +1,7 @@
 //! One process, told apart from a later one with its number.
 
-use std::fs;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -40,6 +41,13 @@ impl Process {
             let _ended = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
         }
     }
+}
+
+/// Whether a process of this machine runs this file, whatever its name is by now.
+pub(super) fn is_run(file: &Metadata) -> bool {
+    let Ok(all) = fs::read_dir("/proc") else { return false };
+    let mut programs = all.flatten().filter_map(|one| fs::metadata(one.path().join("exe")).ok());
+    programs.any(|program| (program.dev(), program.ino()) == (file.dev(), file.ino()))
 }
 
 /// Milliseconds since the board was started.

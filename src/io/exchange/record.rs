@@ -1,10 +1,12 @@
 //! What lies on the disk about an exchange: `upgrade.json` in the data-dir.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::staged::digest_of;
 use crate::io::durable;
 
 /// How far the exchange is.
@@ -50,6 +52,14 @@ impl Record {
         durable::replace(&path(data), &serde_json::to_vec(self)?, durable::PUBLIC)
     }
 
+    /// Whether the new binary is what lies at `exe`, and nothing is left beside it: it was kept, even if no
+    /// record says so.
+    pub(super) fn is_kept_at(&self, exe: &Path) -> bool {
+        let is_gone = fs::symlink_metadata(&self.staged)
+            .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        is_gone && digest_of(exe).is_ok_and(|digest| hex(&digest) == self.sha256)
+    }
+
     /// Milliseconds since the new binary was started, if the board was not off meanwhile.
     pub(super) fn age_ms(&self) -> u64 {
         super::process::boot_ms().saturating_sub(self.began_ms)
@@ -58,7 +68,16 @@ impl Record {
 
 /// The last exchange, if there was one that can be read.
 pub fn last(data: &Path) -> Option<Record> {
-    serde_json::from_slice(&std::fs::read(path(data)).ok()?).ok()
+    serde_json::from_slice(&fs::read(path(data)).ok()?).ok()
+}
+
+/// Removes it: where a record cannot be written that says that no binary is on trial, none says it too.
+pub(super) fn forget(data: &Path) -> io::Result<()> {
+    fs::remove_file(path(data))
+}
+
+pub(super) fn hex(digest: &[u8; 32]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn path(data: &Path) -> PathBuf {

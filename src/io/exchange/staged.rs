@@ -2,13 +2,17 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use model::upgrade::{ELF_HEAD_BYTES, elf_arch};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
+
+use super::process;
 
 /// How long a binary may take to say its version.
 const SAYS_WITHIN: Duration = Duration::from_secs(10);
@@ -19,10 +23,16 @@ const FREE_WITHIN: Duration = Duration::from_secs(2);
 const SAID_BYTES_MAX: u64 = 4 * 1024;
 const PIECE_BYTES: usize = 64 * 1024;
 
+/// A finished file that is still needed; whoever else starts from the same folder leaves it alone as long as
+/// this lives.
+#[derive(Debug)]
+pub struct Held(#[expect(dead_code, reason = "a lock ends with its value")] Flock<File>);
+
 /// A file that is written; what is not finished is removed.
 #[derive(Debug)]
 pub struct Staging {
-    file: File,
+    /// Held, too.
+    file: Flock<File>,
     path: Option<PathBuf>,
     hash: Sha256,
     bytes: u64,
@@ -33,13 +43,17 @@ impl Staging {
     /// Begins the file at `path`, which will have at most so many bytes.
     ///
     /// # Errors
-    /// The folder cannot be written.
+    /// The folder cannot be written, or somebody else's file that is needed lies there.
     pub fn begin(path: &Path, bytes_max: u64) -> io::Result<Self> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        if !discard_unused(path)? {
+            return Err(in_use());
         }
         let file = OpenOptions::new().write(true).create_new(true).mode(0o755).open(path)?;
+        let file = hold(file)?;
+        // Before it was held, it may have been taken for what nobody needs.
+        if fs::metadata(path)?.ino() != file.metadata()?.ino() {
+            return Err(in_use());
+        }
         Ok(Self { file, path: Some(path.to_owned()), hash: Sha256::new(), bytes: 0, bytes_max })
     }
 
@@ -56,11 +70,11 @@ impl Staging {
         self.file.write_all(bytes)
     }
 
-    /// Makes it durable under its name, if it is the file with this SHA-256.
+    /// Makes it durable under its name, if it is the file with this SHA-256; it can be run then.
     ///
     /// # Errors
     /// The disk, or it is another file.
-    pub fn finish(mut self, sha256: &[u8; 32]) -> io::Result<()> {
+    pub fn finish(mut self, sha256: &[u8; 32]) -> io::Result<Held> {
         let found: [u8; 32] = std::mem::take(&mut self.hash).finalize().into();
         if found != *sha256 {
             return Err(io::Error::other("it came with another digest"));
@@ -68,7 +82,9 @@ impl Staging {
         self.file.sync_all()?;
         let path = self.path.take().unwrap_or_default();
         let folder = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        File::open(folder)?.sync_all()
+        File::open(folder)?.sync_all()?;
+        // Nobody can run what is open for writing.
+        Ok(Held(hold(File::open(&path)?)?))
     }
 }
 
@@ -78,6 +94,38 @@ impl Drop for Staging {
             let _gone = fs::remove_file(path);
         }
     }
+}
+
+/// Removes a staged file, unless a process of this machine fetches it, is about to try it, or runs it: several
+/// boards may be started from one binary. Gives whether nothing is there.
+///
+/// # Errors
+/// It cannot be removed.
+pub(super) fn discard_unused(path: &Path) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        opened => opened?,
+    };
+    let found = file.metadata()?;
+    // Who goes on as that binary lets go of it once it runs it, so this order misses nobody.
+    let _free = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Err((_, Errno::EWOULDBLOCK)) => return Ok(false),
+        // A file system without locks: then whoever runs it counts.
+        locked => locked.ok(),
+    };
+    if process::is_run(&found) {
+        return Ok(false);
+    }
+    fs::remove_file(path)?;
+    Ok(true)
+}
+
+fn hold(file: File) -> io::Result<Flock<File>> {
+    Flock::lock(file, FlockArg::LockSharedNonblock).map_err(|(_, errno)| errno.into())
+}
+
+fn in_use() -> io::Error {
+    io::Error::other("another kumquat of this machine fetches a binary there, or tries it")
 }
 
 /// SHA-256 of a file.
@@ -165,7 +213,7 @@ mod tests {
             let mut staging = Staging::begin(&path, bytes_max)?;
             staging.write(b"new ")?;
             staging.write(end)?;
-            staging.finish(&digest)
+            staging.finish(&digest).map(drop)
         };
         for (bytes_max, end) in [(10, &b"binarx"[..]), (9, b"binary"), (10, b"")] {
             assert!(stage(bytes_max, end).is_err());

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::record::{Record, State, last};
-use super::staged::digest_of;
+use super::record::{forget, hex};
+use super::staged::{Held, discard_unused};
 use super::{guard, process};
 
 /// A staged binary that shall be tried.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Plan {
     /// Which run of the command wants it.
     pub attempt: String,
@@ -24,6 +25,8 @@ pub struct Plan {
     pub exe: PathBuf,
     /// Seconds within which it has to prove itself.
     pub ready_seconds: u32,
+    /// Until this process goes on as it.
+    pub held: Held,
 }
 
 /// What a start finds.
@@ -82,14 +85,13 @@ pub fn staged_beside(exe: &Path) -> PathBuf {
 pub fn begin(data: &Path, exe: &Path) -> Begun {
     let Some(mut record) = last(data).filter(|record| record.state == State::Trial) else {
         // What a fetch that was cut has left.
-        discard(&staged_beside(exe));
+        clear(&staged_beside(exe));
         return Begun::Usual;
     };
-    if exe == record.staged {
+    if exe == record.staged || exe == removed(&record.staged) {
         return Begun::OnTrial(Trial { data: data.to_owned(), record });
     }
-    let runs_it = || digest_of(exe).is_ok_and(|digest| hex(&digest) == record.sha256);
-    if !record.staged.exists() && runs_it() {
+    if record.is_kept_at(exe) {
         // It had proven itself; a cut came before that was written down.
         record.state = State::Kept;
         note(&record, data);
@@ -100,9 +102,16 @@ pub fn begin(data: &Path, exe: &Path) -> Begun {
     let why = "the board was stopped or lost its power before it was ready with it";
     record.why.get_or_insert_with(|| why.to_owned());
     // First: it may be what fills the disk.
-    discard(&record.staged);
+    clear(&record.staged);
     note(&record, data);
     Begun::Returned(record)
+}
+
+/// What `/proc/self/exe` says of a program whose file somebody has removed (proc_pid_exe(5)).
+fn removed(program: &Path) -> PathBuf {
+    let mut name = program.as_os_str().to_owned();
+    name.push(" (deleted)");
+    name.into()
 }
 
 /// Writes down what is so already, if the disk takes it.
@@ -112,13 +121,13 @@ fn note(record: &Record, data: &Path) {
     }
 }
 
-fn discard(staged: &Path) {
-    match fs::remove_file(staged) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            let file = staged.display();
-            tracing::warn!(%error, %file, "a binary that nobody needs cannot be removed");
-        }
-        _ => {}
+/// Removes a file that was staged here, unless another board of this machine needs one of that name.
+fn clear(staged: &Path) {
+    let file = staged.display();
+    match discard_unused(staged) {
+        Ok(true) => {}
+        Ok(false) => tracing::info!(%file, "another board of this machine tries a binary"),
+        Err(error) => tracing::warn!(%error, %file, "a binary that nobody needs cannot be removed"),
     }
 }
 
@@ -132,9 +141,15 @@ impl Trial {
     /// that took, in milliseconds.
     ///
     /// # Errors
-    /// It cannot have that place; the trial goes on.
+    /// It cannot have that place: the board has to go back.
     pub fn keep(&mut self) -> io::Result<u64> {
-        fs::rename(&self.record.staged, &self.record.exe)?;
+        let Record { staged, exe, .. } = &self.record;
+        if let Err(error) = fs::rename(staged, exe) {
+            let (staged, exe) = (staged.display(), exe.display());
+            self.record.why = Some(format!("{staged} cannot take the place of {exe}: {error}"));
+            note(&self.record, &self.data);
+            return Err(error);
+        }
         // From here on it has it: what fails below is made up by the next start.
         let folder = self.record.exe.parent().unwrap_or(Path::new("/"));
         if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
@@ -154,18 +169,22 @@ impl Trial {
         self.record.state = State::Returned;
         self.record.millis = self.record.age_ms();
         self.record.why = Some("the board was stopped before it was ready with it".to_owned());
-        // The guard takes this for the end as well, should the disk be full.
-        discard(&self.record.staged);
-        note(&self.record, &self.data);
+        // What this very process runs; a start removes what stays.
+        let _gone = fs::remove_file(&self.record.staged);
+        if let Err(error) = self.record.save(&self.data) {
+            tracing::warn!(%error, "upgrade.json cannot be written: free some space");
+            // The guard takes this for the end as well.
+            let _gone = forget(&self.data);
+        }
     }
-}
-
-pub(super) fn hex(digest: &[u8; 32]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::Stdio;
+    use std::time::{Duration, Instant};
+
+    use super::super::staged::{Staging, digest_of};
     use super::*;
 
     struct Bed {
@@ -272,6 +291,60 @@ mod tests {
     }
 
     #[test]
+    fn what_another_board_fetches_or_tries_stays() {
+        let bed = Bed::new("others");
+        let digest = digest_of(&bed.staged).expect("read");
+        let is_left_alone = |what: &str| {
+            assert!(matches!(bed.begin(&bed.exe), Begun::Usual), "{what}");
+            assert!(bed.staged.exists(), "{what}");
+            let refused = Staging::begin(&bed.staged, 3).expect_err(what).to_string();
+            assert!(refused.contains("another kumquat"), "{refused}");
+        };
+        // This board has nothing on trial; the other one has its record in its own data-dir.
+        forget(&bed.data).expect("there");
+        let mut staging = Staging::begin(&bed.staged, 3).expect("nobody needs it");
+        is_left_alone("it is fetched");
+        staging.write(b"new").expect("written");
+        let held = staging.finish(&digest).expect("it is what was meant");
+        is_left_alone("its board stops its roles");
+        drop(held);
+        assert!(matches!(bed.begin(&bed.exe), Begun::Usual));
+        assert!(!bed.staged.exists());
+
+        fs::copy("/bin/sh", &bed.staged).expect("a program");
+        let mut program = Command::new(&bed.staged);
+        program.args(["-c", "read line"]).stdin(Stdio::piped());
+        let began = Instant::now();
+        let mut tried = loop {
+            match program.spawn() {
+                // A process that was forked at that moment has it open for writing.
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                    assert!(began.elapsed() < Duration::from_secs(10));
+                }
+                spawned => break spawned.expect("it runs"),
+            }
+        };
+        is_left_alone("it is on trial");
+        tried.kill().expect("killed");
+        tried.wait().expect("ended");
+        assert!(matches!(bed.begin(&bed.exe), Begun::Usual));
+        assert!(!bed.staged.exists());
+    }
+
+    #[test]
+    fn a_binary_whose_file_is_gone_is_not_kept_and_says_so() {
+        let bed = Bed::new("gone");
+        fs::remove_file(&bed.staged).expect("there");
+        let exe = removed(&bed.staged);
+        let Begun::OnTrial(mut trial) = bed.begin(&exe) else { panic!("it is on trial") };
+        trial.keep().expect_err("there is nothing to keep");
+        assert_eq!(fs::read_to_string(&bed.exe).expect("there"), "old");
+        let Begun::Returned(record) = bed.begin(&bed.exe) else { panic!("it went back") };
+        let why = record.why.expect("a reason");
+        assert!(why.contains("kumquat.trial cannot take the place of"), "{why}");
+    }
+
+    #[test]
     fn a_disk_that_takes_nothing_keeps_no_board_from_its_start() {
         let on_disk = |bed: &Bed| last(&bed.data).map(|record| record.state);
         let bed = Bed::new("full-back");
@@ -281,6 +354,13 @@ mod tests {
             assert!(!bed.staged.exists());
         }
         assert_eq!(on_disk(&bed), Some(State::Trial), "nothing could be written");
+
+        let bed = Bed::new("full-stopped");
+        let Begun::OnTrial(mut trial) = bed.begin(&bed.staged) else { panic!("it is on trial") };
+        bed.fill();
+        trial.stopped();
+        assert_eq!(on_disk(&bed), None, "no guard takes it for a trial");
+        assert!(matches!(bed.begin(&bed.exe), Begun::Usual));
 
         let bed = Bed::new("full-kept");
         let Begun::OnTrial(mut trial) = bed.begin(&bed.staged) else { panic!("it is on trial") };

@@ -7,7 +7,6 @@
 mod address;
 mod cgroup;
 mod clock;
-mod code;
 mod files;
 mod inquiry;
 mod mounts;
@@ -25,7 +24,6 @@ use std::path::Path;
 pub use address::{InterfaceAddress, addresses};
 pub use cgroup::{CgroupFacts, CgroupVersion};
 pub use clock::synchronised as clock_synced;
-pub use code::give_back_code;
 pub use files::allow_open_files;
 pub use inquiry::Inquiry;
 pub use profile::{kernel_file, profile};

@@ -61,6 +61,8 @@ pub enum PeerError {
     Refused {
         /// Of the master.
         address: SocketAddr,
+        /// As which kind of refusal.
+        status: StatusCode,
         /// Its words.
         why: String,
     },
@@ -83,6 +85,11 @@ pub enum PeerError {
 }
 
 impl PeerError {
+    /// Whether a master does not know this board: another key has its name, or its own was refused for good.
+    pub fn is_stranger(&self) -> bool {
+        matches!(self, Self::Refused { status: StatusCode::FORBIDDEN, .. })
+    }
+
     /// Whether the request surely was not sent.
     pub fn is_not_sent(&self) -> bool {
         match self {
@@ -177,7 +184,7 @@ impl Connection {
             Ok(text) if !text.is_empty() => String::from_utf8_lossy(&text).into_owned(),
             _ => status.to_string(),
         };
-        Err(PeerError::Refused { address: self.address, why })
+        Err(PeerError::Refused { address: self.address, status, why })
     }
 
     /// Where the master is.

@@ -466,7 +466,7 @@ impl Store {
     /// when they come back after all. Gives the version up to which everything is kept.
     ///
     /// # Errors
-    /// The store is open elsewhere or damaged, or the disk refuses.
+    /// The store is open elsewhere, empty or damaged, or the disk refuses.
     pub fn promote(dir: &Path) -> Result<Version, OpenError> {
         repair::promote(dir)
     }

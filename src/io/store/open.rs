@@ -128,7 +128,7 @@ pub(super) fn open(options: &Options) -> Result<Opened, OpenError> {
         removed.map_err(io_error("remove", &paths.vote))?;
         vote = None;
     }
-    options.clock.advance(log.last_time());
+    options.clock.resume(log.last_time());
     let (state, applied) = usable_state(dir, &paths, &log)?;
     let ready = (|| {
         if applied.index > log.position().index {

@@ -60,6 +60,10 @@ pub(super) fn promote(dir: &Path) -> Result<Version, OpenError> {
     let mut log = Log::open(&paths.log, &faults)?;
     let (state, applied) = open::usable_state(dir, &paths, &log)?;
     let end = log.position();
+    if applied.index == 0 && end.index == 0 {
+        state.close();
+        return Err(OpenError::Empty(dir.to_owned()));
+    }
     let kept = if applied.index > end.index {
         snapshot::write(&paths.snapshots, &state, &faults, &Stop::default())
             .map_err(io_error("write a snapshot in", &paths.snapshots))

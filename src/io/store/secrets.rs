@@ -125,6 +125,19 @@ impl SecretsKeys {
         Ok(id)
     }
 
+    /// What [`SecretsKeys::export`] would give after a rotation: nothing of it is kept yet.
+    ///
+    /// # Errors
+    /// The kernel's randomness refuses.
+    pub fn with_another(&self) -> io::Result<Vec<SecretsKeyV1>> {
+        let mut keys = self.export();
+        let last = keys.first().map_or(0, |key| key.id);
+        let fresh = Key::random(last.checked_add(1).unwrap_or(1))?;
+        keys.truncate(SECRETS_KEYS_MAX - 1);
+        keys.insert(0, SecretsKeyV1 { id: fresh.id, key: SecretBytes(fresh.bytes.to_vec()) });
+        Ok(keys)
+    }
+
     /// Number of the key that seals; changes with a rotation.
     pub fn current(&self) -> watch::Receiver<u8> {
         self.0.current.subscribe()

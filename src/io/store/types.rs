@@ -245,6 +245,12 @@ pub enum OpenError {
         /// Which member it is; zero when it is none.
         own: MemberId,
     },
+    /// `promote` was asked of a member that has got nothing of the log yet.
+    #[error(
+        "store {dir} is empty, this board has no copy of the log yet: promote a board that has one \
+         (`kumquat status`)", dir = .0.display()
+    )]
+    Empty(PathBuf),
     /// `repair` was asked to give up what the other members of the group have.
     #[error(
         "store {dir} belongs to a group of masters: start the board, and it gets another copy from them; if \

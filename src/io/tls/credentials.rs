@@ -18,7 +18,9 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::board::{self, BoardKey, BoardPeer, board_peer};
-use super::chain::{AnyMaster, KnownBoard, OneKey, PinnedMaster, Unpinned, is_board_of};
+use super::chain::{
+    AnyMaster, KnownBoard, Nobody, OneKey, Pinned, PinnedMaster, Pins, Unpinned, is_board_of,
+};
 use super::{Pki, TlsError, file, issue, pki};
 
 /// Which clients a server takes.
@@ -37,6 +39,7 @@ pub struct Credentials {
     peer: BoardPeer,
     own: Arc<CertifiedKey>,
     provider: Arc<CryptoProvider>,
+    pins: Pins,
 }
 
 impl fmt::Debug for Credentials {
@@ -120,7 +123,19 @@ impl Credentials {
         let signer = provider.key_provider.load_private_key(PrivateKeyDer::Pkcs8(der))?;
         // The authority goes along for boards that know only its pin.
         let own = Arc::new(CertifiedKey::new(vec![leaf, authority.clone()], signer));
-        Ok(Self { authority, peer, own, provider })
+        Ok(Self { authority, peer, own, provider, pins: Pins(Arc::new(Nobody)) })
+    }
+
+    /// The same, which also take boards by their keys alone: the cluster's authority may be another one
+    /// meanwhile, here or there.
+    #[must_use]
+    pub fn pinning(self, pinned: Arc<dyn Pinned>) -> Self {
+        Self { pins: Pins(pinned), ..self }
+    }
+
+    /// Whether this board is known as a master by its key alone.
+    pub fn pins_master(&self, board: &BoardPeer) -> bool {
+        self.pins.0.is_master(board)
     }
 
     /// Which board this is.
@@ -147,7 +162,8 @@ impl Credentials {
         clients: Clients,
         alpn: &[&[u8]],
     ) -> Result<Arc<ServerConfig>, TlsError> {
-        let verifier = KnownBoard::new(&self.authority, clients, &self.provider)?;
+        let verifier =
+            KnownBoard::new(&self.authority, clients, self.pins.clone(), &self.provider)?;
         let mut config = ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(verifier))
@@ -180,7 +196,7 @@ impl Credentials {
     }
 
     fn towards(&self, name: Option<&str>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
-        let verifier = AnyMaster::new(&self.authority, &self.provider, name)?;
+        let verifier = AnyMaster::new(&self.authority, &self.provider, name, self.pins.clone())?;
         let config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()

@@ -254,3 +254,39 @@ fn whoever_was_a_master_does_not_pass_for_the_leader() {
         "to ask who leads"
     );
 }
+
+/// Boards that are known by name and key.
+struct Known(Vec<BoardPeer>);
+
+impl Pinned for Known {
+    fn is_board(&self, board: &BoardPeer) -> bool {
+        self.0.iter().any(|it| it.name == board.name && it.key == board.key)
+    }
+
+    fn is_master(&self, board: &BoardPeer) -> bool {
+        self.0.iter().any(|it| it.is_master && it.name == board.name && it.key == board.key)
+    }
+}
+
+#[test]
+fn a_key_that_is_known_counts_under_another_authority_and_nothing_else_does() {
+    let (before, after) = (Folder::new("before"), Folder::new("after"));
+    let (old, new) = (before.pki(), after.pki());
+    let (master, worker) = (board(&new, "pi-1", true), board(&old, "pi-2", false));
+    let known = Arc::new(Known(vec![master.peer().clone(), worker.peer().clone()]));
+    let (master, worker) = (master.pinning(known.clone()), worker.pinning(known));
+    let server = || master.server_config(Clients::Required, ALPN).unwrap();
+    let met = handshake(worker.client_config_to("pi-1", ALPN).unwrap(), server());
+    assert_eq!(met.unwrap().as_ref(), Some(worker.peer()), "both ways");
+    // Whoever has the old authority's key makes what it likes; it has nobody's key.
+    for name in ["pi-2", "pi-9"] {
+        let forged = board(&old, name, true).pinning(Arc::new(Known(vec![master.peer().clone()])));
+        refused(forged.client_config(ALPN).unwrap(), server(), "another key");
+    }
+    let forged = board(&old, "pi-1", true);
+    let server = forged.server_config(Clients::Optional, ALPN).unwrap();
+    let knows = master.client_config(ALPN).unwrap();
+    refused(knows, server, "the name of a master with another key");
+    let also = worker.server_config(Clients::Optional, ALPN).unwrap();
+    refused(master.client_config(ALPN).unwrap(), also, "a worker is no master");
+}

@@ -25,6 +25,7 @@ mod unverified;
 use std::path::PathBuf;
 
 pub use board::{BoardKey, BoardPeer, authority_pin, board_peer};
+pub use chain::Pinned;
 pub use credentials::{
     Clients, Credentials, genesis_server_config, pinned_client_config, trusting_config,
     unpinned_client_config,

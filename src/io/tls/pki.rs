@@ -152,6 +152,37 @@ impl Pki {
         Self::install(data_dir, key)
     }
 
+    /// Certificate (PEM) and key (PKCS #8) of another authority, which are kept nowhere yet.
+    ///
+    /// # Errors
+    /// The system's randomness.
+    pub fn another() -> Result<(String, Vec<u8>), TlsError> {
+        let key = issue::new_key("kumquat-ca")?;
+        Ok((issue::authority(&key)?, key.serialize_der()))
+    }
+
+    /// Puts another authority in place of the one that is there. What that one has signed for this
+    /// board is issued anew when it is opened. A power cut between the two files is mended by calling this
+    /// again.
+    ///
+    /// # Errors
+    /// The key is not that certificate's, and nothing is written; or the disk's.
+    pub fn replace(data_dir: &Path, certificate: &str, key: &[u8]) -> Result<(), TlsError> {
+        if !Self::is_pair(certificate, key) {
+            return Err(TlsError::Mismatch { why: "the key is another authority's" });
+        }
+        Self::restore(data_dir, certificate, key)
+    }
+
+    /// Whether this key (PKCS #8) is that of the authority with this certificate (PEM).
+    pub fn is_pair(certificate: &str, key: &[u8]) -> bool {
+        let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key));
+        let (Some(certificate), Ok(key)) = (first_certificate(certificate), key) else {
+            return false;
+        };
+        peer::public_key(&certificate).as_deref() == Some(key.public_key_raw())
+    }
+
     /// Takes the authority's key away again, and what only a master has.
     ///
     /// # Errors

@@ -81,6 +81,14 @@ impl TokenKeys {
         Ok(keys)
     }
 
+    /// Another key as PEM, which is kept nowhere yet: secret.
+    ///
+    /// # Errors
+    /// The system's randomness.
+    pub fn another() -> Result<String, TlsError> {
+        Ok(issue::new_key("service account tokens")?.serialize_pem())
+    }
+
     fn parse(text: &str) -> Result<Self, &'static str> {
         let pems = text.split_inclusive(END).filter(|pem| !pem.trim().is_empty());
         let keys: Vec<TokenKey> =

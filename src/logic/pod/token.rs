@@ -39,6 +39,8 @@ struct Entry {
     asked_ticks: Option<u64>,
     /// Wait after the last time that it was asked for.
     again_millis: u64,
+    /// What is held is good no more, whatever its dates say.
+    is_void: bool,
 }
 
 /// Whether the volumes of a pod can be filled.
@@ -95,6 +97,13 @@ impl TokenBook {
     pub fn adopt(&mut self, want: TokenWantV1, token: TokenV1) {
         if let Some(entry) = self.entries.get_mut(&want) {
             entry.token = Some(token);
+        }
+    }
+
+    /// What is held is good no more: the key that signed it counts no longer. It stays until another comes.
+    pub fn renew(&mut self) {
+        for entry in self.entries.values_mut() {
+            (entry.is_void, entry.asked_ticks, entry.again_millis) = (true, None, 0);
         }
     }
 
@@ -195,7 +204,8 @@ impl TokenBook {
 impl Entry {
     /// When it is to be asked for.
     fn due_ticks(&self, want: &TokenWantV1, now: Timestamp, ticks: u64) -> u64 {
-        let renewal = self.token.as_ref().map_or(0, |token| {
+        let good = self.token.as_ref().filter(|_| !self.is_void);
+        let renewal = good.map_or(0, |token| {
             let left = renew_at(want.pod, token).millis() - now.millis();
             ticks.saturating_add_signed(left.max(0))
         });
@@ -315,5 +325,25 @@ mod tests {
         let last = numbered(TOKENS_PER_BOARD_MAX - 1);
         assert!(matches!(book.outlook(&last, true, 0), Outlook::Refused(_)));
         assert_eq!(book.due(true, NOW, 0).len(), TOKEN_ASKS_MAX, "the rest in the next message");
+    }
+
+    #[test]
+    fn a_token_that_is_good_no_more_is_asked_for_at_once_and_stays_until_then() {
+        let (pod, mut book) = (pod(), TokenBook::default());
+        book.follow(&pod);
+        for want in book.due(true, NOW, 0) {
+            assert!(book.take(answer(&want, NOW, "old")));
+        }
+        assert_eq!(book.due(true, NOW, 10), []);
+        book.renew();
+        assert_eq!(book.wake_ticks(true, NOW, 10), Some(0));
+        assert_eq!(book.texts(pod.uid()).len(), 2, "nothing better is there yet");
+        let due = book.due(true, NOW, 10);
+        assert_eq!(due.len(), 2);
+        assert_eq!(book.due(true, NOW, 11), [], "asked for already");
+        for want in due {
+            assert!(book.take(answer(&want, NOW, "new")));
+        }
+        assert_eq!(book.due(true, NOW, 100_000), []);
     }
 }

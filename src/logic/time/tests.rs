@@ -160,6 +160,23 @@ fn what_is_said_is_what_was_read() {
 }
 
 #[test]
+fn what_was_made_before_a_board_was_off_ages_meanwhile() {
+    // As every board starts: it knows nothing but its build until its log is open.
+    let mut time = ClusterTime::new(BUILD, Timestamp(0), 0);
+    time.resume(at(10), 0);
+    assert_eq!(time.now(0), at(10));
+    // It was off for ten days, and its clock is set only after a minute.
+    let early = time.now(30_000);
+    time.read(at(20), true, 60_000);
+    assert_eq!(time.put_off(at(9), at(11)), at(11), "it ended while the board was off");
+    let hour = |from: Timestamp| from.plus_millis(3_600_000);
+    assert!(time.put_off(early, hour(early)) > at(20), "no time has passed since then");
+    // A store that is opened again while the board is up forgets nothing of that.
+    time.resume(at(15), 70_000);
+    assert!(time.put_off(early, hour(early)) > at(20));
+}
+
+#[test]
 fn nothing_ends_because_the_clock_was_set() {
     let minutes = |time: Timestamp, count: i64| time.plus_millis(count * 60_000);
     let mut time = ClusterTime::new(BUILD, at(10), 0);

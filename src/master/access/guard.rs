@@ -12,7 +12,9 @@ use model::status::ApiError;
 use model::view::kind;
 use serde_json::Value;
 
+use crate::master::authority;
 use crate::master::controllers::Views;
+use crate::master::keys;
 use crate::master::members::Rows;
 use crate::master::registry::{Guard, Target};
 
@@ -26,8 +28,15 @@ pub(in crate::master) fn of_write(
     if resource.key != kind::CONFIG_MAPS {
         return of_user;
     }
-    // Whoever it is: without the rows no master would take another's word any more.
+    // Whoever it is: without the rows no master would take another's word any more, and a stolen master that
+    // makes itself an administrator would take itself out of the lists.
     Some(Guard::new(move |target, old, new| {
+        if authority::is_key(&target.key()) {
+            return Err(authority::kept());
+        }
+        if keys::is_kept_list(&target.key()) {
+            return Err(keys::kept(&target.key()));
+        }
         if Rows::is_key(&target.key()) {
             Rows::may_edit(old, new)?;
         }
@@ -183,4 +192,31 @@ fn may_report(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use model::join::{EVICTED, HOLDERS, WORKERS};
+    use serde_json::json;
+
+    use super::*;
+    use crate::master::controllers::tests::Master;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_administrator_does_not_write_who_had_the_keys() {
+        let mut master = Master::new().await;
+        let user = UserInfo::new("a", [MASTERS.to_owned()]);
+        let kind = model::resource::by_kind_key("/configmaps").expect("in the table");
+        let guard = of_write(&master.views, &user, kind).expect("a guard");
+        let judged = |namespace: &str, name: &str| {
+            let target = Target::new(kind, namespace, name);
+            let judged = guard.judge(&target, Some(&json!({ "data": { "a": "b" } })), &json!({}));
+            judged.map_err(|error| error.code)
+        };
+        assert_eq!(judged("kube-system", HOLDERS), Err(403));
+        assert_eq!(judged("kube-system", EVICTED), Err(403));
+        assert_eq!(judged("kube-system", WORKERS), Ok(()));
+        assert_eq!(judged("default", HOLDERS), Ok(()), "another one of that name");
+        master.stop().await;
+    }
 }

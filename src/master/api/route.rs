@@ -320,9 +320,7 @@ async fn on_resource(
     }
     let both = call.api.both.clone();
     let waits = write::waits_for_both(verb, &place);
-    if waits {
-        both.before().await?;
-    }
+    let begun = if waits { Some(both.before().await?) } else { None };
     let mut answer = match verb {
         "get" if place.subresource.is_some_and(|sub| sub.name == "log") => {
             logs::answer(&call, &place).await
@@ -338,8 +336,8 @@ async fn on_resource(
         "deletecollection" => write::delete_collection(&call, &place, body).await,
         _ => Err(method_not_allowed()),
     }?;
-    if waits {
-        both.after().await?;
+    if let Some(begun) = begun {
+        both.after(begun).await?;
     }
     if place.resource.key == "/endpoints" {
         add_warnings(&mut answer, &[OLD_ENDPOINTS.to_owned()]);

@@ -18,7 +18,6 @@ use super::{negotiate, render};
 use crate::master::access;
 use crate::master::audit::WriteOf;
 use crate::master::keys::SYSTEM;
-use crate::master::members::Rows;
 use crate::master::registry::{Guard, PatchBody, PatchKind, Target, WriteOptions, Written};
 
 /// Whether two boards are to have what a request writes. Of what lies in memory there is one copy, and the
@@ -129,9 +128,6 @@ fn refuse_apply(call: &Call) -> ApiError {
 pub(super) async fn delete(call: &Call, place: &Place, body: Sent) -> Result<Answer, ApiError> {
     let payload = body::read(call, body).await?;
     let (delete, options) = options::delete(call, delete_body(call, &payload)?)?;
-    if is_of_masters(place) {
-        return Err(Rows::kept());
-    }
     let deleted = call.api.registry.delete(&target(place), &delete, &options).await?;
     let code = match (deleted.gone, delete.orphan_dependents) {
         (false, Some(false)) => StatusCode::ACCEPTED,

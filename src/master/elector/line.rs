@@ -109,6 +109,7 @@ async fn open(
     let late = |_| "it did not take the stream in time".to_owned();
     let answer = timeout(CONNECT_WITHIN, connection.send(request)).await.map_err(late)?;
     let answer = answer.map_err(|error| error.to_string())?;
+    elector.hear_met(answer.headers());
     let status = answer.status();
     let body = answer.into_body();
     if status != StatusCode::OK {

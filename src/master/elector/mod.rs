@@ -5,15 +5,17 @@
 //! POST /v1/raft/offset    head of a snapshot -> how much of it is here already
 //! POST /v1/raft/snapshot  head, then the file from `?from=` on -> AnswerFrameV1 when it is installed
 //! ```
-//! In: the engine's questions ([`GroupWire`]), requests of other masters, the book of who is where. Out:
-//! answers of other masters, and what they say about time. Invariants: a message is taken only from the
+//! In: the engine's questions ([`GroupWire`]), requests of other masters, the book of who is where, hints
+//! of where members may be instead. Out: answers of other masters, and what they say about time. Invariants: a message is taken only from the
 //! board whose key the book or the group has for the member that it names, for this member, this cluster and this
 //! epoch; a snapshot has a connection of its own, so that it delays no heartbeat; a file is handed on
 //! only when its digest is right.
 //! Deliberately absent: retries (the engine has them), who should be a member.
 
+mod dial;
 mod frames;
 mod line;
+mod places;
 mod port;
 mod present;
 mod snapshot;
@@ -21,7 +23,6 @@ mod snapshot;
 mod tests;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -33,12 +34,12 @@ use model::masters::{
 use rustls::ClientConfig;
 use tokio::sync::watch;
 
-use crate::io::peer::Connection;
 use crate::io::store::{BoxFuture, Group, GroupWire, SnapshotFile, WireTrouble};
 use crate::io::tls::BoardPeer;
 use crate::master::evictions::Evicted;
 
 use line::Line;
+use places::Places;
 pub use present::Present;
 
 /// Where asks and answers travel.
@@ -51,6 +52,8 @@ const SNAPSHOT: &str = "/v1/raft/snapshot";
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// A member that was heard so lately is there.
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
+/// A member that has heard no leader for so long looks for the others where they may be.
+const LOST_AFTER: Duration = Duration::from_secs(2);
 /// Why a member that was thrown out is told nothing.
 const SHUNNED: &str = "its board was evicted";
 
@@ -94,6 +97,9 @@ pub struct Elector {
     arriving: Arc<tokio::sync::Mutex<()>>,
     /// Who spoke last as a leader does, and when.
     led: Mutex<Option<(MemberId, Instant)>>,
+    /// Where the others may be.
+    places: Mutex<Places>,
+    began: Instant,
 }
 
 impl Elector {
@@ -105,6 +111,8 @@ impl Elector {
             group: RwLock::default(),
             arriving: Arc::default(),
             led: Mutex::default(),
+            places: Mutex::default(),
+            began: Instant::now(),
         })
     }
 
@@ -140,26 +148,6 @@ impl Elector {
     pub fn silence(&self, of: MemberId) -> Option<Duration> {
         let led = *self.led.lock().unwrap_or_else(PoisonError::into_inner);
         led.filter(|(leader, _)| *leader == of).map(|(_, at)| at.elapsed())
-    }
-
-    /// A connection to a member: to the board that the book names, at one of its addresses.
-    /// What is sent and `unanswered` for so long ends it.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub async fn connect(&self, to: MemberId, unanswered: Duration) -> Result<Connection, String> {
-        let at = self.at(to).ok_or_else(|| format!("nobody knows where member {to} is"))?;
-        let tls = (self.options.tls)().ok_or("this board has no certificate")?;
-        let mut why = format!("member {to} has no address");
-        for address in &at.addresses {
-            let address = SocketAddr::from((*address, at.peer_port));
-            match Connection::open_lasting(address, tls.clone(), CONNECT_WITHIN, unanswered).await {
-                Ok(connection) if connection.master().key == at.key => return Ok(connection),
-                Ok(_) => why = format!("{address} is another board than member {to}"),
-                Err(error) => why = error.to_string(),
-            }
-        }
-        Err(why)
     }
 
     /// Whether the group itself names this board as that member: the book, which comes from an object that

@@ -1,5 +1,6 @@
 //! The receiving end: streams and snapshots of other masters.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode};
@@ -9,6 +10,7 @@ use model::masters::{AnswerFrameV1, AskFrameV1};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::dial::MET;
 use super::frames::{Frames, framed};
 use super::{Elector, OFFSET, SNAPSHOT, STREAM, snapshot};
 use crate::io::peer::{self, Body};
@@ -27,6 +29,7 @@ impl Elector {
     pub async fn answer(
         self: Arc<Self>,
         board: &BoardPeer,
+        from: SocketAddr,
         request: Request<Incoming>,
     ) -> Response<Body> {
         if request.method() != Method::POST {
@@ -36,13 +39,19 @@ impl Elector {
         if !board.is_master {
             return peer::text(StatusCode::FORBIDDEN, "only masters hold the log");
         }
+        let met = self.tell_met();
+        self.note_seen(board, from.ip());
         let from = request.uri().query().and_then(|query| query.strip_prefix("from="));
         let from = from.and_then(|from| from.parse().ok()).unwrap_or(0);
         match request.uri().path() {
             STREAM => {
                 let (sender, answers) = mpsc::channel(ANSWERS_QUEUE);
                 tokio::spawn(serve(self, board.clone(), request.into_body(), sender));
-                Response::new(peer::chunks(answers, ()))
+                let mut answer = Response::new(peer::chunks(answers, ()));
+                if let Some(met) = met {
+                    answer.headers_mut().insert(MET, met);
+                }
+                answer
             }
             OFFSET => snapshot::offset(&self, board, request.into_body()).await,
             SNAPSHOT => snapshot::receive(&self, board, request.into_body(), from).await,

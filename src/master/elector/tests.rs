@@ -1,7 +1,7 @@
 //! Two and three boards over real TLS on loopback: the log, a snapshot, and who is not listened to.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -68,7 +68,7 @@ impl PeerHandler for Port {
         Box::pin(async move {
             assert!(Elector::takes(request.uri().path()));
             let board = caller.board.clone().expect("only boards get here");
-            elector.answer(&board, request).await
+            elector.answer(&board, caller.address, request).await
         })
     }
 }
@@ -300,6 +300,64 @@ async fn messages_of_anybody_else_are_refused() {
     let away = ask(options(second.id, &second.credentials)).await;
     assert_eq!(away, refused(FenceV1::Away));
     assert_eq!(asking.present(all, soon).await, Present::default(), "it holds no log");
+    group.stop().await;
+    store.close().await;
+}
+
+/// Takes connections and says nothing.
+async fn tarpit() -> (TcpListener, u16) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bound");
+    let port = listener.local_addr().expect("bound").port();
+    (listener, port)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_row_is_old_is_found_while_nobody_leads() {
+    let cluster = Cluster::new("places");
+    let (first, second, third) =
+        (cluster.board(1).await, cluster.board(2).await, cluster.board(3).await);
+    let port = |member: MemberId| first.elector.at(member).expect("in the book").peer_port;
+    let there = [second.id, third.id].map(|member| (Ipv4Addr::LOCALHOST, port(member)));
+    let (_silent, nobody) = tarpit().await;
+    cluster.book.send_modify(|book| {
+        Arc::make_mut(book)[1..].iter_mut().for_each(|at| at.peer_port = nobody);
+    });
+    let soon = Duration::from_secs(5);
+    // A member of a group whose other members it does not hear of.
+    let store = first.store(1 << 24);
+    let group = first.join(&store, false).await;
+    let named = there.map(SocketAddr::from).to_vec();
+    until("nobody leads", || first.elector.is_lost()).await;
+    // More forged records than are kept, then the true one; one of nobody.
+    for number in 0..10_000 {
+        first.elector.hint(
+            second.id,
+            &[Ipv4Addr::LOCALHOST],
+            if number % 2 == 0 { nobody } else { 1 },
+        );
+    }
+    first.elector.hint(second.id, &[there[0].0], there[0].1);
+    first.elector.hint(MemberId(9), &[there[0].0], there[0].1);
+    let found = first.elector.connect(second.id, soon).await.expect("where its record says");
+    assert_eq!(found.master().key, second.credentials.peer().key);
+    assert!(first.elector.connect(MemberId(9), soon).await.is_err());
+    // Whoever proves to be another member where one is looked for is found by that.
+    first.elector.name(named);
+    first.elector.connect(third.id, soon).await.expect("where the user said");
+    // Who is reached reaches back, whatever its row says, and says where it has met others.
+    second.elector.places().reached(third.id, there[1].into());
+    first.elector.places().keep(|member| member != third.id);
+    first.elector.name(Vec::new());
+    let wire = Wire(first.elector.clone());
+    let asked = wire.ask(second.id, GroupAskV1::Standing, soon).await;
+    assert!(asked.is_ok(), "{asked:?}");
+    assert_eq!(
+        second.elector.places().came_from(first.id).map(|at| at.ip()),
+        Some(Ipv4Addr::LOCALHOST.into())
+    );
+    assert_eq!(second.elector.places().came_from(third.id), None);
+    first.elector.connect(third.id, soon).await.expect("where another member has met it");
+    first.elector.seat(None);
     group.stop().await;
     store.close().await;
 }

@@ -32,6 +32,9 @@ pub(super) enum Trouble {
     /// It took the kit and was not seen again.
     #[error("board {0} has the keys of a master and does not come back with them")]
     Lost(String),
+    /// It was thrown out.
+    #[error("board {0} was evicted")]
+    Evicted(String),
     /// There is no group that could change.
     #[error("this master has no group yet")]
     Alone,
@@ -101,7 +104,7 @@ impl Work {
         // Before it has them: who holds the keys of the cluster is known for good.
         self.note_holder(board, &candidate.key).await?;
         let at = place(board, &candidate);
-        let id = self.write_rows(|rows| rows.take(at.clone())).await?;
+        let id = self.write_rows(|rows| self.numbered(rows).take(at.clone())).await?;
         let member =
             MemberV1 { id, board: board.to_owned(), key: candidate.key, part: Part::Learner };
         if !self.desk().give(board, self.kit(&member, &candidate, &group, epoch)?) {
@@ -131,10 +134,15 @@ impl Work {
                 (key_text(key), format!("{board} {now}").into())
             };
             let entries = [entry(board, key), entry(&own.board, &own.key)];
-            let Some(op) = keys.write(HOLDERS, &entries)? else { return Ok(()) };
+            // Asked once it is listed: whoever throws it out later finds it there.
+            let Some(op) = keys.write(HOLDERS, &entries)? else {
+                return match keys.is_thrown_out(key)? {
+                    true => Err(Trouble::Evicted(board.to_owned())),
+                    false => Ok(()),
+                };
+            };
             match registry.commit(vec![op]).await {
-                Ok(_) => return Ok(()),
-                Err(CommitError::Conflict) => {}
+                Ok(_) | Err(CommitError::Conflict) => {}
                 Err(CommitError::Rejected(error)) if error.code == 409 => {}
                 Err(error) => return Err(error.into()),
             }
@@ -162,6 +170,7 @@ impl Work {
             certificate: pki.issue_board(&member.board, &candidate.public_key, true)?,
             members,
             masters: Rows::read(self.leading.registry.store())?.0.members.into_values().collect(),
+            group: self.members.grouping().own_name(),
         })
     }
 
@@ -193,9 +202,16 @@ impl Work {
         Ok(())
     }
 
+    /// The same rows, which give no id that a member has.
+    fn numbered(&self, rows: &Rows) -> Rows {
+        let applied = self.leading.registry.store().members().unwrap_or_default();
+        rows.above([&applied, &self.known])
+    }
+
     /// Every member, and where it says that it is.
     fn rows_as_said(&self, rows: &Rows) -> Rows {
         let own = self.engine.as_ref().map_or(FOUNDER, |engine| engine.own);
+        let rows = &self.numbered(rows);
         let at = self.leading.at.borrow().clone();
         let applied = self.leading.registry.store().members().filter(|_| self.sure);
         // What is committed and what is under way: a board is in both once it was added.

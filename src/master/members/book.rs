@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use logic::controller::Op;
 use logic::masters::{Durability, Wanted};
 use model::ids::{KindKey, ObjectKey};
 use model::join::{key_text, parse_key};
@@ -87,23 +88,36 @@ impl Rows {
         *key == Self::key()
     }
 
-    /// A client may write its wishes into the object; ids and rows stay as they are.
+    /// A client may write its wishes into the object; ids and rows stay as they are, except that what is
+    /// no row may go. Nothing may keep the leader from writing it, or give the object an end.
     ///
     /// # Errors
     /// 403: they would not.
     pub fn may_edit(old: Option<&Value>, new: &Value) -> Result<(), ApiError> {
-        let kept = |object: Option<&Value>| -> Map<String, Value> {
-            let data = object.and_then(|object| object["data"].as_object()).into_iter().flatten();
+        let own = |object: &Value| -> Map<String, Value> {
+            let data = object["data"].as_object().into_iter().flatten();
             let own = data.filter(|(key, _)| *key == NEXT || key.starts_with(MEMBER));
             own.map(|(key, value)| (key.clone(), value.clone())).collect()
         };
-        if kept(old) == kept(Some(new)) { Ok(()) } else { Err(Self::kept()) }
+        let (before, after) = (old.map(own).unwrap_or_default(), own(new));
+        let is_ill = |key: &str, value: &Value| key != NEXT && row(key, value).is_none();
+        let adds = after.iter().any(|(key, value)| before.get(key) != Some(value));
+        let takes =
+            before.iter().any(|(key, value)| !after.contains_key(key) && !is_ill(key, value));
+        // Keys of `binaryData` are none of `data`.
+        let binary = new["binaryData"].as_object().is_some_and(|it| !it.is_empty());
+        let owned = new["metadata"]["ownerReferences"].as_array().is_some_and(|it| !it.is_empty());
+        match adds || takes || binary || owned || new["immutable"] == true {
+            true => Err(Self::kept()),
+            false => Ok(()),
+        }
     }
 
-    /// Why the object is not written so.
+    /// Why the object is not written so, and not deleted.
     pub fn kept() -> ApiError {
         let why = format!(
-            "`next` and `member-*` say where the masters are, and they keep them: leave those as they are. \
+            "`next` and `member-*` say where the masters are, and they keep them: leave those as they are, \
+             and the object without owners, binaryData and `immutable`; it is not deleted. \
              Wishes are said with kubectl -n {SYSTEM} patch configmap {MASTERS_OBJECT} \
              -p '{{\"data\":{{\"voters\":\"3\"}}}}'"
         );
@@ -125,13 +139,8 @@ impl Rows {
         let object: Value = serde_json::from_slice(body).unwrap_or_default();
         let text = |key: &str| object["data"][key].as_str();
         let data = object["data"].as_object().into_iter().flatten();
-        let members: BTreeMap<MemberId, MasterAtV1> = data
-            .filter_map(|(key, value)| {
-                let id = MemberId(key.strip_prefix(MEMBER)?.parse().ok()?);
-                let row: Row = serde_json::from_str(value.as_str()?).ok()?;
-                Some((id, row.at(id)?))
-            })
-            .collect();
+        let members: BTreeMap<MemberId, MasterAtV1> =
+            data.filter_map(|(key, value)| row(key, value)).collect();
         let said = Said {
             voters: text(VOTERS).and_then(|voters| voters.parse().ok()),
             durability: match text(DURABILITY) {
@@ -155,6 +164,18 @@ impl Rows {
         (id, rows)
     }
 
+    /// The same, with no id to give that a member of these groups has or had while it was there: the object
+    /// may be younger than they are.
+    pub(super) fn above(&self, groups: [&MembersV1; 2]) -> Self {
+        let mut rows = self.clone();
+        let ids = groups.iter().flat_map(|group| {
+            let named = group.configs.iter().flatten().copied();
+            named.chain(group.members.iter().map(|member| member.id))
+        });
+        rows.next = ids.map(|id| id.0 + 1).max().unwrap_or(0).max(rows.next);
+        rows
+    }
+
     /// The same, with this member there.
     pub(super) fn with(&self, at: MasterAtV1) -> Self {
         let mut rows = self.clone();
@@ -176,6 +197,25 @@ impl Rows {
         let mut rows = self.clone();
         rows.members.remove(&member);
         rows
+    }
+
+    /// The write that removes rows with such keys, if there are any.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(in crate::master) fn without_keys(
+        store: &Store,
+        go: impl Fn(&[u8; 32]) -> bool,
+    ) -> Result<Option<Op>, StoreError> {
+        let (before, record) = Self::read(store)?;
+        let mut rows = before.clone();
+        rows.members.retain(|_, at| !go(&at.key));
+        Ok(record.filter(|_| rows != before).map(|record| Op::Patch {
+            key: record.key,
+            base: record.version,
+            subresource: None,
+            merge: json!({ "data": rows.data_since(&before) }),
+        }))
     }
 
     /// The same without boards that are in none of these groups: they never became members, because the
@@ -217,6 +257,13 @@ impl Rows {
             "data": self.data_since(&Self::default()),
         })
     }
+}
+
+/// The member that a key of the object's data tells of; none when the key or its value is no row.
+fn row(key: &str, value: &Value) -> Option<(MemberId, MasterAtV1)> {
+    let id = MemberId(key.strip_prefix(MEMBER)?.parse().ok()?);
+    let row: Row = serde_json::from_str(value.as_str()?).ok()?;
+    Some((id, row.at(id)?))
 }
 
 impl Row {
@@ -378,6 +425,68 @@ mod tests {
         }
         let wish = json!({ "data": { "voters": "5" } });
         assert_eq!(Rows::may_edit(None, &wish), Ok(()));
+    }
+
+    #[test]
+    fn a_client_neither_seals_the_object_nor_gives_it_an_end() {
+        let (_, rows) = Rows::default().take(at("pi-2"));
+        let free = rows.object();
+        let owner = json!([{ "apiVersion": "v1", "kind": "ConfigMap", "name": "a", "uid": "b" }]);
+        for (pointer, field, value) in [
+            ("", "immutable", json!(true)),
+            ("", "binaryData", json!({ "member-3": "AA==" })),
+            ("/metadata", "ownerReferences", owner),
+        ] {
+            let mut bound = free.clone();
+            bound.pointer_mut(pointer).expect("a place")[field] = value;
+            let error = Rows::may_edit(Some(&free), &bound).expect_err(field);
+            assert_eq!(error.code, 403, "{field}");
+            assert!(error.message.contains(field) || error.message.contains("owners"), "{error:?}");
+            let mut wish = json!({ "metadata": {}, "data": { "voters": "5" } });
+            wish.pointer_mut(pointer).expect("a place")[field] =
+                bound.pointer(pointer).expect("a place")[field].clone();
+            Rows::may_edit(None, &wish).expect_err(field);
+            assert_eq!(Rows::may_edit(Some(&bound), &free), Ok(()), "{field} may be taken away");
+        }
+    }
+
+    #[test]
+    fn what_is_no_row_may_be_taken_away_and_not_made() {
+        let (_, rows) = Rows::default().take(at("pi-2"));
+        let (mut ill, well) = (rows.object(), rows.object());
+        for (key, value) in [("member-7", "{}"), ("member-x", "?"), ("member-", "")] {
+            ill["data"][key] = value.into();
+        }
+        assert_eq!(Rows::parse(ill.to_string().as_bytes()), rows);
+        assert_eq!(Rows::may_edit(Some(&ill), &well), Ok(()));
+        Rows::may_edit(Some(&well), &ill).expect_err("nobody makes them");
+        let mut other = ill.clone();
+        other["data"]["member-7"] = "?".into();
+        Rows::may_edit(Some(&ill), &other).expect_err("nor others");
+        let mut without = ill.clone();
+        without["data"].as_object_mut().expect("data").remove("member-2");
+        Rows::may_edit(Some(&ill), &without).expect_err("a row stays");
+    }
+
+    #[test]
+    fn an_object_made_anew_gives_no_id_that_a_member_has() {
+        let member = |id| MemberV1 {
+            id: MemberId(id),
+            board: "pi".to_owned(),
+            key: [0; 32],
+            part: Part::Voter,
+        };
+        let ids = |ids: &[u64]| MembersV1 {
+            configs: vec![],
+            members: ids.iter().copied().map(member).collect(),
+        };
+        // Voter 3 is off and asks for nothing, so no row tells of it.
+        let made = Rows::default().with(MasterAtV1 { member: MemberId(2), ..at("pi-2") });
+        let (given, _) = made.above([&ids(&[1, 2, 3]), &ids(&[1, 2])]).take(at("pi-4"));
+        assert_eq!(given, MemberId(4));
+        let joint = MembersV1 { configs: vec![vec![MemberId(5)]], members: vec![] };
+        assert_eq!(made.above([&ids(&[1]), &joint]).next, 6);
+        assert_eq!(made.above([&ids(&[1]), &ids(&[])]), made, "as it was");
     }
 
     #[test]

@@ -62,8 +62,8 @@ struct Shared {
     desk: Desk,
     leading: watch::Sender<Option<Leading>>,
     warnings: watch::Sender<BTreeSet<Warning>>,
-    /// Boards that shall hold the log no more.
-    leaving: watch::Sender<BTreeSet<String>>,
+    /// Boards that shall hold the log no more, and until when that is said; for good without an end.
+    leaving: watch::Sender<BTreeMap<String, Option<Instant>>>,
     woken: Notify,
 }
 
@@ -110,7 +110,9 @@ impl Members {
     ///
     /// Cancel safety: the wish stays until the process ends or [`Members::keep`] takes it back.
     pub async fn remove(&self, board: &str) {
-        self.0.leaving.send_if_modified(|leaving| leaving.insert(board.to_owned()));
+        self.0.leaving.send_modify(|leaving| {
+            leaving.insert(board.to_owned(), None);
+        });
         self.0.woken.notify_one();
         let Some(engine) = self.0.grouping.engine().borrow().clone() else { return };
         let mut health = engine.group.health();
@@ -132,9 +134,32 @@ impl Members {
         removing.map_err(|_| "it still holds the log: try again".to_owned())
     }
 
+    /// A board wishes to be no member any more; it says so again and again for as long as it does.
+    pub fn let_go(&self, board: &str, within: Duration) {
+        let until = Some(Instant::now() + within);
+        let is_new = self.0.leaving.send_if_modified(|leaving| {
+            leaving.retain(|_, until| until.is_none_or(|until| until > Instant::now()));
+            match leaving.get_mut(board) {
+                // It shall go whatever it wishes.
+                Some(None) => false,
+                Some(said) => std::mem::replace(said, until).is_none(),
+                None => leaving.insert(board.to_owned(), until).is_none(),
+            }
+        });
+        if is_new {
+            self.0.woken.notify_one();
+        }
+    }
+
     /// A board may be a member again.
     pub fn keep(&self, board: &str) {
-        self.0.leaving.send_if_modified(|leaving| leaving.remove(board));
+        self.0.leaving.send_if_modified(|leaving| leaving.remove(board).is_some());
+    }
+
+    fn is_leaving(&self, board: &str) -> bool {
+        let leaving = self.0.leaving.borrow();
+        let until = leaving.get(board);
+        until.is_some_and(|until| until.is_none_or(|until| until > Instant::now()))
     }
 }
 
@@ -166,7 +191,7 @@ struct Driver {
     stable: BTreeMap<Box<str>, u64>,
     began: Instant,
     acting: Option<Acting>,
-    /// Of this reign.
+    /// While this board leads. Every reign of it has the same store, whose positions only grow.
     judge: Option<Judge>,
 }
 
@@ -228,13 +253,7 @@ impl Driver {
                 () = shared.woken.notified() => {}
                 done = finished(&mut self.acting) => self.done(done),
             }
-            let leading = {
-                let now = leading.borrow_and_update();
-                if now.has_changed() {
-                    self.judge = None;
-                }
-                now.clone()
-            };
+            let leading = leading.borrow_and_update().clone();
             let engine = engine.borrow().clone();
             self.look(leading, engine);
         }
@@ -398,7 +417,6 @@ impl Driver {
     ) -> Vec<Seen> {
         let now = self.now();
         let candidates = self.members.desk().candidates();
-        let leaving = self.members.0.leaving.borrow().clone();
         let own = self.members.grouping().member(self.own, Part::Voter).board;
         let world = leading.views.world();
         let mut seen = Vec::new();
@@ -428,7 +446,7 @@ impl Driver {
                 role: ask.map_or(TokenRole::Auto, |ask| ask.role),
                 zone: node.meta.labels.get(ZONE).map(str::to_owned),
                 capable: is_own || ask.is_some_and(|ask| ask.capable),
-                leaving: leaving.contains(name) || ask.is_some_and(|ask| ask.leaving),
+                leaving: self.members.is_leaving(name) || ask.is_some_and(|ask| ask.leaving),
                 evicted: false,
             });
         }

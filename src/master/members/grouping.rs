@@ -11,7 +11,7 @@ use model::masters::{MemberId, MemberV1, Part};
 use tokio::sync::{Mutex, watch};
 
 use crate::io::peer;
-use crate::io::store::{Group, GroupError, GroupOptions, Store, Timing};
+use crate::io::store::{Group, GroupError, GroupHealth, GroupOptions, Store, Timing};
 use crate::io::tls::Credentials;
 use crate::master::elector::{Book, Elector, ElectorOptions, GroupClock, Wire};
 use crate::master::evictions::Evicted;
@@ -33,6 +33,8 @@ pub struct GroupingOptions {
     pub incoming: PathBuf,
     /// Keys that were thrown out.
     pub evicted: watch::Receiver<Evicted>,
+    /// What names the group in its messages: it stays when the authority does not.
+    pub cluster: [u8; 16],
     /// Kept before another board gets the log.
     pub note: Note,
 }
@@ -82,6 +84,12 @@ impl Grouping {
         self.0.options.book.clone()
     }
 
+    /// What names the group, where that is not the authority's pin any more.
+    pub(super) fn own_name(&self) -> Option<[u8; 16]> {
+        let GroupingOptions { cluster, credentials, .. } = &self.0.options;
+        Some(*cluster).filter(|cluster| !credentials.pin().starts_with(cluster))
+    }
+
     /// This board, as a member of that id.
     pub fn member(&self, id: MemberId, part: Part) -> MemberV1 {
         let peer = self.0.options.credentials.peer();
@@ -124,13 +132,13 @@ impl Grouping {
         if let Some(engine) = self.0.engine.borrow().clone() {
             return Ok(engine);
         }
-        let GroupingOptions { store, credentials, book, clock, incoming, evicted, .. } =
+        let GroupingOptions { store, credentials, book, clock, incoming, evicted, cluster, .. } =
             &self.0.options;
         let of_tls = credentials.clone();
         let elector = Elector::new(ElectorOptions {
             own,
             epoch,
-            cluster: credentials.pin()[..16].try_into().expect("the first half of 32 bytes"),
+            cluster: *cluster,
             tls: Arc::new(move || of_tls.client_config(peer::ALPN).ok()),
             book: book.clone(),
             clock: Arc::clone(clock),
@@ -153,7 +161,7 @@ impl Grouping {
     pub async fn hand_over(&self) -> bool {
         let engine = self.0.engine.borrow().clone();
         match engine {
-            Some(engine) if engine.group.health().borrow().leads => {
+            Some(engine) if can_hand_over(&engine.group.health().borrow()) => {
                 engine.group.hand_over(None).await
             }
             _ => false,
@@ -169,4 +177,9 @@ impl Grouping {
             engine.group.stop().await;
         }
     }
+}
+
+/// Whether there is a lead to give, and somebody who could take it: nobody waits for a learner.
+fn can_hand_over(health: &GroupHealth) -> bool {
+    health.leads && health.members.voters().len() > 1
 }

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use super::Registry;
 use super::object::{is_deleting, parse};
 use super::types::Target;
+use crate::master::members::Rows;
+use crate::master::{authority, keys};
 
 /// Namespaces that cannot be deleted.
 const IMMORTAL: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -47,8 +49,17 @@ fn terminating(target: &Target) -> ApiError {
     error
 }
 
-/// Refuses to delete a namespace that the cluster cannot be without.
+/// Refuses to delete a namespace that the cluster cannot be without, and the objects of the masters.
 pub(super) fn admit_delete(target: &Target) -> Result<(), ApiError> {
+    if Rows::is_key(&target.key()) {
+        return Err(Rows::kept());
+    }
+    if authority::is_key(&target.key()) {
+        return Err(authority::kept());
+    }
+    if keys::is_kept_list(&target.key()) {
+        return Err(keys::kept(&target.key()));
+    }
     if target.resource.kind == "Namespace" && IMMORTAL.contains(&target.name.as_str()) {
         return Err(target.forbidden("this namespace may not be deleted"));
     }

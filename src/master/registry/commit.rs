@@ -19,7 +19,7 @@ use super::errors::write_failed;
 use super::object::{self, meta_mut, meta_str};
 use super::types::{CommitError, Target, WriteOptions};
 use super::write::Prepared;
-use super::{Registry, body, metadata, strategy};
+use super::{Registry, admission, body, metadata, strategy};
 use crate::io::store::{Base, Op, ProposeError, Record};
 
 /// A plan that is being turned into one proposal.
@@ -155,6 +155,7 @@ impl Registry {
             }
             Change::Delete { key, base, uid, grace_seconds, propagation } => {
                 let (target, record) = self.planned_on(batch, &key, base)?;
+                admission::admit_delete(&target)?;
                 if record.uid != uid {
                     return Err(CommitError::Conflict);
                 }

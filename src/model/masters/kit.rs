@@ -60,6 +60,9 @@ pub struct KitV1 {
     /// Where its members are.
     #[serde(default)]
     pub masters: Vec<MasterAtV1>,
+    /// What names the group in its messages, where that is not the authority's pin any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<[u8; 16]>,
 }
 
 /// What a board says that may hold the log: `POST /v1/kit`, answered when the leader wants it.

@@ -259,6 +259,7 @@ fn what_json_carries() {
         certificate: "PEM".into(),
         members: MembersV1::default(),
         masters: Vec::new(),
+        group: None,
     };
     assert!(!format!("{kit:?}").contains("107"), "{kit:?}");
     json(

@@ -93,11 +93,11 @@ pub(super) async fn run(
     let places = Places { data_dir: options.data_dir.clone(), run_dir: options.run_dir.clone() };
     let mut network = Network::start(&options, net.subscribe(), addresses).await?;
     let mut health = network.as_ref().map(|network| network.health.clone());
-    let mut address = options.address;
+    let (mut address, mut link) = (options.address, options.link);
     let board = Board::look(&options.name, address.clone(), &options.root, &options.data_dir)
         .with_mastery(options.mastery.clone())
         .with_network(health.clone());
-    let mut mastery = options.mastery;
+    let (mut mastery, mut renewals) = (options.mastery, options.renewals);
     let (answers, mut answered) = mpsc::channel(NODE_ANSWERS_MAX);
     let puller = options.source.map(|source| Puller::new(options.images.clone(), source));
     let driver = Arc::new(Driver {
@@ -113,7 +113,6 @@ pub(super) async fn run(
         answers: answers.clone(),
         upgrades: options.upgrades,
     });
-    let mut link = options.link;
     let (mut exits, mut imports) = (options.keeper.events(), options.images.changes());
     let started = Started { driver, net, up: link.up, answers, version: options.version };
     // Cancel safe: what recovery has begun is found again by the next one.
@@ -146,6 +145,7 @@ pub(super) async fn run(
             Some(image) = offered.recv() => agent.image_offered(&image),
             Ok(()) = address.changed() => agent.address_changed(),
             Ok(()) = mastery.changed() => agent.introduce(),
+            () = renewed(&mut renewals) => agent.renew_tokens(),
             Some(health) = changed(&mut health) => agent.network_changed(&health),
             error = failed(&mut network) => return Err(error),
             _ = beat.tick() => agent.beat().await,
@@ -158,6 +158,16 @@ pub(super) async fn run(
 /// Shutdown is asked for, or nobody is left to ask for it.
 async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     let _asked = shutdown.wait_for(|stop| *stop).await;
+}
+
+/// Waits until tokens are good no more; for ever where nobody says so.
+async fn renewed(renewals: &mut Option<watch::Receiver<u64>>) {
+    if let Some(renewals) = renewals
+        && renewals.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Waits for the network to fare otherwise; for ever where there is none.

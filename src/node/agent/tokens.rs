@@ -50,6 +50,11 @@ impl Agent {
         self.fill_waiting();
     }
 
+    /// None of the tokens is good any more: all are asked for anew.
+    pub(super) fn renew_tokens(&mut self) {
+        self.tokens.renew();
+    }
+
     /// Asks for tokens that are due, and fills volumes that have waited long enough.
     pub(super) fn wake_tokens(&mut self) {
         let (now, is_led) = (self.now(), self.is_led());

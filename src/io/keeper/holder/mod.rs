@@ -33,6 +33,7 @@ use super::process::{ProcessLock, let_inherit};
 use super::pump;
 use super::wire::{self, Refusal, RequestV1, ResponseV1};
 use super::worker::Site;
+use crate::io::code::Quiet;
 use connection::{Connection, Progress, make_blocking};
 use containers::Containers;
 pub(super) use kept::Kept;
@@ -70,6 +71,7 @@ pub(super) struct Holder {
     containers: Containers,
     workers: Workers,
     pumping: Pumping,
+    quiet: Quiet,
     /// Keeps the pump's stage pipe alive between two pumps.
     _stage: File,
 }
@@ -110,6 +112,7 @@ impl Holder {
             containers,
             workers,
             pumping: Pumping::default(),
+            quiet: Quiet::new(),
             _stage: stage,
         };
         holder.reap();
@@ -122,6 +125,10 @@ impl Holder {
             self.pumping.ensure(&self.site, &self.containers);
             self.settle();
             let ready = self.wait()?;
+            if !ready.is_empty() {
+                self.quiet.disturb();
+            }
+            self.quiet.settle();
             for source in ready.iter().rev() {
                 self.serve(*source)?;
             }
@@ -163,6 +170,7 @@ impl Holder {
             self.containers.next_deadline(),
             self.pumping.next_deadline(),
             self.workers.next_deadline(),
+            self.quiet.due(),
         ];
         let next = connections.chain(waiting).chain(others.into_iter().flatten()).min();
         next.map_or(PollTimeout::NONE, |next| {

@@ -43,6 +43,7 @@ use stage::{Note, Stage};
 use super::paths::{ATTACH_SOCKET, Layout};
 use super::process::{ProcessLock, close_others, now_micros};
 use super::wire;
+use crate::io::code::Quiet;
 
 /// How long an unfinished line waits for its end before it is written as a part.
 const PARTIAL_WAIT: Duration = Duration::from_secs(1);
@@ -111,6 +112,7 @@ struct Pump {
     stage: Stage,
     lens: Lens,
     buffer: Box<[u8; LOG_CHUNK_BYTES_MAX]>,
+    quiet: Quiet,
 }
 
 /// Runs the pump in a fresh fork of the holder.
@@ -169,6 +171,7 @@ impl Pump {
             stage,
             lens: Lens::new()?,
             buffer: Box::new([0; LOG_CHUNK_BYTES_MAX]),
+            quiet: Quiet::new(),
         })
     }
 
@@ -187,6 +190,10 @@ impl Pump {
                 Err(nix::Error::EINTR) => 0,
                 Err(error) => return Err(error.into()),
             };
+            if count > 0 {
+                self.quiet.disturb();
+            }
+            self.quiet.settle();
             for event in &events[..count] {
                 match event.data() {
                     SIGNAL => return Ok(()),
@@ -210,7 +217,9 @@ impl Pump {
         if !self.ready.is_empty() {
             return EpollTimeout::ZERO;
         }
-        let next = self.sources.values().filter_map(Source::partial_left).min();
+        let partial = self.sources.values().filter_map(Source::partial_left);
+        let quiet = self.quiet.due().map(|due| due.saturating_duration_since(Instant::now()));
+        let next = partial.chain(quiet).min();
         next.map_or(EpollTimeout::NONE, |left| {
             EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::ZERO)
         })

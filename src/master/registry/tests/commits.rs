@@ -102,6 +102,26 @@ async fn pods_are_bound_reported_and_removed() {
     assert_eq!(refused(bed.get(&target("/pods", "p"))).0, 404);
 }
 
+/// Nor does the garbage collector, whatever owner somebody gave it.
+#[tokio::test]
+async fn no_controller_deletes_the_object_of_the_masters() {
+    let bed = Bed::new().await;
+    bed.create("/namespaces", "", json!({"metadata": {"name": "kube-system"}})).await;
+    let made = bed.create("/configmaps", "kube-system", config_map("kumquat-masters")).await;
+    let place = Target::new(of("/configmaps"), "kube-system", "kumquat-masters");
+    let delete = Op::Delete {
+        key: place.key(),
+        base: base(&made),
+        uid: uid(&made),
+        grace_seconds: None,
+        propagation: Propagation::Background,
+    };
+    let committed = bed.registry.commit(vec![delete]).await;
+    let refused = matches!(&committed, Err(CommitError::Rejected(error)) if error.code == 403);
+    assert!(refused, "{committed:?}");
+    assert_eq!(bed.get(&place).expect("is there"), made);
+}
+
 #[tokio::test]
 async fn a_repeated_event_is_counted_up_in_memory() {
     let bed = Bed::new().await;

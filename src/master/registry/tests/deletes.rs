@@ -200,6 +200,29 @@ async fn a_collection_is_deleted_by_selector() {
     assert_eq!(bed.registry.list(&query).expect("a page").items.len(), 1);
 }
 
+/// Without it masters would forget each other, and ids be given twice.
+#[tokio::test]
+async fn nobody_deletes_the_object_of_the_masters() {
+    let bed = Bed::new().await;
+    bed.create("/namespaces", "", json!({"metadata": {"name": "kube-system"}})).await;
+    let made = bed.create("/configmaps", "kube-system", config_map("kumquat-masters")).await;
+    let target = Target::new(of("/configmaps"), "kube-system", "kumquat-masters");
+    let (code, why) = refused(bed.delete(&target, Value::Null).await);
+    assert_eq!(code, 403, "{why}");
+    let query = ListQuery::all(of("/configmaps"), Some("kube-system".into()));
+    let (delete, options) = (DeleteOptions::default(), WriteOptions::default());
+    let collected = bed.registry.delete_collection(&query, &delete, &options).await;
+    let error = collected.expect_err("must be refused");
+    assert_eq!((error.code, error.message), (403, why));
+    assert_eq!(bed.get(&target).expect("is there"), made);
+    // Nor which authority counts, who had its keys, and who was thrown out.
+    for kept in ["kumquat-authority", "kumquat-holders", "kumquat-evicted"] {
+        bed.create("/configmaps", "kube-system", config_map(kept)).await;
+        let target = Target::new(of("/configmaps"), "kube-system", kept);
+        assert_eq!(refused(bed.delete(&target, Value::Null).await).0, 403, "{kept}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_slips_into_a_namespace_that_began_to_terminate() {
     for round in 0..16 {

@@ -250,6 +250,23 @@ async fn a_vote_and_the_member_id_outlive_a_kill() {
 }
 
 #[tokio::test]
+async fn a_member_that_has_got_nothing_yet_is_not_promoted() {
+    let dir = Dir::new();
+    let replica = Replica::open(&dir.0).await;
+    let vote = VoteV1 { term: 4, of: MemberId(2), granted: true };
+    replica.ask(|done| GroupRequest::SaveVote { vote, done }).await.expect("saved");
+    replica.store.abandon().await;
+    let refused = Store::promote(&dir.0);
+    assert!(matches!(refused, Err(OpenError::Empty(_))), "{refused:?}");
+    let store = Store::open(Options::new(&dir.0)).expect("opens");
+    assert_eq!(store.standing(), Standing::Member { own: OWN, epoch: 1 }, "it is what it was");
+    let replica = Replica::enter(store).await;
+    replica.append_and_commit(&history(6, 100)).await;
+    replica.store.abandon().await;
+    Store::promote(&dir.0).expect("promoted, although nothing is applied on the disk");
+}
+
+#[tokio::test]
 async fn a_promotion_that_is_cut_off_before_its_last_step_is_finished() {
     let dir = Dir::new();
     let replica = Replica::open(&dir.0).await;

@@ -136,6 +136,13 @@ fn the_leader_dies_and_another_one_leads() {
         bytes[300] ^= 1;
         std::fs::write(first, bytes).expect("written");
     });
+    // A voter that knows whom it voted for and not what it acknowledged.
+    loses_its_log(&mut cluster, 3 - new, new, |store| {
+        for lost in ["log", "state", "snapshots"] {
+            let _gone = std::fs::remove_dir_all(store.join(lost));
+        }
+        assert!(store.join("vote").exists());
+    });
     leave::one_after_the_other(&mut cluster);
 }
 
@@ -160,7 +167,7 @@ fn loses_its_log(cluster: &mut Cluster, poor: usize, leader: usize, spoil: impl 
             && said["voters"].as_array().map(Vec::len) == Some(3)
     });
     println!("a voter whose log was lost votes again after {:?}", began.elapsed());
-    cluster.boards[leader].create(MAPS, &config_map(&format!("whole-{poor}")));
+    cluster.boards[leader].create(MAPS, &config_map(&format!("whole-{before}")));
     let said = status(&cluster.boards[poor]);
     assert_eq!(said["leader"], cluster.boards[leader].node(), "one cluster, one leader: {said}");
 }

@@ -144,7 +144,8 @@ impl Writer {
     /// The errno that each was told.
     pub(super) fn flush_appends(&mut self, appends: &mut Appends) -> Result<(), i32> {
         let Appends { group, flushed, .. } = std::mem::take(appends);
-        let outcome = match self.append(&group.unwrap_or_default()) {
+        let appended = self.append(&group.unwrap_or_default());
+        let outcome = match appended.and_then(|()| self.note_held().map_err(AppendError::Failed)) {
             Ok(()) => Ok(()),
             Err(AppendError::Full) => Err(libc::ENOSPC),
             Err(AppendError::Descriptors) => Err(libc::EMFILE),

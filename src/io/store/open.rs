@@ -10,8 +10,8 @@
 //! lead alone: show every object to the hook -> log the start of a term -> tell the hook
 //! ```
 //! The store of a group's member differs in two places: what its log holds beyond LMDB may not be
-//! committed, so it is not replayed; and a log that ends before LMDB has lost what others count on, so
-//! the replica is given up.
+//! committed, so it is not replayed; and a log that ends before LMDB, or has no entry although the vote
+//! says that it had one, has lost what others count on, so the replica is given up.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -130,7 +130,11 @@ pub(super) fn open(options: &Options) -> Result<Opened, OpenError> {
     }
     options.clock.resume(log.last_time());
     let (state, applied) = usable_state(dir, &paths, &log)?;
+    let has_held = vote.as_ref().is_some_and(|vote| vote.ballot().held);
     let ready = (|| {
+        if has_held && log.position().index == 0 {
+            return Err(OpenError::Lost(dir.clone()));
+        }
         if applied.index > log.position().index {
             if vote.is_some() {
                 return Err(OpenError::Lost(dir.clone()));

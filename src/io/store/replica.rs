@@ -47,12 +47,24 @@ impl Writer {
             vote = VoteV1 { term: self.applied.term, of: own, granted: true };
         }
         if self.vote.is_none() {
-            let ballot = Ballot { epoch, own, vote };
+            let ballot = Ballot { epoch, own, vote, held: false };
             let made = VoteFile::create(&self.paths.vote, ballot, &self.options.faults);
             self.vote = Some(made.map_err(io_error("make", &self.paths.vote))?);
         }
+        // Also where an earlier release kept no mark.
+        self.note_held().map_err(io_error("mark", &self.paths.vote))?;
         self.role = Role::Group(Box::new(Replica::new(asks)));
         self.state()
+    }
+
+    /// Keeps for good that the log holds an entry, before anybody counts on it: a replica that comes back
+    /// without any has lost its copy then.
+    pub(super) fn note_held(&mut self) -> io::Result<()> {
+        let is_empty = self.log.position().index == 0;
+        match &mut self.vote {
+            Some(vote) if !is_empty && !vote.ballot().held => vote.save_held(),
+            _ => Ok(()),
+        }
     }
 
     /// Logs that this master, which is alone, is the first member of a group.
@@ -145,7 +157,9 @@ impl Writer {
             // Log and state may not belong together: the next start finishes it.
             self.fail(error);
         }
-        placed.map(|()| (path, head))
+        placed?;
+        self.note_held()?;
+        Ok((path, head))
     }
 
     fn place(&mut self, path: PathBuf, head: Head, keeps_log: bool) -> io::Result<()> {

@@ -234,8 +234,9 @@ pub enum OpenError {
     /// The vote cannot be read: this replica may have promised what it no longer knows.
     #[error("vote {path} cannot be read: this copy of the log must be replaced", path = .0.display())]
     Vote(PathBuf),
-    /// The state reaches further than the log: entries that others count on are lost.
-    #[error("log of {dir} lost its end: this copy must be replaced", dir = .0.display())]
+    /// The state reaches further than the log, or the log that had entries has none: what others count on is
+    /// lost.
+    #[error("log of {dir} is lost, or its end: this copy must be replaced", dir = .0.display())]
     Lost(PathBuf),
     /// The store is one of a group, or of another member, or holds what no group knows.
     #[error("store {dir} belongs to a group as member {own}, or to another one", dir = .dir.display())]

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! slot (512 bytes at 0 and at 4096):
-//! "KQVT" | format u16 | zero u16 | sequence | epoch | own | term | of | granted u64 | zeros | crc32c u32
+//! "KQVT" | format u16 | zero u16 | sequence | epoch | own | term | of | granted u64 | held u64 | zeros | crc32c u32
 //! ```
 //! Little endian; the crc covers all of the slot before it. Each vote goes to the slot that holds the
 //! older one and is synced before it counts: a power cut can spoil only a vote that nobody was told of.
+//! `held` is written when the first entry is on the disk and before anybody hears of it: with that mark and
+//! without an entry this replica has forgotten what it acknowledged. 0.2.0 knows no such mark and leaves zero.
 //! Without the file the store is that of a master which is alone and asks nobody.
 
 use std::{io, path::Path};
@@ -35,6 +37,8 @@ pub(super) struct Ballot {
     pub(super) own: MemberId,
     /// Its newest vote; term 0 before the first.
     pub(super) vote: VoteV1,
+    /// Whether its log has held an entry, which the group may have counted.
+    pub(super) held: bool,
 }
 
 /// The open file.
@@ -92,11 +96,19 @@ impl VoteFile {
 
     /// Saves a vote, durably. After a failure nothing is saved until the file is opened anew.
     pub(super) fn save(&mut self, vote: VoteV1) -> io::Result<()> {
+        self.replace(Ballot { vote, ..self.ballot })
+    }
+
+    /// Keeps for good that the log has held an entry; as [`VoteFile::save`].
+    pub(super) fn save_held(&mut self) -> io::Result<()> {
+        self.replace(Ballot { held: true, ..self.ballot })
+    }
+
+    fn replace(&mut self, ballot: Ballot) -> io::Result<()> {
         if self.broken {
             return Err(io::Error::other("an earlier vote could not be saved"));
         }
         let sequence = self.sequence + 1;
-        let ballot = Ballot { vote, ..self.ballot };
         let place = SLOT_PLACES[usize::from(sequence % 2 == 1)] as u64;
         let written = self.file.write_all_at(&encode(sequence, &ballot), place);
         if let Err(error) = written.and_then(|()| self.file.sync_data()) {
@@ -114,7 +126,8 @@ fn encode(sequence: u64, ballot: &Ballot) -> [u8; SLOT_BYTES] {
     slot[..4].copy_from_slice(MAGIC);
     slot[4..6].copy_from_slice(&FORMAT.to_le_bytes());
     let VoteV1 { term, of, granted } = ballot.vote;
-    let words = [sequence, ballot.epoch, ballot.own.0, term, of.0, u64::from(granted)];
+    let (granted, held) = (u64::from(granted), u64::from(ballot.held));
+    let words = [sequence, ballot.epoch, ballot.own.0, term, of.0, granted, held];
     for (word, at) in words.into_iter().zip((8..).step_by(8)) {
         slot[at..at + 8].copy_from_slice(&word.to_le_bytes());
     }
@@ -134,7 +147,8 @@ fn decode(slot: &[u8]) -> Option<(u64, Ballot)> {
         u64::from_le_bytes(slot[at..at + 8].try_into().expect("eight bytes of the slot"))
     };
     let vote = VoteV1 { term: word(3), of: MemberId(word(4)), granted: word(5) == 1 };
-    Some((word(0), Ballot { epoch: word(1), own: MemberId(word(2)), vote }))
+    let (epoch, own, held) = (word(1), MemberId(word(2)), word(6) == 1);
+    Some((word(0), Ballot { epoch, own, vote, held }))
 }
 
 #[cfg(test)]
@@ -148,6 +162,7 @@ mod tests {
         epoch: 2,
         own: MemberId(3),
         vote: VoteV1 { term: 0, of: MemberId(3), granted: false },
+        held: false,
     };
 
     fn vote(term: u64) -> VoteV1 {
@@ -181,6 +196,12 @@ mod tests {
         golden.extend_from_slice(&crc.to_le_bytes());
         assert_eq!(slot.as_slice(), golden);
         assert_eq!(decode(&slot), Some((9, ballot)));
+        let mut held = slot;
+        held[8 + 8 * 6] = 1;
+        let crc = crc32c::crc32c(&held[..CRC_AT]);
+        held[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(encode(9, &Ballot { held: true, ..ballot }), held);
+        assert_eq!(decode(&held), Some((9, Ballot { held: true, ..ballot })));
         for at in 0..SLOT_BYTES {
             let mut bad = slot;
             bad[at] ^= 4;
@@ -197,6 +218,20 @@ mod tests {
             let (path, _) = made(&dir, votes);
             let vote = if votes == 0 { FIRST.vote } else { vote(votes) };
             assert_eq!(read(&path).expect("read"), Some(Ballot { vote, ..FIRST }), "{votes}");
+        }
+    }
+
+    #[test]
+    fn a_mark_outlives_the_votes_after_it() {
+        let dir = Dir::new();
+        let (path, mut file) = made(&dir, 2);
+        file.save_held().expect("saved");
+        let kept = Ballot { vote: vote(2), held: true, ..FIRST };
+        assert_eq!(read(&path).expect("read"), Some(kept));
+        for term in 3..6 {
+            file.save(vote(term)).expect("saved");
+            let kept = Ballot { vote: vote(term), held: true, ..FIRST };
+            assert_eq!(read(&path).expect("read"), Some(kept));
         }
     }
 

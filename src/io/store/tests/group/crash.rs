@@ -137,6 +137,42 @@ async fn an_install_that_ends_anywhere_is_finished_or_never_happened() {
     }
 }
 
+/// What tells the engine that a replica has something must come after the mark that it had it.
+#[tokio::test]
+async fn nothing_is_acknowledged_before_the_loss_of_it_would_show() {
+    let (_leader, file) = snapshot_of(&history(20, 1000)).await;
+    for installs in [false, true] {
+        let (mut acknowledged, mut failed) = (0, 0);
+        for nth in 1.. {
+            let dir = Dir::new();
+            Replica::open(&dir.0).await.store.close().await;
+            let (options, faults) = failing(&dir, nth);
+            let replica = Replica::open_with(options).await;
+            let done = match installs {
+                true => replica.install(download(&file, &dir)).await,
+                false => replica.append(history(3, 100)).await,
+            };
+            replica.store.abandon().await;
+            if done.is_ok() {
+                for lost in ["log", "state", "snapshots"] {
+                    let _gone = fs::remove_dir_all(dir.0.join(lost));
+                }
+                let opened = Store::open(Options::new(&dir.0));
+                assert!(matches!(opened, Err(OpenError::Lost(_))), "call {nth}: {opened:?}");
+                acknowledged += 1;
+            } else {
+                // It goes on, with or without.
+                Replica::open(&dir.0).await.store.abandon().await;
+                failed += 1;
+            }
+            if !faults.fired() {
+                break;
+            }
+        }
+        assert!(acknowledged > 0 && failed > 3, "{acknowledged} and {failed}");
+    }
+}
+
 #[tokio::test]
 async fn watches_from_before_an_install_begin_again() {
     let log = history(20, 1000);

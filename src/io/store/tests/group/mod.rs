@@ -315,6 +315,58 @@ async fn a_replica_whose_log_lost_its_end_is_given_up() {
     assert!(matches!(opened, Err(OpenError::Lost(_))), "{opened:?}");
 }
 
+fn lose_all_but_the_vote(dir: &Dir) {
+    for lost in ["log", "state"] {
+        std::fs::remove_dir_all(dir.0.join(lost)).expect("removed");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_kept_its_vote_and_lost_its_log_is_given_up() {
+    let dir = Dir::new();
+    // Who has got nothing yet may come back with nothing, also after it has heard a leader.
+    for term in 0..3 {
+        let replica = Replica::open(&dir.0).await;
+        assert_eq!((replica.state.last, replica.state.applied), (None, None));
+        let vote = VoteV1 { term: term + 1, of: MemberId(2), granted: true };
+        replica.ask(|done| GroupRequest::SaveVote { vote, done }).await.expect("saved");
+        replica.store.abandon().await;
+        lose_all_but_the_vote(&dir);
+    }
+    // What is appended counts, committed or not.
+    let replica = Replica::open(&dir.0).await;
+    replica.append(history(3, 100)).await.expect("appended");
+    replica.store.abandon().await;
+    let replica = Replica::open(&dir.0).await;
+    assert_eq!((replica.state.last, replica.state.applied), (id(1, 3), None));
+    replica.store.close().await;
+    lose_all_but_the_vote(&dir);
+    for _ in 0..2 {
+        let opened = Store::open(Options::new(&dir.0));
+        assert!(matches!(opened, Err(OpenError::Lost(_))), "{opened:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_of_an_earlier_release_is_marked_at_its_start() {
+    let dir = Dir::new();
+    let replica = Replica::open(&dir.0).await;
+    replica.append_and_commit(&history(6, 100)).await;
+    replica.store.close().await;
+    let (path, faults) = (dir.0.join("vote"), crate::io::store::file::Faults::default());
+    let ballot = || {
+        let file = vote::VoteFile::open(&path, &faults).expect("readable").expect("there");
+        file.ballot()
+    };
+    let unmarked = vote::Ballot { held: false, ..ballot() };
+    vote::VoteFile::create(&path, unmarked, &faults).expect("made");
+    Replica::open(&dir.0).await.store.close().await;
+    assert!(ballot().held);
+    lose_all_but_the_vote(&dir);
+    let opened = Store::open(Options::new(&dir.0));
+    assert!(matches!(opened, Err(OpenError::Lost(_))), "{opened:?}");
+}
+
 #[tokio::test]
 async fn entries_are_read_within_bounds_and_over_segments() {
     let dir = Dir::new();

@@ -4,7 +4,8 @@
 //! a watch channel, for the bus and the tunnel, and on disk. While the leader does not answer, the
 //! known addresses and the named boards are asked in turn, which is how a board finds its cluster where
 //! multicast is filtered. Invariant: epoch and term of the record never go back, and only a signature
-//! makes a record count; a forged one costs a line in the log.
+//! makes a record count; a forged one costs a line in the log. A leader of an earlier epoch than that of the
+//! log which this board holds, or has lost, was fenced and is none.
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -60,6 +61,8 @@ pub(super) struct Locator {
     pub(super) signed: watch::Sender<Option<SignedRecord>>,
     /// What is on disk.
     pub(super) known: Membership,
+    /// Epoch of the log that this board holds or has lost; zero where there is none.
+    pub(super) since: u64,
     /// Asks for a certificate where the cluster has another authority; masters have their own way.
     pub(super) certifying: Option<Certifying>,
 }
@@ -68,9 +71,10 @@ impl Locator {
     /// Looks until `stop`.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
         let known = self.known.leader.take();
-        if let Some(record) =
-            known.filter(|record| is_ours(record, &self.credentials, &self.cluster))
-        {
+        let counts = |record: &SignedRecord| {
+            record.record().epoch >= self.since && is_ours(record, &self.credentials, &self.cluster)
+        };
+        if let Some(record) = known.filter(counts) {
             self.found.send_replace(Some(record.record().clone()));
             self.signed.send_replace(Some(record.clone()));
             self.known.leader = Some(record);
@@ -139,10 +143,8 @@ impl Locator {
 
     /// Takes over a record whose signature has been checked, unless a newer one is known.
     async fn take(&mut self, record: SignedRecord) {
-        let known = self.known.leader.as_ref();
-        if known.is_some_and(|known| {
-            known.record().rank() > record.record().rank() || known.record() == record.record()
-        }) {
+        let known = self.known.leader.as_ref().map(SignedRecord::record);
+        if !is_news(known, self.since, record.record()) {
             return;
         }
         let leader = record.record().clone();
@@ -214,6 +216,9 @@ impl Locator {
     async fn follow_authority(&self, address: SocketAddr, told: &Told) {
         let is_under_another = is_under_another(told, &self.credentials, &self.cluster);
         let leader = told.record.record();
+        if leader.epoch < self.since {
+            return;
+        }
         if let Some(certifying) = &self.certifying
             && is_under_another
             && let Err(why) = certifying.meet(address, &leader.name).await
@@ -298,10 +303,15 @@ pub(in crate::app) fn counts(told: &Told, credentials: &Credentials, cluster: &s
     is_ours(&told.record, credentials, cluster) || is_under_another(told, credentials, cluster)
 }
 
+/// Whether a leader is another one than is known, and no earlier one; `since` is the epoch of this board's log.
+fn is_news(known: Option<&LeaderRecord>, since: u64, leader: &LeaderRecord) -> bool {
+    leader.epoch >= since
+        && known.is_none_or(|known| known.rank() <= leader.rank() && known != leader)
+}
+
 /// Makes that leader the one that is found, unless an earlier one is meant; whether it was another.
 fn lead_there(found: &mut Option<LeaderRecord>, leader: &LeaderRecord) -> bool {
-    let is_news =
-        found.as_ref().is_none_or(|known| known.rank() <= leader.rank() && known != leader);
+    let is_news = is_news(found.as_ref(), 0, leader);
     if is_news {
         *found = Some(leader.clone());
     }
@@ -349,5 +359,17 @@ mod tests {
         let moved = LeaderRecord { addresses: Vec::new(), ..record("pi-2", 3) };
         assert!(lead_there(&mut found, &moved), "elsewhere");
         assert_eq!(found, Some(moved));
+    }
+
+    #[test]
+    fn a_leader_that_was_fenced_leads_nobody_who_knows_of_a_later_epoch() {
+        let authority = Authority::new("fenced-leader");
+        let record = |name: &str, epoch| authority.record(name, epoch).record().clone();
+        let (fenced, later) = (record("pi-1", 1), record("pi-2", 2));
+        assert!(is_news(None, 0, &fenced), "a worker knows nothing");
+        assert!(is_news(None, 1, &fenced), "the epoch of its own log");
+        assert!(!is_news(None, 2, &fenced), "the board was promoted, or was in a group that was");
+        assert!(is_news(None, 2, &later) && is_news(Some(&fenced), 2, &later));
+        assert!(!is_news(Some(&later), 0, &fenced) && !is_news(Some(&later), 2, &later));
     }
 }

@@ -56,6 +56,8 @@ pub(super) struct MemberOptions<'a> {
     pub(super) addresses: watch::Receiver<Addresses>,
     /// What it holds of the log.
     pub(super) holds: Holds,
+    /// Epoch of the log that it holds or has lost; zero where there is none.
+    pub(super) since: u64,
     /// The link to the agent of this board.
     pub(super) link: MasterEnd,
     /// How it hears of leaders.
@@ -260,8 +262,8 @@ impl MemberRole {
         let tunnel = Tunnel::new();
         let (said, hears) = watch::channel(None);
         let asker = asker(&options, &tunnel, said)?;
-        let MemberOptions { dirs, config, identity, credentials, link, ears, seeking, .. } =
-            options;
+        let MemberOptions { dirs, config, identity, credentials, link, ears, .. } = options;
+        let MemberOptions { since, seeking, .. } = options;
         let mut loops = Loops::new();
         let (found, leader) = watch::channel(None);
         let (signed, record) = watch::channel(None);
@@ -293,6 +295,7 @@ impl MemberRole {
             found,
             signed,
             known,
+            since,
             certifying,
         };
         loops.spawn("search for the leader", locator.run(loops.stop_signal()));

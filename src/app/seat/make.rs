@@ -270,6 +270,8 @@ fn member(
     holds: Holds,
     (ears, seeking): (Ears, Option<discovery::Members>),
 ) -> Result<MemberRole> {
+    // What cannot be read is no reason to follow nobody: the rest of the board is told of it.
+    let since = Mastership::load(&base.dirs).ok().flatten().map_or(0, |it| it.epoch);
     MemberRole::start(MemberOptions {
         dirs: &base.dirs,
         config: &base.config,
@@ -277,6 +279,7 @@ fn member(
         credentials,
         addresses: base.addresses.clone(),
         holds,
+        since,
         link: socket.plug(),
         ears,
         leaving: base.leaving.clone(),

@@ -102,7 +102,7 @@ pub(super) enum Command {
     Upgrade(UpgradeArgs),
     /// Continue with a damaged log by giving up what was written after a version.
     #[command(
-        after_help = "Example:\n  sudo kumquat repair --accept-loss-after 29360128\n\nThe error of `kumquat up` names the last good version. Stop the board first; versions are never\ngiven out twice. For a cluster with one master: where others have the log, a damaged copy is replaced\nby itself."
+        after_help = "Example:\n  sudo kumquat repair --accept-loss-after 29360128\n\nThe error of `kumquat up` names the last good version. Stop the board first; versions are never\ngiven out twice. Where other masters have the log, a damaged copy is replaced by itself. When they are gone for\ngood and this is the last copy, say --last-copy: it leads alone then, and the others are fenced."
     )]
     Repair(RepairArgs),
     /// Print the version.
@@ -431,6 +431,9 @@ pub(super) struct RepairArgs {
     /// Give up everything written after this resource version.
     #[arg(long, value_name = "VERSION")]
     pub accept_loss_after: u64,
+    /// The other masters are gone for good: this board leads alone, as after `kumquat promote`.
+    #[arg(long)]
+    pub last_copy: bool,
 }
 
 /// Reads `500ms`, `60s`, `5m`, `2h`, `7d`, or plain seconds.

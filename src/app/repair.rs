@@ -5,6 +5,7 @@ use model::ids::Version;
 
 use super::cli::RepairArgs;
 use super::dirs::Dirs;
+use super::mastership::Mastership;
 use super::up;
 use crate::io::store::Store;
 
@@ -12,7 +13,16 @@ use crate::io::store::Store;
 pub(super) fn run(dirs: &Dirs, arguments: &RepairArgs) -> Result<()> {
     let _lock = up::lock(&dirs.data)?;
     let version = Version(arguments.accept_loss_after);
-    let kept = Store::repair(&dirs.store(), version).context("cannot repair the log")?;
+    let is_last_copy = arguments.last_copy && Mastership::load(dirs)?.is_some();
+    if is_last_copy {
+        // First: a cut on the way must not leave a member that has lost its vote.
+        Mastership::begin_promotion(dirs)?;
+    }
+    let repaired = Store::repair(&dirs.store(), version, is_last_copy);
+    let kept = repaired.context("cannot repair the log")?;
+    if is_last_copy {
+        say!("this board has left its group of masters: it leads alone, in a new epoch");
+    }
     say!("the log now ends at version {kept}; start the board again with `kumquat up`");
     Ok(())
 }

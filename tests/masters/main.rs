@@ -8,6 +8,7 @@ mod deposed;
 mod doors;
 mod failover;
 mod keys;
+mod last_copy;
 mod leave;
 mod moved;
 mod rekey;

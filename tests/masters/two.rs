@@ -195,7 +195,7 @@ fn caught_up(cluster: &Cluster, learner: &str) {
     caught_up_with(&cluster.boards[0], learner);
 }
 
-fn caught_up_with(leader: &Board, learner: &str) {
+pub(crate) fn caught_up_with(leader: &Board, learner: &str) {
     wait_until("a learner", std::slice::from_ref(leader), WITHIN, || {
         let said = status(leader);
         standing(&said, learner) == "learner" && lag(&said, learner) == Some(0)

@@ -147,15 +147,30 @@ fn without_promoted(
 
 /// Nobody is known yet who has the log: it may be that only this board had it, so all stays in its place.
 fn wait_for_leader(error: &Error, reopen: &mut Reopen) -> Holds {
-    let (error, pause) = (loss(error), reopen.wait_for_leader());
+    let (last_resort, error) = (last_resort(error), loss(error));
+    let pause = reopen.wait_for_leader();
     tracing::error!(
         error,
         ?pause,
+        last_resort,
         "this board cannot use its copy of the log, and waits for the leader to give it another; if no leader \
          comes, run `kumquat promote` on a board that has the log; if none has, restore a backup on a board \
-         with an empty data directory"
+         with an empty data directory, or stop this board and go on with what it can read, by the command that \
+         `last_resort` names"
     );
     Holds::Pausing
+}
+
+/// How this board goes on with what it can read, where it can; no other may have the log then.
+fn last_resort(error: &Error) -> Option<String> {
+    use store::OpenError::{Damaged, Lost, Vote};
+    let kept = match error.chain().find_map(|cause| cause.downcast_ref::<store::OpenError>()) {
+        Some(Damaged { last_good, .. }) => last_good.0,
+        // Nothing that can be read is cut off.
+        Some(Lost(_) | Vote(_)) => 0,
+        _ => return None,
+    };
+    Some(format!("kumquat repair --accept-loss-after {kept} --last-copy"))
 }
 
 async fn begin_anew(base: &mut Base, error: &Error, reopen: &mut Reopen) -> Holds {
@@ -391,6 +406,7 @@ mod tests {
         };
         assert!(is_lost(&error, Some(&member(true, false))), "{error:#}");
         assert!(!loss(&error).contains("repair"), "{}", loss(&error));
+        assert!(last_resort(&error).is_some_and(|it| it.ends_with(" --last-copy")));
         assert!(!is_lost(&error, Some(&member(false, false))), "nobody counts on it yet");
         assert!(is_lost(&error, Some(&member(true, true))), "it waits for who may never come");
         assert!(!is_lost(&error, None), "who is alone has nobody to ask");

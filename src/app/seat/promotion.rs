@@ -88,6 +88,11 @@ impl Seats {
         match &self.seat {
             Seat::Leading(_) => Err("this board leads already".to_owned()),
             Seat::Following(_) if won => Err("this board leads already".to_owned()),
+            Seat::Working(_) if self.reopen.waits => {
+                Err("this board's copy of the log is lost or damaged: promote a board that has the log; if \
+                     none is left, what this board logged names the way on (`last_resort`)"
+                    .to_owned())
+            }
             Seat::Working(_) => {
                 Err("this board does not hold the log: promote one that does (`kumquat status`)"
                     .to_owned())

@@ -474,13 +474,14 @@ impl Store {
     /// Gives up what the damaged log in `dir` held after `version`, so that the store opens again.
     ///
     /// What the state holds beyond `version` is kept. Versions go on in a new epoch, so none is used
-    /// twice. Gives the version up to which everything is kept.
+    /// twice. Gives the version up to which everything is kept. `is_last_copy`: nobody else has the log of the
+    /// group that this store is of, if any; it is a store of its own afterwards.
     ///
     /// # Errors
     /// [`OpenError::Whole`] when nothing is damaged, [`OpenError::BeyondGood`] when `version` is
-    /// newer than the last good one.
-    pub fn repair(dir: &Path, version: Version) -> Result<Version, OpenError> {
-        repair::repair(dir, version)
+    /// newer than the last good one, [`OpenError::Replica`] when others may have the log.
+    pub fn repair(dir: &Path, version: Version, is_last_copy: bool) -> Result<Version, OpenError> {
+        repair::repair(dir, version, is_last_copy)
     }
 }
 

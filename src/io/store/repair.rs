@@ -1,8 +1,9 @@
-//! `kumquat repair --accept-loss-after VERSION`: goes on with what is left of a damaged log.
+//! `kumquat repair --accept-loss-after VERSION [--last-copy]`: goes on with what is left of a damaged log.
 //!
 //! What LMDB (or a snapshot) holds beyond the damage is kept, since it was checked record by record;
 //! what only the damaged part of the log held is given up. Either way versions go on in a new epoch,
-//! above everything that the lost part can have used.
+//! above everything that the lost part can have used. Of a group's member the same is done only as of its last
+//! copy: it has left the group then, as after a promotion, and the new epoch fences the others.
 
 use std::{fs, path::Path};
 
@@ -20,15 +21,27 @@ use super::{
 };
 
 /// See [`super::Store::repair`].
-pub(super) fn repair(dir: &Path, version: Version) -> Result<Version, OpenError> {
+pub(super) fn repair(
+    dir: &Path,
+    version: Version,
+    is_last_copy: bool,
+) -> Result<Version, OpenError> {
     let paths = Paths::of(dir);
     let _lock = paths.lock(dir)?;
     let faults = Faults::default();
-    if VoteFile::open(&paths.vote, &faults)?.is_some() {
+    let vote = match VoteFile::open(&paths.vote, &faults) {
+        // It votes no more.
+        Err(OpenError::Vote(_)) if is_last_copy => None,
+        vote => vote?,
+    };
+    if vote.is_some() && !is_last_copy {
         // Others hold the whole log: this copy is replaced, not repaired.
-        return Err(OpenError::Replica(dir.to_owned()));
+        return Err(OpenError::Replica { dir: dir.to_owned(), version });
     }
     let last_good = match Log::open(&paths.log, &faults) {
+        Ok(log) if is_last_copy => {
+            return go_on_alone(dir, &paths, &log, vote.is_some(), version);
+        }
         Ok(_) => return Err(OpenError::Whole(dir.to_owned())),
         Err(OpenError::Damaged { last_good, .. }) => last_good,
         Err(other) => return Err(other),
@@ -49,16 +62,44 @@ pub(super) fn repair(dir: &Path, version: Version) -> Result<Version, OpenError>
         seal_in_new_epoch(&mut log, raised(end)).map(|()| last_version(end))
     };
     state.close();
-    repaired
+    let kept = repaired?;
+    leave_group(dir, &paths)?;
+    Ok(kept)
+}
+
+/// The last copy of a group whose log is whole as far as it goes: the vote is lost, or what followed.
+fn go_on_alone(
+    dir: &Path,
+    paths: &Paths,
+    log: &Log,
+    votes: bool,
+    version: Version,
+) -> Result<Version, OpenError> {
+    let (state, applied) = open::usable_state(dir, paths, log)?;
+    state.close();
+    let end = log.position();
+    let is_short = applied.index > end.index;
+    if votes && !is_short && end.index > 0 {
+        return Err(OpenError::Whole(dir.to_owned()));
+    }
+    let last_good = last_version(if is_short { applied } else { end });
+    if version > last_good {
+        return Err(OpenError::BeyondGood { last_good });
+    }
+    promote_locked(dir, paths)
 }
 
 /// See [`super::Store::promote`].
 pub(super) fn promote(dir: &Path) -> Result<Version, OpenError> {
     let paths = Paths::of(dir);
     let _lock = paths.lock(dir)?;
+    promote_locked(dir, &paths)
+}
+
+fn promote_locked(dir: &Path, paths: &Paths) -> Result<Version, OpenError> {
     let faults = Faults::default();
     let mut log = Log::open(&paths.log, &faults)?;
-    let (state, applied) = open::usable_state(dir, &paths, &log)?;
+    let (state, applied) = open::usable_state(dir, paths, &log)?;
     let end = log.position();
     if applied.index == 0 && end.index == 0 {
         state.close();
@@ -75,9 +116,14 @@ pub(super) fn promote(dir: &Path) -> Result<Version, OpenError> {
     state.close();
     let kept = kept?;
     // Last: until then it is a member that leads nobody.
-    let removed = file::remove(&paths.vote, &faults).and_then(|()| file::sync_dir(dir, &faults));
-    removed.map_err(io_error("remove", &paths.vote))?;
+    leave_group(dir, paths)?;
     Ok(kept)
+}
+
+fn leave_group(dir: &Path, paths: &Paths) -> Result<(), OpenError> {
+    let faults = Faults::default();
+    let removed = file::remove(&paths.vote, &faults).and_then(|()| file::sync_dir(dir, &faults));
+    removed.map_err(io_error("remove", &paths.vote))
 }
 
 /// The entries up to `version` that are whole; changes nothing on disk.

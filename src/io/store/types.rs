@@ -255,9 +255,15 @@ pub enum OpenError {
     /// `repair` was asked to give up what the other members of the group have.
     #[error(
         "store {dir} belongs to a group of masters: start the board, and it gets another copy from them; if \
-         none of them is left, restore a backup", dir = .0.display()
+         none of them is left, accept the loss with `kumquat repair --accept-loss-after {version} --last-copy`, \
+         or restore a backup", dir = .dir.display()
     )]
-    Replica(PathBuf),
+    Replica {
+        /// The store.
+        dir: PathBuf,
+        /// What was to be kept.
+        version: Version,
+    },
     /// It was asked to lead, or to follow, in the middle of something else.
     #[error("store {dir} is in use already", dir = .0.display())]
     Busy(PathBuf),

@@ -367,6 +367,75 @@ async fn a_replica_of_an_earlier_release_is_marked_at_its_start() {
     assert!(matches!(opened, Err(OpenError::Lost(_))), "{opened:?}");
 }
 
+/// Damages an entry in the middle of the log of a group's member; gives the last good version.
+async fn damaged_member(dir: &Dir, with_state: bool) -> Version {
+    let replica = Replica::open(&dir.0).await;
+    for entry in history(8, 100) {
+        // Each by itself: what is torn off the end is no damage.
+        replica.append_and_commit(&[entry]).await;
+    }
+    replica.store.close().await;
+    let path = dir.0.join("log");
+    let path = std::fs::read_dir(path).expect("listed").next().expect("a file").expect("an entry");
+    let mut bytes = std::fs::read(path.path()).expect("readable");
+    let at = bytes.windows(2).position(|part| part == b"p5").expect("the fifth");
+    bytes[at] ^= 1;
+    std::fs::write(path.path(), bytes).expect("written");
+    if !with_state {
+        std::fs::remove_dir_all(dir.0.join("state")).expect("removed");
+    }
+    let opened = Store::open(Options::new(&dir.0));
+    let Err(OpenError::Damaged { last_good, .. }) = opened else { panic!("{opened:?}") };
+    last_good
+}
+
+#[tokio::test]
+async fn the_last_copy_of_a_group_goes_on_alone_although_it_is_damaged() {
+    for (with_state, kept) in [(false, 4), (true, 8)] {
+        let dir = Dir::new();
+        let last_good = damaged_member(&dir, with_state).await;
+        let refused = Store::repair(&dir.0, last_good, false);
+        let said = refused.expect_err("others may have it").to_string();
+        let remedy = format!("repair --accept-loss-after {last_good} --last-copy");
+        assert!(said.contains(&remedy), "{said}");
+        let beyond = Store::repair(&dir.0, Version(last_good.0 + 1), true);
+        assert!(matches!(beyond, Err(OpenError::BeyondGood { .. })), "{beyond:?}");
+        Store::repair(&dir.0, last_good, true).expect("repaired");
+        let store = Store::open(Options::new(&dir.0)).expect("opens");
+        assert_eq!(store.standing(), Standing::Sole);
+        let mandate = store.lead_alone(Box::new(())).await.expect("leads");
+        assert_eq!(mandate.reign().epoch, 2, "the others are fenced");
+        assert_eq!(pods(&store), named(3..=kept));
+        assert!(store.version() > Version::of_entry(9, 0));
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_last_copy_without_its_end_or_its_vote_goes_on_alone() {
+    for lost in ["log", "vote"] {
+        let dir = Dir::new();
+        let replica = Replica::open(&dir.0).await;
+        replica.append_and_commit(&history(8, 100)).await;
+        replica.store.close().await;
+        let whole = Store::repair(&dir.0, Version(0), true);
+        assert!(matches!(whole, Err(OpenError::Whole(_))), "{whole:?}");
+        match lost {
+            "log" => std::fs::remove_dir_all(dir.0.join("log")).expect("removed"),
+            _ => std::fs::write(dir.0.join("vote"), [7; 8192]).expect("written"),
+        }
+        Store::open(Options::new(&dir.0)).expect_err("lost");
+        let beyond = Store::repair(&dir.0, Version(1 << 62), true);
+        assert!(matches!(beyond, Err(OpenError::BeyondGood { .. })), "{beyond:?}");
+        std::fs::create_dir_all(dir.0.join("log")).expect("made");
+        Store::repair(&dir.0, Version(0), true).expect("repaired");
+        let store = dir.open();
+        assert_eq!(pods(&store), named(3..=8), "{lost}");
+        assert_eq!(store.leadership().epoch, 2);
+        store.close().await;
+    }
+}
+
 #[tokio::test]
 async fn entries_are_read_within_bounds_and_over_segments() {
     let dir = Dir::new();

@@ -21,7 +21,7 @@ use super::metadata::bump_generation;
 use super::object::{self, finalizers, is_deleting, meta_mut, meta_str, set_finalizers};
 use super::strategy::{self, GarbagePolicy};
 use super::types::{Deleted, ListPage, ListQuery, Target, WriteOptions};
-use super::write::{Prepared, UPDATE_ATTEMPTS, broken_off, detached};
+use super::write::{Prepared, UPDATE_ATTEMPTS, broken_off};
 use super::{Registry, admission};
 use crate::io::store::{Base, Op, Record};
 
@@ -111,7 +111,7 @@ impl Registry {
     ) -> Result<Deleted, ApiError> {
         let (this, target) = (self.clone(), target.clone());
         let (delete, dry_run) = (delete.clone(), options.dry_run);
-        detached(async move { this.delete_here(&target, &delete, dry_run).await }).await
+        self.detached(async move { this.delete_here(&target, &delete, dry_run).await }).await
     }
 
     /// Deletes what `query` selects, one by one, and gives what was deleted.
@@ -125,6 +125,8 @@ impl Registry {
         options: &WriteOptions,
     ) -> Result<ListPage, ApiError> {
         delete.check()?;
+        // Of what is not there nothing is deleted, so nobody else is asked whether this is the past.
+        self.confirm().await?;
         let mut page = self.list(query)?;
         let mut deleted = Vec::with_capacity(page.items.len());
         let mut items = page.items.into_iter().peekable();

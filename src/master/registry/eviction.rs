@@ -16,7 +16,7 @@ use super::errors::{MODIFIED, read_failed};
 use super::object::{self, is_deleting};
 use super::pods::created_status;
 use super::types::{Target, WriteOptions, Written};
-use super::write::{UPDATE_ATTEMPTS, detached};
+use super::write::UPDATE_ATTEMPTS;
 use super::{Registry, body};
 use crate::io::store::{ListRange, Record};
 
@@ -39,7 +39,7 @@ impl Registry {
         options: &WriteOptions,
     ) -> Result<Written, ApiError> {
         let (this, pod, options) = (self.clone(), pod.clone(), options.clone());
-        detached(async move { this.evict_here(&pod, eviction, &options).await }).await
+        self.detached(async move { this.evict_here(&pod, eviction, &options).await }).await
     }
 
     async fn evict_here(

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::errors::MODIFIED;
 use super::object;
 use super::types::{PatchBody, PatchKind, Target, WriteOptions, Written};
-use super::write::{check_preconditions, detached, judge};
+use super::write::{check_preconditions, judge};
 use super::{Registry, body};
 
 /// `MaxRetryWhenPatchConflicts` of the apiserver.
@@ -28,7 +28,7 @@ impl Registry {
     ) -> Result<Written, ApiError> {
         let (this, target, options) = (self.clone(), target.clone(), options.clone());
         let subresource = subresource.map(str::to_owned);
-        detached(async move {
+        self.detached(async move {
             match subresource.as_deref() {
                 Some("scale") => this.patch_scale(&target, &patch, &options).await,
                 part => this.patch_here(&target, part, &patch, &options).await,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::errors::MODIFIED;
 use super::object::{self, child_mut, is_deleting, meta_mut};
 use super::types::{Target, WriteOptions, Written};
-use super::write::{Prepared, UPDATE_ATTEMPTS, check_preconditions, detached};
+use super::write::{Prepared, UPDATE_ATTEMPTS, check_preconditions};
 use super::{Registry, body, selection, strategy};
 use crate::io::store::{Base, Op, Record};
 
@@ -27,7 +27,7 @@ impl Registry {
         options: &WriteOptions,
     ) -> Result<Written, ApiError> {
         let (this, pod, options) = (self.clone(), pod.clone(), options.clone());
-        detached(async move { this.bind_here(&pod, binding, &options).await }).await
+        self.detached(async move { this.bind_here(&pod, binding, &options).await }).await
     }
 
     /// POST of a Binding to its own collection: the pod is the one that the Binding is named after.

@@ -26,6 +26,8 @@ use crate::io::store::{Base, Op, ProposeError, Record};
 const NAME_ATTEMPTS: usize = 8;
 /// Times that an update without a version of its own is tried again when another one was faster.
 pub(super) const UPDATE_ATTEMPTS: usize = 32;
+/// Codes of refusals that depend on what is stored.
+const TELL_OF_STORED: [u16; 4] = [403, 404, 409, 422];
 
 /// A change that is ready to be proposed.
 pub(super) struct Prepared {
@@ -49,7 +51,7 @@ impl Registry {
         options: &WriteOptions,
     ) -> Result<Written, ApiError> {
         let (this, target, options) = (self.clone(), target.clone(), options.clone());
-        detached(async move {
+        self.detached(async move {
             match target.resource.kind {
                 "Binding" => this.bind_by_name(&target, object, &options).await,
                 _ => this.create_here(target, object, &options).await,
@@ -71,7 +73,7 @@ impl Registry {
     ) -> Result<Written, ApiError> {
         let (this, target, options) = (self.clone(), target.clone(), options.clone());
         let subresource = subresource.map(str::to_owned);
-        detached(async move {
+        self.detached(async move {
             match subresource.as_deref() {
                 Some("scale") => this.update_scale(&target, object, &options).await,
                 part => this.update_here(&target, part, object, &options).await,
@@ -285,6 +287,24 @@ impl Registry {
         Some(Lease::new(allocator, dry_run))
     }
 
+    /// Runs a write to its end even if nobody waits for it any more.
+    ///
+    /// # Errors
+    /// Those of the write; 503 instead of one that tells of what is stored when this master does not lead
+    /// any more: it may be the past.
+    pub(super) async fn detached<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let done = tokio::spawn(work).await.unwrap_or_else(|_| Err(broken_off()));
+        if let Err(error) = &done
+            && TELL_OF_STORED.contains(&error.code)
+        {
+            self.confirm().await?;
+        }
+        done
+    }
+
     /// Proposes one change. `None` when the object is no longer what it was prepared on.
     pub(super) async fn commit_one(
         &self,
@@ -293,6 +313,10 @@ impl Registry {
         dry_run: bool,
         lease: Option<Lease>,
     ) -> Result<Option<Version>, ApiError> {
+        if prepared.op.is_none() || dry_run {
+            // What is not proposed asks no other master whether this is the past.
+            self.confirm().await?;
+        }
         let Some(op) = &prepared.op else { return Ok(Some(prepared.version)) };
         if dry_run {
             let taken = op.base == Base::Absent && self.find(target)?.is_some();
@@ -388,13 +412,6 @@ pub(super) fn sized(target: &Target, body: Bytes) -> Result<Bytes, ApiError> {
         return Err(write_failed(target.resource, &ProposeError::TooLarge));
     }
     Ok(body)
-}
-
-/// Runs a write to its end even if nobody waits for it any more.
-pub(super) async fn detached<T: Send + 'static>(
-    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
-) -> Result<T, ApiError> {
-    tokio::spawn(work).await.unwrap_or_else(|_| Err(broken_off()))
 }
 
 /// A write whose task ended without an answer.

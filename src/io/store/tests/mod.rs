@@ -45,6 +45,12 @@ impl Drop for Dir {
 }
 
 impl Store {
+    /// Ends its reign, as a change of leaders does.
+    pub(crate) async fn depose(&self) {
+        self.engine().send(GroupRequest::Reign(None)).expect("runs");
+        self.reign().wait_for(Option::is_none).await.expect("runs");
+    }
+
     /// Ends as after SIGKILL: nothing is flushed.
     pub(super) async fn abandon(self) {
         let shared = self.shared.clone();

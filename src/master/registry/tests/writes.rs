@@ -350,3 +350,28 @@ async fn a_pod_gets_the_token_of_its_account_unless_it_or_the_account_says_no() 
         .await;
     check(json!({"initContainers": [{"name": "i", "image": "i:1"}]}), &[true, true]).await;
 }
+
+#[tokio::test]
+async fn a_master_that_leads_no_more_tells_nothing_of_what_it_has_stored() {
+    let bed = Bed::new().await;
+    let (there, absent) = (target("/configmaps", "there"), target("/configmaps", "absent"));
+    let same = bed.create("/configmaps", "default", config_map("there")).await;
+    let mut old = same.clone();
+    old["metadata"]["resourceVersion"] = "1".into();
+    let options = WriteOptions::default();
+    let outcomes = async || {
+        let deleted = bed.registry.delete(&absent, &DeleteOptions::default(), &options).await;
+        let code = |outcome: Result<(), ApiError>| outcome.err().map_or(200, |error| error.code);
+        [
+            code(bed.update(&absent, config_map("absent")).await.map(drop)),
+            code(bed.patch(&absent, None, json!({"data": {"a": "b"}})).await.map(drop)),
+            code(deleted.map(drop)),
+            code(bed.update(&there, old.clone()).await.map(drop)),
+            code(bed.try_create("/configmaps", "nope", config_map("a")).await.map(drop)),
+            code(bed.update(&there, same.clone()).await.map(drop)),
+        ]
+    };
+    assert_eq!(outcomes().await, [404, 404, 404, 409, 404, 200]);
+    bed.registry.store().depose().await;
+    assert_eq!(outcomes().await, [503; 6]);
+}

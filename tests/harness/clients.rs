@@ -57,6 +57,11 @@ impl Doors {
         Self { addresses, tls: TlsConnector::from(Arc::new(config)) }
     }
 
+    /// Other doors for the same user.
+    pub fn at(&self, addresses: Vec<SocketAddr>) -> Self {
+        Self { addresses, tls: self.tls.clone() }
+    }
+
     /// The same doors for whoever shows no certificate, but a token perhaps.
     pub fn for_strangers(kubeconfig: &str, addresses: Vec<SocketAddr>) -> Self {
         let config: Value = serde_norway::from_str(kubeconfig).expect("a kubeconfig");

@@ -3,8 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::history::{Answer, Call, Value, Version};
 use super::loss::Random;
@@ -21,19 +21,30 @@ pub enum Step {
 /// Values that no other client of the history uses.
 pub type Values = Arc<AtomicU64>;
 
+/// The version at which each key was seen last.
+pub type Seen = Arc<Mutex<BTreeMap<String, Version>>>;
+
 /// One client's way.
 pub struct Walk {
     random: Random,
     values: Values,
     keys: u64,
-    /// The version at which it last saw each key.
-    seen: BTreeMap<String, Version>,
+    seen: Seen,
 }
 
 impl Walk {
     /// Over keys `key-0` and so on.
     pub fn new(random: Random, values: Values, keys: u64) -> Self {
-        Self { random, values, keys, seen: BTreeMap::new() }
+        Self { random, values, keys, seen: Seen::default() }
+    }
+
+    /// Clients that tell each other what they saw: a store must not know less than they do.
+    pub fn knowing(self, seen: &Seen) -> Self {
+        Self { seen: Arc::clone(seen), ..self }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, BTreeMap<String, Version>> {
+        self.seen.lock().expect("whole")
     }
 
     fn value(&self) -> Value {
@@ -43,7 +54,7 @@ impl Walk {
     /// What to do next. Mostly what can succeed, and sometimes what must not.
     pub fn next(&mut self) -> Step {
         let key = format!("key-{}", self.random.below(self.keys));
-        let base = self.seen.get(&key).copied();
+        let base = self.seen().get(&key).copied();
         let call = match (self.random.below(100), base) {
             (0..6, _) => return Step::List,
             (6..36, _) => Call::Get,
@@ -60,14 +71,16 @@ impl Walk {
     pub fn heard(&mut self, key: &str, answer: Option<Answer>) {
         match answer {
             Some(Answer::Written(version) | Answer::Found { version, .. }) => {
-                self.seen.insert(key.to_owned(), version);
+                let mut seen = self.seen();
+                let newest = seen.entry(key.to_owned()).or_default();
+                *newest = version.max(*newest);
             }
             Some(Answer::Deleted | Answer::Missing) => {
-                self.seen.remove(key);
+                self.seen().remove(key);
             }
             // Somebody else has it, at a version to be read first.
             Some(Answer::Exists) => {
-                self.seen.insert(key.to_owned(), 1);
+                self.seen().insert(key.to_owned(), 1);
             }
             Some(Answer::Conflict) | None => {}
         }

@@ -91,9 +91,9 @@ impl Outcome {
 /// A cluster on which trials follow each other. The boards go before their disks.
 pub(crate) struct Bed {
     voters: u8,
-    cluster: Cluster,
+    pub(crate) cluster: Cluster,
     _disks: Disks,
-    doors: Doors,
+    pub(crate) doors: Doors,
     plan: Plan,
     has_pods: bool,
     /// How long a fault lasts at least.
@@ -105,8 +105,17 @@ pub(crate) struct Bed {
 }
 
 impl Bed {
-    /// A cluster of so many voters that are well; small disks of their own for trials that fill them.
+    /// A cluster of so many voters that are well, each with a pod; small disks of their own for trials
+    /// that fill them.
     pub(crate) fn new(name: &str, voters: u8, small_disks: bool) -> Option<Self> {
+        let mut bed = Self::bare(name, voters, small_disks)?;
+        bed.has_pods = busybox::present(name);
+        bed.start_pods();
+        Some(bed)
+    }
+
+    /// The same without pods.
+    pub(crate) fn bare(name: &str, voters: u8, small_disks: bool) -> Option<Self> {
         if !possible(name) {
             return None;
         }
@@ -141,20 +150,18 @@ impl Bed {
         };
         let read = vec![0; cluster.boards.len()];
         let beginnings = BTreeMap::new();
-        let has_pods = busybox::present(name);
-        let mut bed = Self {
+        let bed = Self {
             voters,
             cluster,
             _disks: disks,
             doors,
             plan,
-            has_pods,
+            has_pods: false,
             lasts: LASTS,
             read,
             beginnings,
         };
         bed.wait_well();
-        bed.start_pods();
         Some(bed)
     }
 
@@ -198,7 +205,7 @@ impl Bed {
     }
 
     /// One request at whichever door answers.
-    fn api(&self, method: &Method, path: &str, body: Option<&Value>) -> Value {
+    pub(crate) fn api(&self, method: &Method, path: &str, body: Option<&Value>) -> Value {
         self.client(0, |mut client| async move {
             let deadline = Instant::now() + WELL_WITHIN;
             loop {
@@ -218,7 +225,7 @@ impl Bed {
     }
 
     /// Index of the board that leads, as those say who know the newest reign.
-    fn leader(&self) -> usize {
+    pub(crate) fn leader(&self) -> usize {
         let said = (0..self.cluster.boards.len()).filter_map(|index| self.status(index));
         let newest = said.max_by_key(|status| (status["epoch"].as_u64(), status["term"].as_u64()));
         let name = newest.map(|status| status["leader"].clone()).unwrap_or_default();
@@ -227,7 +234,7 @@ impl Bed {
     }
 
     /// Waits until every board shows all voters, all boards are ready and the leader's door serves.
-    fn wait_well(&self) -> Duration {
+    pub(crate) fn wait_well(&self) -> Duration {
         let began = Instant::now();
         let mut why = String::new();
         while began.elapsed() < WELL_WITHIN {
@@ -388,7 +395,7 @@ impl Bed {
     }
 
     /// Runs one client, which begins at a door, in the switch's namespace.
-    fn client<T: Send, F: Future<Output = T>>(
+    pub(crate) fn client<T: Send, F: Future<Output = T>>(
         &self,
         door: usize,
         work: impl FnOnce(Client) -> F + Send,
@@ -440,7 +447,7 @@ impl Bed {
 }
 
 /// Ends the writers, also when the trial fails.
-struct Stopping<'a>(&'a AtomicBool);
+pub(crate) struct Stopping<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Stopping<'_> {
     fn drop(&mut self) {

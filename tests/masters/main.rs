@@ -7,6 +7,7 @@ mod clocks;
 mod deposed;
 mod doors;
 mod failover;
+mod histories;
 mod keys;
 mod last_copy;
 mod leave;

@@ -43,6 +43,7 @@ const TRIALS: &[Trial] = &[
         binary: None,
         ..Trial::of("histories", "", "store::group::tests::linear::")
     },
+    Trial { rounds: 100, ..Trial::of("api-histories", "masters", "histories::") },
 ];
 
 impl Trial {

@@ -119,7 +119,8 @@ fn said(name: &str, done: &Value) -> String {
                  ones sign is refused, tokens of pods are renewed, Secrets are sealed anew. Every \
                  kubeconfig is refused then, too: get another with `kumquat kubeconfig`; join tokens are \
                  gone already. Backups so far that are sealed with the recovery key are open to whoever \
-                 has the board: save others, and write the new recovery key down\n";
+                 has the board, and bring back objects, but no board: save others, and write the new recovery \
+                 key down\n";
     }
     text
 }

@@ -84,6 +84,11 @@ impl Departure {
         });
     }
 
+    /// It cannot be.
+    pub(super) fn stay(&self) {
+        self.wished.send_if_modified(|wished| wished.take().is_some());
+    }
+
     /// Until when that is wished: what this board tells whoever leads, also one that began a moment ago.
     /// Changes when the wish begins; whoever looks at the end of it may find that it lasts longer.
     pub(super) fn wished(&self) -> watch::Receiver<Option<Instant>> {

@@ -30,6 +30,9 @@ pub(super) async fn run(
         (true, _) => "/v1/boards/leave?force=1",
         _ => "/v1/boards/leave",
     };
+    if forget {
+        eprintln!("looks whether a leader is there: 15 s");
+    }
     let client = client.within(ANSWER_WITHIN);
     let deadline = Instant::now() + within;
     let mut said = String::new();

@@ -96,9 +96,9 @@ impl Standing {
         let secrets_keys =
             SecretsKeys::open(&dirs.data).context("cannot have the keys of Secrets")?;
         let store = open_store(base, mastership, secrets_keys.clone()).await?;
-        let credentials = credentials.pinning(Arc::new(ByStore(Keys::of(store.clone()))));
         let mastership = mastership.filter(|it| !it.is_promoted(&store));
         let known = mastership.map(|mastership| mastership.masters.clone()).unwrap_or_default();
+        let credentials = credentials.pinning(Arc::new(ByStore::new(&store, &known)));
         let book = watch::Sender::new(Arc::new(known));
         let evicted = watch::Sender::default();
         let grouping = Grouping::new(GroupingOptions {

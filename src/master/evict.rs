@@ -66,7 +66,9 @@ pub enum EvictError {
     #[error("there is no board {0}: `kumquat board list` shows those that there are")]
     Absent(String),
     /// It is the board that answers.
-    #[error("board {0} leads this cluster: let another board lead before it is evicted")]
+    #[error(
+        "board {0} leads this cluster: let another board lead first (stop `kumquat up` there, or run `kumquat board leave`)"
+    )]
     Leads(String),
     /// Its Node names no key: it has never been let in.
     #[error("board {0} has not shown a key yet: delete its Node instead")]

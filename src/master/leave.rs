@@ -151,7 +151,10 @@ impl Leaver {
     /// [`LeaveError`]; the board stays what it is.
     pub async fn advance(&self, board: &str, force: bool) -> Result<LeavingV1, LeaveError> {
         let seen = Board::of(&self.views.world(), board);
-        seen.check(board, force)?;
+        if let Err(error) = seen.check(board, force) {
+            self.members.keep(board);
+            return Err(error);
+        }
         self.members.let_go(board, ASKED_WITHIN);
         let health = self.members.health();
         let has_heir = health.as_ref().is_some_and(|health| {

@@ -20,6 +20,8 @@ const WITHIN: Duration = Duration::from_secs(60);
 const WRITING: Duration = Duration::from_secs(1);
 /// As for a leader that dies: five times what SPEC promises.
 const GAP_MAX: Duration = Duration::from_secs(10);
+/// So long nothing happens after a leave that was refused.
+const REFUSED_FOR: Duration = Duration::from_secs(3);
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
 /// Of three masters the leader leaves while writers write, then the one that decides of two; the last one
@@ -27,12 +29,8 @@ const PODS: &str = "/api/v1/namespaces/default/pods";
 pub(crate) fn one_after_the_other(cluster: &mut Cluster) {
     let first = leader(&cluster.boards, |_| true).expect("somebody leads");
     let name = cluster.boards[first].node().to_owned();
-    let bare = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "bare" },
-        "spec": { "nodeName": name, "containers": [{ "name": "main", "image": "none" }] } });
-    cluster.boards[first].create(PODS, &bare);
-    let refused = cluster.boards[first].command(&["board", "leave"]);
-    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
-    assert!(text(&refused).contains("default/bare"), "{}", text(&refused));
+    a_follower_may_not(cluster, first, (first + 1) % 3);
+    refused_for_a_pod(&cluster.boards[first], &cluster.boards[first]);
     leaves_under_writers(cluster, first, &["--force"]);
 
     let second = leader(&cluster.boards, |index| index != first).expect("somebody leads");
@@ -54,6 +52,33 @@ pub(crate) fn one_after_the_other(cluster: &mut Cluster) {
     wait_until("it is a member again", &cluster.boards, WITHIN, || {
         standing(&status(&cluster.boards[last]), &name) == "learner"
     });
+}
+
+/// What is refused changes nothing: the board votes on.
+fn a_follower_may_not(cluster: &Cluster, leads: usize, follower: usize) {
+    let (leader, board) = (&cluster.boards[leads], &cluster.boards[follower]);
+    let changes = || leader.log().matches("the masters change").count();
+    let before = changes();
+    refused_for_a_pod(leader, board);
+    let led = board.command(&["board", "leave", "--forget"]);
+    assert_eq!(led.status.code(), Some(1), "{}", text(&led));
+    assert!(text(&led).contains("without --forget"), "{}", text(&led));
+    std::thread::sleep(REFUSED_FOR);
+    assert_eq!(changes(), before, "{}", leader.log());
+    let said = status(leader);
+    assert_eq!(said["voters"].as_array().map(Vec::len), Some(3), "{said}");
+    let now = json!({ "gracePeriodSeconds": 0 });
+    leader.api("DELETE", &format!("{PODS}/bare"), Some(&now)).expect("deleted");
+}
+
+/// A board with a pod that nobody starts elsewhere may not leave.
+fn refused_for_a_pod(leader: &Board, board: &Board) {
+    let bare = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "bare" },
+        "spec": { "nodeName": board.node(), "containers": [{ "name": "main", "image": "none" }] } });
+    leader.create(PODS, &bare);
+    let refused = board.command(&["board", "leave"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+    assert!(text(&refused).contains("default/bare"), "{}", text(&refused));
 }
 
 /// A board leaves; nothing that was acknowledged is lost, and it forgets the cluster.

@@ -11,6 +11,7 @@ mod histories;
 mod keys;
 mod last_copy;
 mod leave;
+mod membership;
 mod moved;
 mod rekey;
 mod three;

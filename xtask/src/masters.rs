@@ -3,7 +3,7 @@
 //! Cells with as many voters follow each other on one cluster of `tests/masters`, several trials each;
 //! after one that fails the others go on with a new cluster. Every trial adds a line to the cell's file
 //! in `target/soak/masters`, so a run that was ended goes on where it was. The table at the end is made
-//! from the files.
+//! from the files. With `--together` groups of three and of five voters have their trials at the same time.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -61,7 +61,7 @@ struct Trial {
 
 /// Runs what is missing and prints all.
 pub(crate) fn soak(words: &[String]) -> Result<()> {
-    let (mut trials, mut wanted) = (TRIALS, None);
+    let (mut trials, mut wanted, mut together) = (TRIALS, None, false);
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -69,6 +69,8 @@ pub(crate) fn soak(words: &[String]) -> Result<()> {
                 let count = words.next().context("--trials needs a number")?;
                 trials = count.parse().with_context(|| format!("--trials {count}"))?;
             }
+            "--together" => together = true,
+            option if option.starts_with('-') => bail!("{option}: only --trials N and --together"),
             name => wanted = Some(name.to_owned()),
         }
     }
@@ -81,46 +83,71 @@ pub(crate) fn soak(words: &[String]) -> Result<()> {
     }
     let folder = root().join("target/soak/masters");
     fs::create_dir_all(&folder)?;
-    let missing =
-        |cell: &String| Ok::<_, anyhow::Error>(trials.saturating_sub(read(&folder, cell)?.len()));
+    let count = |cell: &String| missing(&folder, cell, trials);
     let mut broken = BTreeSet::new();
-    let mut binary = None;
-    for end in ["-3", "-5"] {
-        loop {
-            let mut left = Vec::new();
-            for cell in cells.iter().filter(|cell| cell.ends_with(end)) {
-                match missing(cell)? {
-                    0 => {}
-                    _ if broken.contains(cell) => {}
-                    count => left.push((cell, count)),
-                }
-            }
-            if left.is_empty() {
-                break;
-            }
-            if binary.is_none() {
-                setup::for_tests()?;
-                binary = Some(setup::build_with_faults("fast")?);
-            }
-            let Some(binary) = &binary else { break };
-            let Err(error) = run_cells(binary, &folder, &left) else { break };
-            // The first that is not complete is the one that failed; the others still tell something.
-            let first = left.iter().find(|(cell, _)| missing(cell).is_ok_and(|left| left > 0));
-            let Some((cell, _)) = first else { break };
-            eprintln!("xtask: {cell}: {error:#}");
-            broken.insert((*cell).clone());
-        }
+    if cells.iter().any(|cell| count(cell).map_or(true, |left| left > 0)) {
+        setup::for_tests()?;
+        let binary = setup::build_with_faults("fast")?;
+        let group = |end| {
+            let of_group = cells.iter().filter(|cell| cell.ends_with(end)).collect::<Vec<_>>();
+            complete(&binary, &folder, &of_group, trials)
+        };
+        let (three, five) = match together {
+            true => std::thread::scope(|scope| {
+                let three = scope.spawn(|| group("-3"));
+                let five = group("-5");
+                (three.join().expect("trials do not panic"), five)
+            }),
+            false => (group("-3"), group("-5")),
+        };
+        broken = three?;
+        broken.extend(five?);
     }
     let shown = table(&folder, &cells);
     if !broken.is_empty() {
         let names: Vec<_> = broken.iter().map(String::as_str).collect();
         bail!("trials failed in: {}; their cells are not complete", names.join(", "));
     }
-    let short = cells.iter().filter(|cell| missing(cell).map_or(true, |left| left > 0)).count();
+    let short = cells.iter().filter(|cell| count(cell).map_or(true, |left| left > 0)).count();
     if short > 0 {
         bail!("{short} of {} cells have fewer than {trials} trials", cells.len());
     }
     shown
+}
+
+/// How many trials a cell lacks.
+fn missing(folder: &Path, cell: &str, trials: usize) -> Result<usize> {
+    Ok(trials.saturating_sub(read(folder, cell)?.len()))
+}
+
+/// Runs what cells of one group lack, each cell until a trial of it fails; gives those that failed.
+fn complete(
+    binary: &Path,
+    folder: &Path,
+    cells: &[&String],
+    trials: usize,
+) -> Result<BTreeSet<String>> {
+    let mut broken = BTreeSet::new();
+    loop {
+        let mut left = Vec::new();
+        for cell in cells {
+            match missing(folder, cell, trials)? {
+                0 => {}
+                _ if broken.contains(*cell) => {}
+                count => left.push((*cell, count)),
+            }
+        }
+        if left.is_empty() {
+            return Ok(broken);
+        }
+        let Err(error) = run_cells(binary, folder, &left) else { return Ok(broken) };
+        // The first that is not complete is the one that failed; the others still tell something.
+        let unfinished = |cell| missing(folder, cell, trials).is_ok_and(|left| left > 0);
+        let first = left.iter().find(|(cell, _)| unfinished(cell));
+        let Some((cell, _)) = first else { return Ok(broken) };
+        eprintln!("xtask: {cell}: {error:#}");
+        broken.insert((*cell).clone());
+    }
 }
 
 fn cells() -> Vec<String> {

@@ -32,6 +32,7 @@ const TRIALS: &[Trial] = &[
     Trial { rounds: 4, minutes: 60, ..Trial::of("hour", "services", "soak::") },
     Trial::of("founding", "trust", "founding::"),
     Trial::of("growing", "masters", "three::"),
+    Trial::of("membership", "masters", "membership::"),
     Trial::of("two", "masters", "two::"),
     Trial::of("moved", "masters", "moved::"),
     Trial::of("authority", "masters", "rekey::"),

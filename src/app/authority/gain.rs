@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{Request, StatusCode};
 use model::limits::{KIT_BYTES_MAX, MASTERS_MAX};
-use model::masters::CertifiedV1;
+use model::masters::{CertifiedV1, MasterAtV1};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -89,12 +89,6 @@ impl Certifying {
         address: SocketAddr,
         leader: &str,
     ) -> Result<(), String> {
-        if self.book.borrow().iter().any(|at| at.board == leader) {
-            return Ok(());
-        }
-        if self.book.borrow().len() >= MASTERS_MAX {
-            return Err("too many masters were named".into());
-        }
         let connection = self.open(address).await?;
         if !self.is_other(&connection) {
             return Err("it has no other authority, or is not known".into());
@@ -103,6 +97,14 @@ impl Certifying {
         let said = asked.ok().and_then(Result::ok).ok_or("it does not say who the masters are")?;
         let named = said.masters.into_iter().find(|at| at.board == leader);
         let named = named.ok_or("it does not name that master")?;
+        // A board with a new card has its old name and another key.
+        let is_named = |at: &MasterAtV1| at.board == named.board && at.key == named.key;
+        if self.book.borrow().iter().any(is_named) {
+            return Ok(());
+        }
+        if self.book.borrow().len() >= MASTERS_MAX {
+            return Err("too many masters were named".into());
+        }
         self.book.send_modify(|book| Arc::make_mut(book).push(named));
         Ok(())
     }

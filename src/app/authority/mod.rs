@@ -20,8 +20,10 @@ pub(super) use disk::{AuthorityDisk, finish, forget, group, keep, set_group, tak
 pub(super) use gain::Certifying;
 pub(super) use serve::Desk;
 
-use crate::io::tls::BoardPeer;
-use crate::io::tls::Pinned;
+use model::masters::MasterAtV1;
+
+use crate::io::store::Store;
+use crate::io::tls::{BoardPeer, Pinned};
 use crate::master::keys::Keys;
 
 /// Where a board asks for its certificate, and masters for keys.
@@ -29,15 +31,31 @@ const CERTIFY: &str = "/v1/authority";
 const KEYS: &str = "/v1/authority/keys";
 const HAS: &str = "/v1/authority/has";
 
-/// What a master knows of boards' keys: its copy of the objects and the group.
-pub(super) struct ByStore(pub(super) Keys);
+/// What a master knows of boards' keys: its copy of the objects and the group. Before it has one, it knows
+/// the masters whose keys came with its own.
+pub(super) struct ByStore {
+    keys: Keys,
+    store: Store,
+    told: Vec<MasterAtV1>,
+}
+
+impl ByStore {
+    pub(super) fn new(store: &Store, told: &[MasterAtV1]) -> Self {
+        Self { keys: Keys::of(store.clone()), store: store.clone(), told: told.to_vec() }
+    }
+
+    fn was_told(&self, board: &BoardPeer) -> bool {
+        let is_it = |at: &MasterAtV1| at.board == board.name && at.key == board.key;
+        self.store.members().is_none() && self.told.iter().any(is_it)
+    }
+}
 
 impl Pinned for ByStore {
     fn is_board(&self, board: &BoardPeer) -> bool {
-        self.0.is_pinned(board)
+        self.keys.is_pinned(board) || self.was_told(board)
     }
 
     fn is_master(&self, board: &BoardPeer) -> bool {
-        self.0.is_pinned_master(board)
+        self.keys.is_pinned_master(board) || self.was_told(board)
     }
 }

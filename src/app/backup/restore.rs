@@ -81,7 +81,8 @@ impl Notes {
             "no board joins with a token of the backup ({tokens} removed): `kumquat token create` makes new \
              ones\nWARNING: the cluster knows only the {evicted} boards that were thrown out before {taken}; those \
              thrown out later are let in again: `kumquat board evict NAME` once more, and change the Secrets \
-             that they had"
+             that they had. If one of them was a master, the cluster took other keys then, and no board comes by \
+             itself: `kumquat board leave --forget` on each, then a new token"
         )
     }
 }

@@ -4,12 +4,15 @@
 //! Answers: `{"left": false, "waits": [...]}`, asked again a second later by the command;
 //! `{"left": true, "cluster": ...}` when `up` is about to end.
 
+use std::time::Duration;
+
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use model::leave::{LEAVE, LEFT, LeavingV1};
 use model::limits::CONTROL_ANSWER_BYTES_MAX;
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 
 use super::{Control, ControlSeat, FollowerSeat, between_seats, query, refusal};
 use crate::app::departure::Kept;
@@ -19,6 +22,11 @@ use crate::io::peer;
 use crate::io::tls::BoardPeer;
 use crate::master::leave::{LeaveError, Leaver};
 
+/// A board forgets its cluster without a leader's word once no leader was there for so long: longer than
+/// masters take to choose one, and boards to reach it.
+const UNLED_FOR: Duration = Duration::from_secs(15);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 impl Control {
     /// Does what is next, and says how far it is.
     pub(super) async fn leave(&self, request: &Request<Incoming>) -> Response<Body> {
@@ -26,7 +34,6 @@ impl Control {
         if query(request, "forget").is_some() {
             return self.forget().await;
         }
-        self.departure.wish();
         let asked = match self.seat() {
             ControlSeat::Master(master) => {
                 let leaving = master.leaver.advance(&self.identity.name, force).await;
@@ -42,6 +49,12 @@ impl Control {
             }
             ControlSeat::Nobody => return between_seats(),
         };
+        // Whoever leads acts upon a wish at once, so there is none before the leader has taken it.
+        match asked {
+            Ok(_) => self.departure.wish(),
+            Err((StatusCode::CONFLICT, _)) => self.departure.stay(),
+            Err(_) => {}
+        }
         match asked {
             Ok((leaving, Some(view))) if leaving.ready => self.take_leave(view).await,
             Ok((leaving, _)) => {
@@ -76,18 +89,23 @@ impl Control {
         }
     }
 
-    /// Without a leader's word: where there is none, or none that knows this board.
+    /// Without a leader's word: where there is none, or none that knows this board. The connection to one
+    /// that is well ends now and then, too.
     async fn forget(&self) -> Response<Body> {
-        let led = match self.seat() {
-            ControlSeat::Master(_) => Some("this board leads"),
-            ControlSeat::Member(view) | ControlSeat::Follower(FollowerSeat { view, .. }) => {
-                view.is_led().then_some("the board that leads answers")
+        let since = Instant::now();
+        while since.elapsed() < UNLED_FOR {
+            let led = match self.seat() {
+                ControlSeat::Master(_) => Some("this board leads"),
+                ControlSeat::Member(view) | ControlSeat::Follower(FollowerSeat { view, .. }) => {
+                    view.is_led().then_some("the board that leads answers")
+                }
+                ControlSeat::Nobody => return between_seats(),
+            };
+            if let Some(led) = led {
+                let text = format!("{led}: leave without --forget, so that others take over first");
+                return refusal(StatusCode::CONFLICT, &text);
             }
-            ControlSeat::Nobody => return between_seats(),
-        };
-        if let Some(led) = led {
-            let text = format!("{led}: leave without --forget, so that others take over first");
-            return refusal(StatusCode::CONFLICT, &text);
+            sleep(LOOK_EVERY).await;
         }
         self.go().await
     }

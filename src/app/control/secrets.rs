@@ -6,6 +6,7 @@ use serde_json::json;
 use super::{MasterSeat, refusal};
 use crate::io::control::{Body, json as answer};
 use crate::io::store::{Store, StoreError};
+use crate::master::authority::Said;
 
 /// Secrets that are looked at in one go.
 const PAGE: usize = 256;
@@ -17,6 +18,16 @@ pub(super) fn rotate(master: &MasterSeat) -> Response<Body> {
     if store.members().is_some_and(|group| group.members.len() > 1) {
         let text = "the key cannot be rotated while several boards are masters: the others would not \
                     have it; start them with `--role worker`, rotate, and let them come back";
+        return refusal(StatusCode::CONFLICT, text);
+    }
+    // Another authority brings another key with it, and would put it in this one's place.
+    let said = match Said::read(store) {
+        Ok(said) => said,
+        Err(error) => return refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    };
+    if !said.lost.is_empty() || said.current.is_some_and(|pin| pin != master.pki.pin()) {
+        let text = "the cluster takes other keys, since a master was thrown out: Secrets are sealed \
+                    with another key then";
         return refusal(StatusCode::CONFLICT, text);
     }
     match stale(store) {

@@ -66,6 +66,7 @@ pub(in crate::app) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
     }
     let dirs = prepare(dirs)?;
     let lock = lock(&dirs.data)?;
+    end_pods_of_the_left(&dirs, &config)?;
     if departure::finish(&dirs)? {
         tracing::info!("this board has forgotten the cluster that it left");
     }
@@ -258,6 +259,24 @@ impl Signals {
             stop().await.map(|()| true)
         })
     }
+}
+
+/// What runs still on a board that has left its cluster, when that was cut short.
+fn end_pods_of_the_left(dirs: &Dirs, config: &Config) -> Result<()> {
+    if !departure::is_due(dirs) {
+        return Ok(());
+    }
+    // It has begun to forget: what ran has ended before.
+    let Some(identity) = Identity::load(dirs, config)? else { return Ok(()) };
+    let keeper = running::keeper_paths(dirs, &identity, None)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let Err(error) = runtime.block_on(stop_pods(keeper)) {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "containers of the cluster that this board left may run on: restart the board"
+        );
+    }
+    Ok(())
 }
 
 /// Asks every container to stop, then removes all of them.

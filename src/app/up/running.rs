@@ -165,7 +165,11 @@ async fn any_failed(loops: &mut Loops, seat: &mut Loops, board: &mut BoardRole) 
 }
 
 /// Where the keeper works. Its binary is the board's own, not one on trial.
-fn keeper_paths(dirs: &Dirs, identity: &Identity, trial: Option<&Trial>) -> Result<KeeperPaths> {
+pub(super) fn keeper_paths(
+    dirs: &Dirs,
+    identity: &Identity,
+    trial: Option<&Trial>,
+) -> Result<KeeperPaths> {
     let exe = match trial {
         Some(trial) => trial.exe().to_owned(),
         None => std::env::current_exe()?,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use logic::masters::{Durability, Wanted};
+use logic::network::paths::TUNNEL_PORT;
 use model::limits::{BACKUP_EVERY_SECONDS_MIN, BACKUP_KEEP_MAX, GENESIS_EXPECT_MAX, PEERS_MAX};
 use model::network::{Ipv4Block, Protocol};
 use serde::{Deserialize, Serialize};
@@ -20,8 +21,6 @@ use crate::master::audit::AuditTo;
 
 /// Multicast DNS (RFC 6762).
 const MDNS_PORT: u16 = 5353;
-/// What boards of different subnets send each other's pods.
-const VXLAN_PORT: u16 = 8472;
 /// Backups that a schedule keeps when the user says nothing.
 const BACKUP_KEEP: u32 = 7;
 
@@ -204,7 +203,7 @@ impl Config {
     pub(super) fn own_ports(&self) -> Vec<(Protocol, u16)> {
         let tcp = [self.api_port, self.mqtt_port, self.peer_port];
         let tcp = tcp.into_iter().map(|port| (Protocol::Tcp, port));
-        let udp = [MDNS_PORT, VXLAN_PORT].into_iter().map(|port| (Protocol::Udp, port));
+        let udp = [MDNS_PORT, TUNNEL_PORT].into_iter().map(|port| (Protocol::Udp, port));
         tcp.chain(udp).collect()
     }
 }

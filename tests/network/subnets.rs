@@ -23,6 +23,7 @@ fn pods_behind_a_router_are_reached_through_the_tunnel() {
         Cluster { boards: vec![near.board(1), near.board(2)], switch: near, role: "worker" };
     know_the_way(&cluster);
     cluster.boards.push(far.board(&cluster.switch, 3));
+    prefer_another_address(&cluster.boards[2]);
     cluster.boards[0].up(&[]);
     for index in [1, 2] {
         let token = cluster.boards[0].token();
@@ -61,6 +62,18 @@ fn pods_behind_a_router_are_reached_through_the_tunnel() {
     nft(board, "delete table inet trial");
     reached(true);
     reaches(&pods[1].namespace, &pods[2]);
+}
+
+/// By itself the kernel sends to other subnets under an address that no other board knows.
+fn prefer_another_address(board: &Board) {
+    for words in [
+        "address add 198.19.1.203/32 dev eth0",
+        "route replace default via 198.19.1.253 src 198.19.1.203",
+    ] {
+        let run = || Command::new("ip").args(words.split(' ')).output();
+        let output = net::inside(board.namespace(), run).expect("ip starts");
+        assert!(output.status.success(), "ip {words}: {}", text(&output));
+    }
 }
 
 fn nft(board: &Board, rules: &str) {

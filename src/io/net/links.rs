@@ -25,6 +25,7 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_LOCAL: u16 = 4;
 const IFLA_VXLAN_LEARNING: u16 = 7;
 const IFLA_VXLAN_PORT: u16 = 15;
 const IFA_ADDRESS: u16 = 1;
@@ -127,6 +128,24 @@ impl Links {
                         .attribute(IFLA_VXLAN_LEARNING, &[0])
                 })
             });
+        self.socket.request(message)
+    }
+
+    /// Says under which address a VXLAN link sends; under [`Ipv4Addr::UNSPECIFIED`] the one of the way that
+    /// a packet takes.
+    ///
+    /// # Errors
+    /// The link is not there, or what the kernel says.
+    pub fn set_vxlan_source(&mut self, link: u32, source: Ipv4Addr) -> io::Result<()> {
+        let message = Message::new(RTM_NEWLINK, 0, &link_struct(link, 0)).nested(
+            IFLA_LINKINFO,
+            &[],
+            |info| {
+                info.text(IFLA_INFO_KIND, "vxlan").nested(IFLA_INFO_DATA, &[], |data| {
+                    data.attribute(IFLA_VXLAN_LOCAL, &source.octets())
+                })
+            },
+        );
         self.socket.request(message)
     }
 

@@ -8,6 +8,10 @@ use std::net::Ipv4Addr;
 
 use model::network::{Ipv4Block, NetState};
 
+/// UDP port of the tunnel, on every board: Linux' old default, which other pod networks use too (RFC 7348
+/// has another one).
+pub const TUNNEL_PORT: u16 = 8_472;
+
 /// How the kernel reaches an address of another board.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {

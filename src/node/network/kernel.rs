@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use logic::network::address_pool::own_address;
-use logic::network::paths::{Hop, Way, hops};
+use logic::network::paths::{Hop, TUNNEL_PORT, Way, hops};
 use model::ids::Uid;
 use model::network::{Ipv4Block, NetBoard, NetState};
 
@@ -24,9 +24,8 @@ use crate::io::net::{
 
 /// The tunnel's link.
 const TUNNEL: &str = "kq-vxlan";
-/// Its network and port (RFC 7348; the port is Linux' old default, which other pod networks use too).
+/// Its network (RFC 7348).
 const TUNNEL_NUMBER: u32 = 1;
-const TUNNEL_PORT: u16 = 8_472;
 /// What VXLAN over IPv4 adds to a packet.
 const TUNNEL_BYTES: u32 = 50;
 /// MTU where the board's own link is not known.
@@ -103,6 +102,8 @@ pub(super) struct Kernel {
     routes: Routes,
     /// What the tunnel's link was told: block and board.
     tunnels: BTreeMap<Ipv4Block, Ipv4Addr>,
+    /// Under which address the tunnel's link was told to send.
+    tunnel_source: Option<Ipv4Addr>,
     /// The links of pods are as they should be.
     settled: bool,
     /// Links of pods that could not be made anew.
@@ -116,7 +117,15 @@ impl Kernel {
     pub(super) fn open() -> io::Result<Self> {
         let (links, routes) = (Links::open()?, Routes::open()?);
         let (tunnels, unmended) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { links, routes, tunnels, settled: false, unmended, mtu: MTU_DEFAULT })
+        Ok(Self {
+            links,
+            routes,
+            tunnels,
+            tunnel_source: None,
+            settled: false,
+            unmended,
+            mtu: MTU_DEFAULT,
+        })
     }
 
     /// Makes it true, as far as it goes. Blocking.
@@ -136,7 +145,8 @@ impl Kernel {
             ));
         }
         let links = self.links.list()?;
-        done.mtu = uplink_mtu(&links, &self.links.addresses()?, wish.address);
+        let addresses = self.links.addresses()?;
+        done.mtu = uplink_mtu(&links, &addresses, wish.address);
         let Some(block) = wish.block else { return Ok(()) };
         let own = own_address(block);
         self.set_own_address(wish.pod_range, own, done)?;
@@ -149,6 +159,12 @@ impl Kernel {
         };
         if is_tunnelled {
             done.mtu -= TUNNEL_BYTES.min(done.mtu / 2);
+        }
+        if let Some(link) = tunnel {
+            let is_own = |own: &Ipv4Addr| addresses.iter().any(|known| known.address == *own);
+            let source = wish.address.filter(is_own).unwrap_or(Ipv4Addr::UNSPECIFIED);
+            let told = self.send_under(link, source);
+            done.note(|| format!("the tunnel's own address {source}"), told);
         }
         let mut wanted = vec![Route {
             to: wish.pod_range.network,
@@ -231,6 +247,7 @@ impl Kernel {
             return Some(link.index);
         }
         self.tunnels.clear();
+        self.tunnel_source = None;
         let made = self.links.delete(TUNNEL).and_then(|()| {
             self.links.add_vxlan(TUNNEL, (TUNNEL_NUMBER, TUNNEL_PORT), mac, mtu)?;
             // What comes from a board's own address would be dropped where the check is strict.
@@ -250,6 +267,16 @@ impl Kernel {
                 None
             }
         }
+    }
+
+    /// The others take frames from the address alone that the master has of this board; by itself the
+    /// kernel may send under another one, of the link that leads to them.
+    fn send_under(&mut self, tunnel: u32, source: Ipv4Addr) -> io::Result<()> {
+        if self.tunnel_source != Some(source) {
+            self.links.set_vxlan_source(tunnel, source)?;
+            self.tunnel_source = Some(source);
+        }
+        Ok(())
     }
 
     fn lead_into_tunnel(&mut self, link: u32, to: Ipv4Block, remote: Ipv4Addr) -> io::Result<()> {

@@ -137,7 +137,7 @@ impl Planner {
         let awaited = state.policies.values().any(|policy| !policy.starting.is_empty());
         let policies = before.policies != state.policies || (moved_in && awaited);
         let mut program = None;
-        if guards || choices || policies {
+        if guards || choices || policies || moved {
             let now = self.program_now();
             if now != self.program {
                 let before = std::mem::replace(&mut self.program, now);
@@ -148,7 +148,8 @@ impl Planner {
     }
 
     fn program_now(&self) -> Program {
-        Program::new(&self.site, &self.state, &self.local, self.choices.keys().copied())
+        let known = (&*self.state, &self.boards);
+        Program::new(&self.site, known, &self.local, self.choices.keys().copied())
     }
 
     /// Replaces what somebody asks for, and notes what was at each of the frontends before.

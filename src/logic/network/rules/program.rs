@@ -3,12 +3,13 @@
 //! ```text
 //! prerouting ─▶ guarded? ─▶ outside | services ─▶ pick-N ─▶ affinity | endpoints: new destination
 //! output     ─▶             services ─────────────┘
+//! input, forward to a board: the tunnel's port ─▶ tunnel: from boards alone
 //! forward, input, output-filter: established ▸ hairpin ▸ refused ▸ egress-P ▸ ingress-P
 //! input, remember: a new connection to a frontend with affinity ─▶ affinity
 //! postrouting: hairpin, from outside to another board, from pods to outside: new source
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use model::limits::HAIRPIN_PODS_MAX;
 use model::network::{Ipv4Block, NetState, Protocol};
 
 use super::super::local::LocalPods;
+use super::super::paths::TUNNEL_PORT;
 use super::frontend::guard_name;
 use super::policy::Policies;
 use super::{Choice, Site, own_address};
@@ -42,6 +44,8 @@ pub mod names {
     pub const INGRESS: &str = "ingress";
     /// Pod to the chain of what may go out.
     pub const EGRESS: &str = "egress";
+    /// Addresses of the cluster's boards.
+    pub const BOARDS: &str = "boards";
 }
 
 /// Where a chain is called by the kernel.
@@ -217,18 +221,21 @@ impl Rule {
 
 const LOOPBACK: Ipv4Block = Ipv4Block { network: Ipv4Addr::new(127, 0, 0, 0), prefix: 8 };
 const REFUSE: &str = "refuse";
+const TUNNEL: &str = "tunnel";
 
 impl Program {
-    /// Everything but services, for a state and the choices that services make.
+    /// Everything but services, for a state, the addresses of its boards and the choices that services
+    /// make.
     pub(super) fn new(
         site: &Site,
-        state: &NetState,
+        (state, boards): (&NetState, &BTreeSet<Ipv4Addr>),
         local: &LocalPods,
         choices: impl Iterator<Item = Choice>,
     ) -> Self {
         let mut program = Self::default();
         program.nat(site);
         program.filter(site);
+        program.tunnel(boards);
         program.guards(state);
         program.choices(choices);
         Policies::of(state, local, site).add_to(&mut program);
@@ -324,6 +331,29 @@ impl Program {
         self.set(names::HAIRPIN, SetKind::Pairs, places);
     }
 
+    /// What comes through the tunnel counts as a pod's, whoever sent it: boards alone may. That goes before
+    /// everything else, and for who would have it sent on to a board, a pod under its board's address.
+    fn tunnel(&mut self, boards: &BTreeSet<Ipv4Addr>) {
+        let from = Match::SourceIn(names::BOARDS.into());
+        let rules = vec![
+            Rule::new([from], Action::Verdict(Verdict::Return)),
+            Rule::new([], Action::Verdict(Verdict::Drop)),
+        ];
+        self.chain(TUNNEL, rules);
+        self.set(
+            names::BOARDS,
+            SetKind::Addresses,
+            boards.iter().map(|at| (Key::Address(*at), None)),
+        );
+        let port = [Match::Protocol(Protocol::Udp), Match::Ports(TUNNEL_PORT, TUNNEL_PORT)];
+        let to_boards = [Match::DestinationIn(names::BOARDS.into())];
+        for (name, to) in [("input", &[][..]), ("forward", &to_boards)] {
+            let Some(chain) = self.chains.get_mut(name) else { continue };
+            let judge = Action::Verdict(Verdict::Jump(TUNNEL.into()));
+            chain.rules.insert(0, Rule::new([&port[..], to].concat(), judge));
+        }
+    }
+
     fn guards(&mut self, state: &NetState) {
         for service in state.services.values() {
             let Some(name) = guard_name(service) else { continue };
@@ -357,7 +387,7 @@ impl Program {
         }
         if let Some(input) = self.chains.get_mut("input") {
             // What is for this board leaves by no link. Others' rules of the chain come behind.
-            input.rules.splice(1..1, remember.iter().cloned());
+            input.rules.splice(2..2, remember.iter().cloned());
         }
         self.hooked("remember", Hook::FilterPostrouting, remember);
     }

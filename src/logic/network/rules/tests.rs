@@ -1,5 +1,6 @@
 //! What a board plans, as text; and that updates one after another end where a fresh plan does.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -47,6 +48,16 @@ fn service(name: &str, endpoints: Vec<NetEndpoint>) -> NetService {
 fn state(services: Vec<NetService>) -> NetState {
     let services = services.into_iter().map(|s| (s.key().into(), Arc::new(s))).collect();
     NetState { services, ..NetState::default() }
+}
+
+/// Boards by name and the last part of their address.
+fn boards(all: &[(&str, u8)]) -> BTreeMap<Arc<str>, Arc<NetBoard>> {
+    let board = |(name, last): &(&str, u8)| {
+        let address = Some(Ipv4Addr::new(192, 0, 2, *last));
+        let board = NetBoard { name: (*name).to_owned(), address, ..NetBoard::default() };
+        (Arc::from(*name), Arc::new(board))
+    };
+    all.iter().map(board).collect()
 }
 
 /// The services' part of a plan, without the name service.
@@ -308,6 +319,36 @@ fn a_changed_endpoint_changes_nothing_else() {
 }
 
 #[test]
+fn the_tunnel_is_open_to_boards_where_they_are() {
+    let mut planner = Planner::new(site());
+    let known = |planner: &Planner| -> Vec<u8> {
+        let elements = planner.rules().program.sets[names::BOARDS].elements.clone();
+        elements
+            .into_keys()
+            .map(|key| match key {
+                Key::Address(address) => address.octets()[3],
+                Key::Range(..) => panic!("no range"),
+            })
+            .collect()
+    };
+    assert!(known(&planner).is_empty());
+    let mut check = |all: &[(&str, u8)], expected: &[u8]| {
+        let before = known(&planner);
+        let state = Arc::new(NetState { boards: boards(all), ..NetState::default() });
+        let changes = planner.update(Arc::clone(&state), Arc::default());
+        assert_eq!(known(&planner), expected);
+        assert_eq!(changes.program.is_some(), before != expected);
+        assert_eq!(planner.rules(), plan(&state, &Arc::default(), &site()));
+    };
+    check(&[("here", 1), ("there", 2)], &[1, 2]);
+    check(&[("here", 1), ("there", 2), ("far", 3)], &[1, 2, 3]);
+    // Two that change places, then all at once, then one that is thrown out.
+    check(&[("here", 2), ("there", 1), ("far", 3)], &[1, 2, 3]);
+    check(&[("here", 11), ("there", 12), ("far", 13)], &[11, 12, 13]);
+    check(&[("here", 11), ("far", 13)], &[11, 13]);
+}
+
+#[test]
 fn a_pod_is_isolated_before_the_cluster_knows_its_address() {
     let (own, other) = (Uid::from_random([1; 16]), Uid::from_random([2; 16]));
     let closed = |starting: Vec<Uid>, pods: Vec<Ipv4Addr>| {
@@ -375,6 +416,7 @@ fn the_whole_plan_of_a_small_board() {
     };
     let mut state = state(vec![web]);
     state.policies.insert(policy.key().into(), Arc::new(policy));
+    state.boards = boards(&[("here", 1), ("there", 2)]);
     let pod = LocalPod {
         uid: Uid::from_random([1; 16]),
         host_ports: vec![(Protocol::Tcp, 8081, 80, None)],

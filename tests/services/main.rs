@@ -24,6 +24,7 @@ mod traces;
 
 mod bed;
 mod callers;
+mod frames;
 mod matrix;
 mod rolling;
 mod soak;

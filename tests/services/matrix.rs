@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kumquat::io::net;
 use serde_json::json;
@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::bed::{self, Bed, POLICIES, PORT, until};
 use crate::board::{Board, possible};
 use crate::busybox;
+use crate::frames;
 use crate::inside::{self, Inside};
 use crate::router::{Far, know_the_way, switch_knows_the_way};
 
@@ -24,6 +25,8 @@ const HOST_PORT: u16 = 8_085;
 const OUTSIDE_PORT: u16 = 8_086;
 /// Of bytes that no packet holds.
 const LONG: usize = 300_000;
+/// A frame that comes at all is there long before.
+const SOON: Duration = Duration::from_millis(400);
 
 /// Results by cell: what it is, and what was wrong with it.
 #[derive(Default)]
@@ -173,6 +176,7 @@ impl World {
         self.service_addresses(&mut cells);
         self.node_ports(&mut cells);
         self.outside(&mut cells);
+        self.tunnel(&mut cells);
         self.names_of_services(&mut cells);
         self.spread(&mut cells, when);
         cells.all_good(when);
@@ -261,6 +265,29 @@ impl World {
                 let sent = client.send(server, *address, LONG);
                 let good = sent.as_ref().is_ok_and(|bytes| *bytes == LONG);
                 cells.check(&format!("{} to {name}, {LONG} bytes", client.name), good, &sent);
+            }
+        }
+    }
+
+    /// What comes out of the tunnel looks like a pod's: boards alone are taken for its other end.
+    fn tunnel(&self, cells: &mut Cells) {
+        let last = self.boards().len() - 1;
+        for (index, board) in self.boards().iter().enumerate() {
+            let (_, address, server) = &self.servers[index];
+            // On the other side of the router.
+            let other = if index == last { 0 } else { last };
+            let source = self.servers[other].1;
+            let host = Inside::host(&self.boards()[other]);
+            let senders = [
+                (&self.stranger, SOON, false),
+                (&self.clients[index], SOON, false),
+                (&self.clients[other], SOON, false),
+                (&host, inside::WITHIN, true),
+            ];
+            for (sender, within, expected) in senders {
+                let got = frames::gets_in(sender, board, source, (*address, server), within);
+                let cell = format!("a frame of {} to {}", sender.name, board.node());
+                cells.check(&cell, got.as_ref().is_ok_and(|got| *got == expected), &got);
             }
         }
     }

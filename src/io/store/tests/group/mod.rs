@@ -18,8 +18,8 @@ use crate::io::store::{
 };
 
 pub(super) const OWN: MemberId = MemberId(1);
-/// Far longer than anything takes.
-pub(super) const LEASE_MS: u64 = 3_600_000;
+/// Longer than anything takes, and shorter than the machine is up.
+pub(super) const LEASE_MS: u64 = 120_000;
 
 /// A replica and the engine's end of it.
 pub(super) struct Replica {

@@ -46,7 +46,7 @@ use crate::io::clock::Clock;
 use crate::io::image::ImageStore;
 use crate::io::link::Socket;
 use crate::io::peer::Connection;
-use crate::io::store::Mandate;
+use crate::io::store::{Group, Mandate};
 use crate::master::tokens::Tokens;
 use crate::node::Mastery;
 use begin::begin;
@@ -221,13 +221,16 @@ impl Seats {
                 Err(error) => break Err(error),
             }
         };
-        if let Some(standing) = &self.standing {
-            // The others need not wait until they miss this leader.
-            let handing = standing.members.grouping().hand_over();
-            let handed = tokio::time::timeout(HAND_OVER_WITHIN, handing).await;
-            tracing::debug!(?handed, "the lead is handed over");
-        }
+        // The others need not wait until they miss this leader.
+        let succeeded = match &self.standing {
+            Some(standing) => retire(standing).await,
+            None => None,
+        };
         self.seat.stop().await;
+        if let Some(group) = succeeded {
+            // Whoever took over may need this board's vote for the first entry of its reign.
+            let _late = tokio::time::timeout(HAND_OVER_WITHIN, group.succeeded()).await;
+        }
         if let Some(standing) = self.standing {
             standing.close().await;
         }
@@ -460,6 +463,14 @@ impl Seat {
             Self::Working(member) => member.cut().await,
         }
     }
+}
+
+/// Gives the lead away for good, if this board has it; the group, when another one took over.
+async fn retire(standing: &Standing) -> Option<Group> {
+    let retiring = standing.members.grouping().retire();
+    let succeeded = tokio::time::timeout(HAND_OVER_WITHIN, retiring).await.ok().flatten();
+    tracing::debug!(handed = succeeded.is_some(), "the lead is handed over");
+    succeeded
 }
 
 async fn standing_failed(standing: &mut Option<Standing>) -> Error {

@@ -101,14 +101,16 @@ impl Elector {
         places.name(addresses);
     }
 
-    /// Where a board came from that has proven its key.
-    pub(super) fn note_seen(&self, board: &BoardPeer, from: IpAddr) {
+    /// Where a board came from that has proven its key; whether it is a member.
+    pub(super) fn note_seen(&self, board: &BoardPeer, from: IpAddr) -> bool {
         if self.options.evicted.borrow().contains(&board.key) {
-            return;
+            return false;
         }
-        let Some(member) = self.member_with(board) else { return };
-        let Some(at) = self.at(member) else { return };
-        self.places().seen(member, (from.to_canonical(), at.peer_port).into());
+        let Some(at) = self.member_with(board).and_then(|member| self.at(member)) else {
+            return false;
+        };
+        self.places().seen(at.member, (from.to_canonical(), at.peer_port).into());
+        true
     }
 
     /// Where this member has met others, for one that came here: with one board that all of them know,

@@ -40,11 +40,14 @@ impl Elector {
             return peer::text(StatusCode::FORBIDDEN, "only masters hold the log");
         }
         let met = self.tell_met();
-        self.note_seen(board, from.ip());
+        let is_member = self.note_seen(board, from.ip());
         let from = request.uri().query().and_then(|query| query.strip_prefix("from="));
         let from = from.and_then(|from| from.parse().ok()).unwrap_or(0);
         match request.uri().path() {
             STREAM => {
+                if is_member && let Some(group) = self.group() {
+                    group.came();
+                }
                 let (sender, answers) = mpsc::channel(ANSWERS_QUEUE);
                 tokio::spawn(serve(self, board.clone(), request.into_body(), sender));
                 let mut answer = Response::new(peer::chunks(answers, ()));

@@ -168,6 +168,16 @@ impl Grouping {
         }
     }
 
+    /// The same for good, of a board that is about to stop. With `Some`, when another one took over: who
+    /// waits for it leaves nobody alone with the beginning of a reign.
+    ///
+    /// Cancel safety: the transfer goes on.
+    pub async fn retire(&self) -> Option<Group> {
+        let engine = self.0.engine.borrow().clone()?;
+        let can = can_hand_over(&engine.group.health().borrow());
+        (can && engine.group.retire().await).then_some(engine.group)
+    }
+
     /// Ends the engine.
     pub async fn stop(&self) {
         let _starting = self.0.starting.lock().await;

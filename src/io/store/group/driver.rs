@@ -11,20 +11,21 @@ use std::time::{Duration, Instant};
 
 use model::masters::{MemberId, MembersV1};
 use openraft::async_runtime::{Instant as _, WatchReceiver as _};
-use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{ChangeMembers, Config, RaftMetrics, SnapshotPolicy, StepDownPolicy};
-use tokio::sync::{mpsc, oneshot, watch};
+use openraft::{Config, RaftMetrics, SnapshotPolicy, StepDownPolicy};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
+use super::change::changed;
 use super::log::LogStore;
 use super::machine::Machine;
 use super::network::{Majority, Network};
 use super::proposer::{confirm, propose};
 use super::pulse::{Heard, pulse};
+use super::ready::keep_ready;
 use super::reign::{Clocks, Throne};
 use super::seam::{Ask, GroupState};
-use super::types::{Place, Types, members_to_log, to_log, vote_to_log};
+use super::types::{Types, members_to_log, to_log, vote_to_log};
 use super::{
     ChangeError, Engine, GroupError, GroupHealth, GroupOptions, MemberChange, READ_WITHIN, Timing,
 };
@@ -34,8 +35,8 @@ use crate::io::store::Store;
 pub(super) enum Command {
     /// Change who belongs to the group.
     Change { change: MemberChange, done: oneshot::Sender<Result<(), ChangeError>> },
-    /// Give the lead away.
-    HandOver { to: Option<MemberId> },
+    /// Give the lead away; who retires does not stand for election any more.
+    HandOver { to: Option<MemberId>, retires: bool },
     /// End.
     Stop,
 }
@@ -47,6 +48,8 @@ pub(super) struct Started {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) health: watch::Receiver<GroupHealth>,
     pub(super) heard: Heard,
+    /// To be told that another member has come.
+    pub(super) came: Arc<Notify>,
 }
 
 /// Commands and reads that wait.
@@ -147,13 +150,15 @@ struct Driver {
     told: Option<(RaftMetrics<Types>, bool)>,
     /// When this member may stand for election; `None` once it may.
     elect_at: Option<Instant>,
+    /// It will not stand again.
+    retires: bool,
     /// What the network knows of it.
     majority: Arc<Majority>,
     /// The disk has stalled since.
     stalled: Option<Stalled>,
     /// Neither heartbeats nor elections.
     silent: watch::Sender<bool>,
-    /// Proposer, confirmer, changes; they end with the loop.
+    /// Proposer, confirmer, pulse, ways to others, changes; they end with the loop.
     tasks: JoinSet<()>,
     /// Of entries written to go on reigning: term, and whether it is applied.
     written: (mpsc::Sender<(u64, bool)>, mpsc::Receiver<(u64, bool)>),
@@ -187,7 +192,7 @@ impl Driver {
         let log = LogStore::new(thread.clone(), &state);
         let machine = Machine::new(thread.clone(), log.clone(), &state);
         let majority = Arc::new(Majority::new(timing.lease()));
-        let network = Network { own, wire, majority: majority.clone() };
+        let network = Network { own, wire: Arc::clone(&wire), majority: majority.clone() };
         let engine = Engine::new(own.0, Arc::new(config), network, log.clone(), machine).await;
         let engine = engine.map_err(|error| failed(&error))?;
         let (health_sender, health) = watch::channel(GroupHealth::default());
@@ -198,6 +203,8 @@ impl Driver {
         tasks.spawn(confirm(engine.clone(), confirmed));
         let (heard, silent) = (Heard::default(), watch::Sender::new(false));
         tasks.spawn(pulse(engine.clone(), timing, heard.clone(), silent.subscribe()));
+        let came = Arc::<Notify>::default();
+        tasks.spawn(keep_ready(engine.clone(), wire, Arc::clone(&came)));
         let throne = Throne::new(thread.clone(), state.epoch, timing.lease(), confirms);
         let driver = Self {
             store,
@@ -212,13 +219,14 @@ impl Driver {
             health: health_sender,
             told: None,
             elect_at: (!founds).then_some(votes_from + spread(own, &timing)),
+            retires: false,
             majority,
             stalled: None,
             silent,
             tasks,
             written: mpsc::channel(1),
         };
-        Ok((driver, Started { engine, log, commands: command_sender, health, heard }))
+        Ok((driver, Started { engine, log, commands: command_sender, health, heard, came }))
     }
 
     async fn run(mut self) {
@@ -248,7 +256,12 @@ impl Driver {
                 },
                 command = self.commands.recv() => match command {
                     Some(Command::Change { change, done }) => self.change(change, done),
-                    Some(Command::HandOver { to }) => self.hand_over(to, &now).await,
+                    Some(Command::HandOver { to, retires }) => {
+                        if retires {
+                            self.retire();
+                        }
+                        self.hand_over(to, &now).await;
+                    }
                     Some(Command::Stop) | None => break,
                 },
                 Some((term, applied)) = self.written.1.recv() => self.throne.written(term, applied),
@@ -351,6 +364,7 @@ impl Driver {
             members: members_of(now),
             last_index: now.last_log_index.map_or(0, |index| index + 1),
             applied_index: index(&now.last_applied),
+            applied_term: now.last_applied.as_ref().map_or(0, |id| to_log(id).term),
             matched: matched.map(|(id, matched)| (MemberId(*id), index(matched))).collect(),
             failed: None,
         };
@@ -397,11 +411,18 @@ impl Driver {
                 if stalled.is_silent {
                     self.silent.send_replace(false);
                 }
-                config.elect(self.elect_at.is_none());
+                config.elect(self.elect_at.is_none() && !self.retires);
                 self.stalled = None;
             }
             None => {}
         }
+    }
+
+    /// Whoever takes no lead leaves it to the others: else a leader that is about to end, and of whom nobody
+    /// took it, would win the next election, and end then.
+    fn retire(&mut self) {
+        (self.retires, self.elect_at) = (true, None);
+        self.engine.runtime_config().elect(false);
     }
 
     /// Offers the lead to that voter, or to the one with the most of the log; to nobody who is away.
@@ -449,41 +470,4 @@ fn is_alone(metrics: &RaftMetrics<Types>) -> bool {
     let membership = metrics.membership_config.membership();
     let voters: BTreeSet<u64> = membership.voter_ids().collect();
     voters == BTreeSet::from([metrics.id])
-}
-
-async fn changed(engine: &Engine, change: MemberChange) -> Result<(), ChangeError> {
-    let changed = match change {
-        MemberChange::AddLearner(member) => {
-            let place = Place { board: member.board, key: member.key };
-            engine.add_learner(member.id.0, place, false).await
-        }
-        MemberChange::Voters { voters, keep_as_learner } => {
-            let voters: BTreeSet<u64> = voters.into_iter().map(|id| id.0).collect();
-            engine.change_membership(voters, keep_as_learner).await
-        }
-        MemberChange::Forget(id) => {
-            let nodes = ChangeMembers::RemoveNodes(BTreeSet::from([id.0]));
-            engine.change_membership(nodes, true).await
-        }
-    };
-    match changed {
-        Ok(_) => Ok(()),
-        Err(RaftError::Fatal(_)) => Err(ChangeError::Ended),
-        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
-            Err(ChangeError::NotLeading { hint: to.leader_id.map(MemberId) })
-        }
-        Err(RaftError::APIError(error)) => {
-            let under_way = matches!(
-                &error,
-                ClientWriteError::ChangeMembershipError(
-                    openraft::errors::ChangeMembershipError::InProgress(_)
-                )
-            );
-            Err(if under_way {
-                ChangeError::UnderWay
-            } else {
-                ChangeError::Refused(error.to_string())
-            })
-        }
-    }
 }

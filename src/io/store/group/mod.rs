@@ -15,12 +15,14 @@
 //! Deliberately absent: who should be a member (`logic::masters`), addresses and TLS
 //! (`master::elector`), a second copy of the log.
 
+mod change;
 mod driver;
 mod log;
 mod machine;
 mod network;
 mod proposer;
 mod pulse;
+mod ready;
 mod reign;
 pub(super) mod seam;
 #[cfg(test)]
@@ -42,7 +44,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use openraft::{Raft, ReadPolicy, Snapshot};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::unconstrained;
 
 use super::{OpenError, Store};
@@ -137,6 +139,8 @@ pub struct GroupHealth {
     pub last_index: u64,
     /// The last applied one here.
     pub applied_index: u64,
+    /// In which term that was written.
+    pub applied_term: u64,
     /// Of a leader: how far each other member's durable log reaches.
     pub matched: BTreeMap<MemberId, u64>,
     /// Why the engine ended, when it did.
@@ -194,6 +198,8 @@ struct Shared {
     commands: mpsc::Sender<Command>,
     health: watch::Receiver<GroupHealth>,
     heard: Heard,
+    /// Another member has come.
+    came: Arc<Notify>,
     /// Its sender lives as long as the engine's thread.
     ended: watch::Receiver<()>,
 }
@@ -247,7 +253,7 @@ impl Store {
             })
             .map_err(|error| GroupError::Engine(error.to_string()))?;
         let started = start.await.map_err(|_| GroupError::Engine("its thread ended".into()))?;
-        let driver::Started { engine, log, commands, health, heard } = match started {
+        let driver::Started { engine, log, commands, health, heard, came } = match started {
             Ok(started) => started,
             Err(error) => {
                 self.leave_engine().await;
@@ -255,8 +261,19 @@ impl Store {
             }
         };
         let store = self.clone();
-        let shared =
-            Shared { store, engine, log, epoch, own, votes_from, commands, health, heard, ended };
+        let shared = Shared {
+            store,
+            engine,
+            log,
+            epoch,
+            own,
+            votes_from,
+            commands,
+            health,
+            heard,
+            came,
+            ended,
+        };
         Ok(Group { shared: Arc::new(shared) })
     }
 }
@@ -270,6 +287,11 @@ impl Group {
     /// Epoch of its log.
     pub fn epoch(&self) -> u64 {
         self.shared.epoch
+    }
+
+    /// Another member has opened a way to this one: it may have been away, and with it the way back.
+    pub fn came(&self) {
+        self.shared.came.notify_one();
     }
 
     /// Answers a message of another member. Who that is was checked before.
@@ -435,7 +457,15 @@ impl Group {
     /// Gives the lead to that member, or to the voter with the most of the log; whether another one
     /// leads a second later.
     pub async fn hand_over(&self, to: Option<MemberId>) -> bool {
-        let command = Command::HandOver { to };
+        self.give_away(Command::HandOver { to, retires: false }).await
+    }
+
+    /// The same of a member that is about to stop: whoever takes the lead, it will not be this one.
+    pub async fn retire(&self) -> bool {
+        self.give_away(Command::HandOver { to: None, retires: true }).await
+    }
+
+    async fn give_away(&self, command: Command) -> bool {
         if self.shared.commands.send(command).await.is_err() {
             return false;
         }
@@ -443,6 +473,18 @@ impl Group {
         let own = self.shared.own;
         let other = health.wait_for(|health| health.leader.is_some_and(|leader| leader != own));
         matches!(tokio::time::timeout(HAND_OVER_WITHIN, other).await, Ok(Ok(_)))
+    }
+
+    /// Resolves when another member leads and the first entry of its reign is applied here: it does not need
+    /// this one for that any more. Also when the engine has ended.
+    pub async fn succeeded(&self) {
+        let mut health = self.shared.health.clone();
+        let own = self.shared.own;
+        let reigns = |health: &GroupHealth| {
+            health.leader.is_some_and(|leader| leader != own) && health.applied_term == health.term
+        };
+        // An error: the engine has ended.
+        let _ = health.wait_for(reigns).await;
     }
 
     /// Where the group stands.

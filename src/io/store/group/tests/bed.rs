@@ -43,6 +43,8 @@ pub(super) struct Net {
     runtime: tokio::runtime::Handle,
     snapshots: AtomicUsize,
     asks: AtomicUsize,
+    /// Who asked whom for its standing.
+    called: Mutex<HashSet<(MemberId, MemberId)>>,
 }
 
 impl Net {
@@ -72,6 +74,11 @@ impl Net {
     /// Messages so far.
     pub(super) fn asks(&self) -> usize {
         self.asks.load(Ordering::SeqCst)
+    }
+
+    /// Who has asked whom for its standing since the last look.
+    pub(super) fn called(&self) -> HashSet<(MemberId, MemberId)> {
+        std::mem::take(&mut *self.called.lock().expect("whole"))
     }
 
     pub(super) fn snapshots(&self) -> usize {
@@ -116,6 +123,9 @@ impl GroupWire for Wire {
     ) -> BoxFuture<'_, Result<GroupAnswerV1, WireTrouble>> {
         let (net, own) = (self.net.clone(), self.own);
         net.asks.fetch_add(1, Ordering::SeqCst);
+        if ask == GroupAskV1::Standing {
+            net.called.lock().expect("whole").insert((own, to));
+        }
         let doubled = {
             let weather = *net.weather.lock().expect("whole");
             net.roll(1000) < weather.doubled
@@ -231,6 +241,7 @@ impl Bed {
             runtime: tokio::runtime::Handle::current(),
             snapshots: AtomicUsize::new(0),
             asks: AtomicUsize::new(0),
+            called: Mutex::default(),
         };
         let mut bed = Self { net: Arc::new(net), seats: Vec::new(), timing };
         bed.seat(1, log_bytes);

@@ -7,8 +7,10 @@ mod leases;
 mod linear;
 mod walks;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use model::masters::MemberId;
 use tokio::time::sleep;
 
 use super::MemberChange;
@@ -183,6 +185,8 @@ async fn the_lead_is_handed_over_without_an_election_timeout() {
         };
         let (handed, ()) = tokio::join!(handed, watched);
         assert!(handed, "nobody took over: {:?}", bed.healths());
+        let succeeded = tokio::time::timeout(Duration::from_secs(5), group.succeeded()).await;
+        succeeded.expect("the reign of the next one begins here as well");
         let (next, _) = loop {
             let found = bed.leader(5).await;
             if found.0 != nth {
@@ -195,6 +199,45 @@ async fn the_lead_is_handed_over_without_an_election_timeout() {
     }
     write(&bed, &mut clients, 2).await;
     bed.agree(&ids([1, 2, 3])).await;
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_retires_does_not_lead_again() {
+    let mut bed = Bed::new(25, LARGE_LOG).await;
+    bed.grow([2, 3], LARGE_LOG).await;
+    // Without that, the next leader would be one of three by chance.
+    for _ in 0..4 {
+        let (nth, _) = bed.leader(10).await;
+        let group = bed.seats[nth].group.clone().expect("leads");
+        bed.net.voteless(true);
+        assert!(!group.retire().await, "nobody can take over");
+        bed.net.voteless(false);
+        let (next, _) = bed.leader(10).await;
+        assert_ne!(next, nth, "it is about to stop");
+        bed.kill(nth).await;
+        bed.start(nth).await;
+    }
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_voter_has_a_way_to_every_other_one() {
+    let mut bed = Bed::new(26, LARGE_LOG).await;
+    bed.grow([2, 3], LARGE_LOG).await;
+    let all = [1, 2, 3].map(MemberId);
+    let ways = all.iter().flat_map(|from| all.map(|to| (*from, to)));
+    let mut missing: HashSet<_> = ways.filter(|(from, to)| from != to).collect();
+    // Sooner than the next round: a leader may stop in the moment in which the voters are complete.
+    until("everybody has asked everybody", 5, || {
+        let called = bed.net.called();
+        missing.retain(|way| !called.contains(way));
+        missing.is_empty()
+    })
+    .await;
+    bed.seats[1].group.as_ref().expect("a member").came();
+    let back = (bed.seats[1].id, bed.seats[2].id);
+    until("who comes is called back", 5, || bed.net.called().contains(&back)).await;
     bed.stop().await;
 }
 

@@ -307,8 +307,10 @@ mod tests {
         let listener = std::os::unix::net::UnixListener::bind(socket).expect("bound");
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("asked");
+            let mut rest = vec![0; 4096];
+            // An answer before the question is an error.
+            let _some = stream.read(&mut rest).expect("read");
             stream.write_all(said).expect("answered");
-            let mut rest = Vec::new();
             // Until the other side has gone.
             let _gone = stream.read_to_end(&mut rest);
         })

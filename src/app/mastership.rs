@@ -104,6 +104,17 @@ impl Mastership {
         }
     }
 
+    /// Takes that back.
+    ///
+    /// # Errors
+    /// As [`Mastership::note`].
+    pub(super) fn end_promotion(dirs: &Dirs) -> Result<()> {
+        match Self::load(dirs)? {
+            Some(known) => Self { promoting: false, ..known }.save(dirs),
+            None => Ok(()),
+        }
+    }
+
     /// Makes a board whose log is its own the founder of a new epoch.
     ///
     /// # Errors
@@ -118,9 +129,10 @@ impl Mastership {
         self.entered && store.standing() == Standing::Sole && !self.is_promoted(store)
     }
 
-    /// Whether this board has left its group with that store, in which it is alone.
+    /// Whether this board has left its group with that store, in which it is alone: in a later epoch.
     pub(super) fn is_promoted(&self, store: &Store) -> bool {
-        self.promoting && store.standing() == Standing::Sole && store.version() > Version(0)
+        let is_alone = store.standing() == Standing::Sole && store.version() > Version(0);
+        self.promoting && is_alone && store.log_epoch() > Some(self.epoch)
     }
 
     /// Takes a kit over: once this returns, the board is that member.
@@ -249,7 +261,9 @@ mod tests {
         store.lead_alone(Box::new(())).await.expect("leads");
         store.close().await;
         let store = opened(&dirs);
-        assert!(!known.is_lost(&store), "what it was promoted with");
+        assert!(known.is_lost(&store), "the epoch is that of the others");
+        let fenced = Mastership { epoch: 0, ..known };
+        assert!(!fenced.is_lost(&store), "what it was promoted with");
         Mastership::note(&dirs, MemberId(1), 1).expect("kept");
         let known = Mastership::load(&dirs).expect("readable").expect("there");
         assert!(!known.promoting && known.is_lost(&store), "that came to nothing");

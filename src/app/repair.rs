@@ -13,14 +13,17 @@ use crate::io::store::Store;
 pub(super) fn run(dirs: &Dirs, arguments: &RepairArgs) -> Result<()> {
     let _lock = up::lock(&dirs.data)?;
     let version = Version(arguments.accept_loss_after);
-    let is_last_copy = arguments.last_copy && Mastership::load(dirs)?.is_some();
-    if is_last_copy {
+    let group = Mastership::load(dirs)?.filter(|_| arguments.last_copy).map(|known| known.epoch);
+    if group.is_some() {
         // First: a cut on the way must not leave a member that has lost its vote.
         Mastership::begin_promotion(dirs)?;
     }
-    let repaired = Store::repair(&dirs.store(), version, is_last_copy);
+    let repaired = Store::repair(&dirs.store(), version, group);
+    if repaired.is_err() && group.is_some() {
+        Mastership::end_promotion(dirs)?;
+    }
     let kept = repaired.context("cannot repair the log")?;
-    if is_last_copy {
+    if group.is_some() {
         say!("this board has left its group of masters: it leads alone, in a new epoch");
     }
     say!("the log now ends at version {kept}; start the board again with `kumquat up`");

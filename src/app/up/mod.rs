@@ -266,8 +266,8 @@ fn end_pods_of_the_left(dirs: &Dirs, config: &Config) -> Result<()> {
     if !departure::is_due(dirs) {
         return Ok(());
     }
-    // It has begun to forget: what ran has ended before.
-    let Some(identity) = Identity::load(dirs, config)? else { return Ok(()) };
+    // It has begun to forget, what ran has ended before; or it is started as another board.
+    let Ok(Some(identity)) = Identity::load(dirs, config) else { return Ok(()) };
     let keeper = running::keeper_paths(dirs, &identity, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if let Err(error) = runtime.block_on(stop_pods(keeper)) {

@@ -307,6 +307,11 @@ impl Store {
         self.syncing.lock().unwrap_or_else(PoisonError::into_inner).waits_since
     }
 
+    /// Epoch of the newest segment of the log; none when there is none.
+    pub fn log_epoch(&self) -> Option<u64> {
+        self.shared.read().segments.last().map(|newest| newest.header.epoch)
+    }
+
     /// Whether the beginning of this epoch's log is gone.
     pub(in crate::io::store) fn is_cut(&self) -> bool {
         let live = self.shared.read();
@@ -474,14 +479,18 @@ impl Store {
     /// Gives up what the damaged log in `dir` held after `version`, so that the store opens again.
     ///
     /// What the state holds beyond `version` is kept. Versions go on in a new epoch, so none is used
-    /// twice. Gives the version up to which everything is kept. `is_last_copy`: nobody else has the log of the
-    /// group that this store is of, if any; it is a store of its own afterwards.
+    /// twice. Gives the version up to which everything is kept. `last_copy_of`: nobody else has the log of the
+    /// group that this store is of, which was in this epoch; it is a store of its own afterwards.
     ///
     /// # Errors
     /// [`OpenError::Whole`] when nothing is damaged, [`OpenError::BeyondGood`] when `version` is
     /// newer than the last good one, [`OpenError::Replica`] when others may have the log.
-    pub fn repair(dir: &Path, version: Version, is_last_copy: bool) -> Result<Version, OpenError> {
-        repair::repair(dir, version, is_last_copy)
+    pub fn repair(
+        dir: &Path,
+        version: Version,
+        last_copy_of: Option<u64>,
+    ) -> Result<Version, OpenError> {
+        repair::repair(dir, version, last_copy_of)
     }
 }
 

@@ -340,7 +340,14 @@ fn go_on_after(
 
 /// The same place in the next epoch, with versions above all that the old one can have used.
 pub(super) fn raised(position: Position) -> Position {
-    Position { epoch: position.epoch + 1, base: position.base + STORE_EPOCH_STRIDE, ..position }
+    raised_above(position, position.epoch)
+}
+
+/// The same in the epoch after both that of `position` and `epoch`.
+pub(super) fn raised_above(position: Position, epoch: u64) -> Position {
+    let epoch = epoch.max(position.epoch).saturating_add(1);
+    let raise = STORE_EPOCH_STRIDE.saturating_mul(epoch - position.epoch);
+    Position { epoch, base: position.base.saturating_add(raise), ..position }
 }
 
 /// The last version that an entry at `position` can have.

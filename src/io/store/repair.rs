@@ -13,7 +13,7 @@ use super::{
     entry::{FRAME_BYTES, Frame},
     file::{self, DiskFile, Faults},
     log::{Log, Position, io_error, segment_path, segment_paths},
-    open::{self, Paths, last_version, raised},
+    open::{self, Paths, last_version, raised_above},
     segment::{self, HEADER_BYTES, HeaderRead, SegmentHeader},
     snapshot::{self, Stop},
     types::OpenError,
@@ -24,8 +24,9 @@ use super::{
 pub(super) fn repair(
     dir: &Path,
     version: Version,
-    is_last_copy: bool,
+    last_copy_of: Option<u64>,
 ) -> Result<Version, OpenError> {
+    let is_last_copy = last_copy_of.is_some();
     let paths = Paths::of(dir);
     let _lock = paths.lock(dir)?;
     let faults = Faults::default();
@@ -38,11 +39,19 @@ pub(super) fn repair(
         // Others hold the whole log: this copy is replaced, not repaired.
         return Err(OpenError::Replica { dir: dir.to_owned(), version });
     }
+    // What can be read may be of an earlier epoch than what others have.
+    let above = last_copy_of.unwrap_or(0).max(epoch_of(vote.as_ref()));
     let last_good = match Log::open(&paths.log, &faults) {
         Ok(log) if is_last_copy => {
-            return go_on_alone(dir, &paths, &log, vote.is_some(), version);
+            return go_on_alone(dir, &paths, &log, vote.is_some(), version, above);
         }
         Ok(_) => return Err(OpenError::Whole(dir.to_owned())),
+        // Who was told of the vote alone does not know of this yet.
+        Err(damaged @ OpenError::Damaged { last_good, .. })
+            if is_last_copy && version == Version(0) && last_good > version =>
+        {
+            return Err(damaged);
+        }
         Err(OpenError::Damaged { last_good, .. }) => last_good,
         Err(other) => return Err(other),
     };
@@ -56,10 +65,14 @@ pub(super) fn repair(
         snapshot::write(&paths.snapshots, &state, &faults, &Stop::default())
             .map_err(io_error("write a snapshot in", &paths.snapshots))
             .and_then(|_| remove_segments(&paths.log, None))
+            .and_then(|()| match is_last_copy {
+                true => Log::empty(&paths.log, &faults).begin_after(raised_above(applied, above)),
+                false => Ok(()),
+            })
             .map(|()| last_version(applied))
     } else {
         let end = log.position();
-        seal_in_new_epoch(&mut log, raised(end)).map(|()| last_version(end))
+        seal_in_new_epoch(&mut log, raised_above(end, above)).map(|()| last_version(end))
     };
     state.close();
     let kept = repaired?;
@@ -74,6 +87,7 @@ fn go_on_alone(
     log: &Log,
     votes: bool,
     version: Version,
+    above: u64,
 ) -> Result<Version, OpenError> {
     let (state, applied) = open::usable_state(dir, paths, log)?;
     state.close();
@@ -86,17 +100,22 @@ fn go_on_alone(
     if version > last_good {
         return Err(OpenError::BeyondGood { last_good });
     }
-    promote_locked(dir, paths)
+    promote_locked(dir, paths, above)
+}
+
+fn epoch_of(vote: Option<&VoteFile>) -> u64 {
+    vote.map_or(0, |vote| vote.ballot().epoch)
 }
 
 /// See [`super::Store::promote`].
 pub(super) fn promote(dir: &Path) -> Result<Version, OpenError> {
     let paths = Paths::of(dir);
     let _lock = paths.lock(dir)?;
-    promote_locked(dir, &paths)
+    let above = epoch_of(VoteFile::open(&paths.vote, &Faults::default())?.as_ref());
+    promote_locked(dir, &paths, above)
 }
 
-fn promote_locked(dir: &Path, paths: &Paths) -> Result<Version, OpenError> {
+fn promote_locked(dir: &Path, paths: &Paths, above: u64) -> Result<Version, OpenError> {
     let faults = Faults::default();
     let mut log = Log::open(&paths.log, &faults)?;
     let (state, applied) = open::usable_state(dir, paths, &log)?;
@@ -108,10 +127,10 @@ fn promote_locked(dir: &Path, paths: &Paths) -> Result<Version, OpenError> {
     let kept = if applied.index > end.index {
         snapshot::write(&paths.snapshots, &state, &faults, &Stop::default())
             .map_err(io_error("write a snapshot in", &paths.snapshots))
-            .and_then(|_| log.restart_after(raised(applied)))
+            .and_then(|_| log.begin_after(raised_above(applied, above)))
             .map(|()| last_version(applied))
     } else {
-        seal_in_new_epoch(&mut log, raised(end)).map(|()| last_version(end))
+        seal_in_new_epoch(&mut log, raised_above(end, above)).map(|()| last_version(end))
     };
     state.close();
     let kept = kept?;

@@ -67,9 +67,9 @@ async fn every_damaged_byte_of_the_log_is_seen_and_repaired() {
             Err(OpenError::Damaged { last_good, .. }) => {
                 stopped += 1;
                 let good = expected.iter().take_while(|(_, version)| *version <= last_good).count();
-                let beyond = Store::repair(&dir.0, Version(last_good.0 + 1), false);
+                let beyond = Store::repair(&dir.0, Version(last_good.0 + 1), None);
                 assert!(matches!(beyond, Err(OpenError::BeyondGood { .. })), "byte {at}");
-                Store::repair(&dir.0, last_good, false).expect("repaired");
+                Store::repair(&dir.0, last_good, None).expect("repaired");
                 let store = dir.open();
                 assert_eq!(names(&store), expected[..good], "byte {at}");
                 assert!(store.version() > versions[5], "byte {at}: a version could come twice");
@@ -88,7 +88,7 @@ async fn every_damaged_byte_of_the_log_is_seen_and_repaired() {
     assert!(whole > 60 && cut > 50 && stopped > 300, "{whole} {cut} {stopped}");
     let dir = Dir::new();
     copy_dir(&origin.0, &dir.0);
-    assert!(matches!(Store::repair(&dir.0, versions[1], false), Err(OpenError::Whole(_))));
+    assert!(matches!(Store::repair(&dir.0, versions[1], None), Err(OpenError::Whole(_))));
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn repair_keeps_what_the_state_holds_beyond_the_damage() {
     let opened = Store::open_alone(Options::new(&dir.0), Box::new(()));
     let Err(OpenError::Damaged { last_good, .. }) = opened else { panic!("{opened:?}") };
     assert!(last_good < versions[5]);
-    Store::repair(&dir.0, last_good, false).expect("repaired");
+    Store::repair(&dir.0, last_good, None).expect("repaired");
     let store = dir.open();
     assert_eq!(names(&store).len(), 6);
     assert!(store.version().0 > versions[5].0 + (1 << 40));

@@ -391,22 +391,25 @@ async fn damaged_member(dir: &Dir, with_state: bool) -> Version {
 
 #[tokio::test]
 async fn the_last_copy_of_a_group_goes_on_alone_although_it_is_damaged() {
-    for (with_state, kept) in [(false, 4), (true, 8)] {
+    for (with_state, kept, epoch) in [(false, 4, 1), (true, 8, 1), (false, 4, 6), (true, 8, 6)] {
         let dir = Dir::new();
         let last_good = damaged_member(&dir, with_state).await;
-        let refused = Store::repair(&dir.0, last_good, false);
+        let refused = Store::repair(&dir.0, last_good, None);
         let said = refused.expect_err("others may have it").to_string();
         let remedy = format!("repair --accept-loss-after {last_good} --last-copy");
         assert!(said.contains(&remedy), "{said}");
-        let beyond = Store::repair(&dir.0, Version(last_good.0 + 1), true);
+        let beyond = Store::repair(&dir.0, Version(last_good.0 + 1), Some(epoch));
         assert!(matches!(beyond, Err(OpenError::BeyondGood { .. })), "{beyond:?}");
-        Store::repair(&dir.0, last_good, true).expect("repaired");
+        let nothing = Store::repair(&dir.0, Version(0), Some(epoch));
+        assert!(matches!(nothing, Err(OpenError::Damaged { .. })), "{nothing:?}");
+        Store::repair(&dir.0, last_good, Some(epoch)).expect("repaired");
         let store = Store::open(Options::new(&dir.0)).expect("opens");
+        assert_eq!(store.log_epoch(), Some(epoch + 1), "as long as nobody leads, too");
         assert_eq!(store.standing(), Standing::Sole);
         let mandate = store.lead_alone(Box::new(())).await.expect("leads");
-        assert_eq!(mandate.reign().epoch, 2, "the others are fenced");
+        assert_eq!(mandate.reign().epoch, epoch + 1, "the others are fenced");
         assert_eq!(pods(&store), named(3..=kept));
-        assert!(store.version() > Version::of_entry(9, 0));
+        assert!(store.version() > Version::of_entry(epoch * model::limits::STORE_EPOCH_STRIDE, 0));
         store.close().await;
     }
 }
@@ -418,17 +421,17 @@ async fn a_last_copy_without_its_end_or_its_vote_goes_on_alone() {
         let replica = Replica::open(&dir.0).await;
         replica.append_and_commit(&history(8, 100)).await;
         replica.store.close().await;
-        let whole = Store::repair(&dir.0, Version(0), true);
+        let whole = Store::repair(&dir.0, Version(0), Some(1));
         assert!(matches!(whole, Err(OpenError::Whole(_))), "{whole:?}");
         match lost {
             "log" => std::fs::remove_dir_all(dir.0.join("log")).expect("removed"),
             _ => std::fs::write(dir.0.join("vote"), [7; 8192]).expect("written"),
         }
         Store::open(Options::new(&dir.0)).expect_err("lost");
-        let beyond = Store::repair(&dir.0, Version(1 << 62), true);
+        let beyond = Store::repair(&dir.0, Version(1 << 62), Some(1));
         assert!(matches!(beyond, Err(OpenError::BeyondGood { .. })), "{beyond:?}");
         std::fs::create_dir_all(dir.0.join("log")).expect("made");
-        Store::repair(&dir.0, Version(0), true).expect("repaired");
+        Store::repair(&dir.0, Version(0), Some(1)).expect("repaired");
         let store = dir.open();
         assert_eq!(pods(&store), named(3..=8), "{lost}");
         assert_eq!(store.leadership().epoch, 2);

@@ -46,7 +46,7 @@ const STOP_PODS_WITHIN: Duration = Duration::from_secs(10);
 /// When a start is over: what it ran is hardly needed again.
 const SETTLED_AFTER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(55)];
 /// What runs once in a while is not kept for ever.
-const SETTLED_EVERY: Duration = Duration::from_secs(600);
+const SETTLED_EVERY: Duration = Duration::from_secs(60);
 /// A signal that has come is seen within this.
 const SIGNALS_WITHIN: Duration = Duration::from_millis(20);
 /// Mode bit of a folder that many share, as /tmp.

@@ -30,8 +30,9 @@ const BOARDS: u8 = 10;
 const MASTERS: usize = 3;
 const DISK_MEGABYTES: u64 = 64;
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
-/// After the last change everything that is put off has been written by then.
-const SETTLED: Duration = Duration::from_secs(45);
+/// After the last change everything that is put off has been written by then: what a board knows of the network
+/// 300 s later.
+const SETTLED: Duration = Duration::from_secs(330);
 const WRITES: u64 = 300;
 const WRITE_EVERY: Duration = Duration::from_millis(100);
 

@@ -25,6 +25,8 @@ const LATE: Duration = Duration::from_secs(1);
 struct Heard {
     assembly: Assembly,
     state: NetState,
+    /// Differences to what comes later than they do.
+    ahead: Vec<NetV1>,
     messages: usize,
     bytes: usize,
     at: Option<Instant>,
@@ -46,9 +48,14 @@ impl Heard {
         }
         self.bytes += message.len();
         self.messages += 1;
-        if let Ok(state) = self.state.apply(net) {
-            (self.state, self.at) = (state, Some(Instant::now()));
+        self.ahead.push(net);
+        let fits = |it: &NetV1, held: u64| it.base == held || it.base == 0 && it.revision > held;
+        while let Some(at) = self.ahead.iter().position(|it| fits(it, self.state.revision)) {
+            if let Ok(state) = self.state.apply(self.ahead.swap_remove(at)) {
+                (self.state, self.at) = (state, Some(Instant::now()));
+            }
         }
+        self.ahead.retain(|it| it.base > self.state.revision);
     }
 }
 

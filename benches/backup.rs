@@ -85,7 +85,8 @@ fn seconds(since: Instant) -> f64 {
 fn start(board: &mut Board) {
     board.start_restored();
     let deadline = Instant::now() + Duration::from_secs(60);
-    while board.api_text("/readyz").is_err() {
+    let answers = |board: &Board| board.command(&["kubeconfig"]).status.success();
+    while !answers(board) || board.api_text("/readyz").is_err() {
         assert!(Instant::now() < deadline, "{}", board.log());
         std::thread::sleep(Duration::from_millis(5));
     }

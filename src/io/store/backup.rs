@@ -130,10 +130,7 @@ fn capture(dir: &Path, state: &State) -> io::Result<Capture> {
     file::remove(&name, &faults)?;
     let file = DiskFile::create(&name, &faults)?;
     file::remove(&name, &faults)?;
-    let written = snapshot::write_rows(&file, state, &Stop::default());
-    // Memory does not grow with what is saved.
-    state.give_back();
-    let written = written?;
+    let written = snapshot::write_rows(&file, state, &Stop::default())?;
     let file = file.inner().try_clone()?;
     let facts = SnapshotFacts::of(written.head.position, u64::from(written.rows));
     Ok(Capture { file, bytes: written.bytes, facts })

@@ -141,19 +141,6 @@ impl State {
         })
     }
 
-    /// Gives back the memory of pages that were read; they stay in the page cache while there is room.
-    pub(super) fn give_back(&self) {
-        let info = self.env.info();
-        let (from, bytes) = (info.map_addr.cast(), info.map_size);
-        // SAFETY: the range is the map of `env`, which `self` keeps open; it is a shared mapping of a file
-        // that nobody writes through, so a page that is dropped is read again from there.
-        let code = unsafe { libc::madvise(from, bytes, libc::MADV_DONTNEED) };
-        if code != 0 {
-            let error = std::io::Error::last_os_error();
-            tracing::debug!(%error, "pages are not given back");
-        }
-    }
-
     /// A short read.
     pub(super) fn read(&self) -> Result<Reading<'_>, StoreError> {
         let txn = self.env.read_txn().map_err(failed)?;

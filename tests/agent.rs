@@ -361,6 +361,22 @@ fn damage_of_the_desired_set_touches_no_pod() {
 }
 
 #[test]
+fn a_leader_whose_time_is_over_is_not_obeyed_by_its_own_board() {
+    run("late", async |board| {
+        let images = board.images();
+        board.import(&images);
+        let mut master = board.agent(&images).await;
+        master.desire_too_late(&[pod(30, FOREVER, |_| ())]).await;
+        // Made of the same revision, so it only fits when the one before was not taken.
+        master.desire(&[pod(31, FOREVER, |_| ())], &[], &[]).await;
+        master.await_ready(uid(31)).await;
+        assert_eq!(entries(board, "data/pods"), [uid(31).to_string()]);
+        master.desire(&[], &[], &[uid(31)]).await;
+        master.end().await;
+    });
+}
+
+#[test]
 fn what_a_board_refuses_fails_with_a_reason_and_goes() {
     run("refused", async |board| {
         let images = board.images();

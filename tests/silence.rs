@@ -36,11 +36,7 @@ fn wire(cut: Arc<AtomicBool>) -> (MasterEnd, BoardEnd) {
     (MasterEnd { down: near_down, up: near_up, streams: master.streams }, board)
 }
 
-async fn pass(
-    mut from: mpsc::Receiver<bytes::Bytes>,
-    to: mpsc::Sender<bytes::Bytes>,
-    cut: Arc<AtomicBool>,
-) {
+async fn pass<T>(mut from: mpsc::Receiver<T>, to: mpsc::Sender<T>, cut: Arc<AtomicBool>) {
     while let Some(frame) = from.recv().await {
         if !cut.load(Ordering::Relaxed) && to.send(frame).await.is_err() {
             return;

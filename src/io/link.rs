@@ -7,6 +7,10 @@
 //! A board that gains or loses the lead exchanges the master's end: the agent's end is that of a
 //! [`Socket`], in which one master's end is plugged at a time. Invariant: once another end is plugged,
 //! the earlier one is closed both ways, and what it had not handed over yet never arrives.
+//!
+//! A leader whose time has run out may be the last to notice: the process was frozen, say, with a message
+//! already handed over. So a message of the board's own leader carries the leader's [`Gate`], and the
+//! agent asks it when it takes the message, after the last queue.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,7 +46,7 @@ pub struct StreamOpen {
 #[derive(Debug)]
 pub struct MasterEnd {
     /// Messages to the board.
-    pub down: mpsc::Sender<Bytes>,
+    pub down: mpsc::Sender<ToBoard>,
     /// Messages from the board.
     pub up: mpsc::Receiver<Bytes>,
     /// Opens streams.
@@ -53,31 +57,46 @@ pub struct MasterEnd {
 #[derive(Debug)]
 pub struct BoardEnd {
     /// Messages from the master.
-    pub down: mpsc::Receiver<Bytes>,
+    pub down: mpsc::Receiver<ToBoard>,
     /// Messages to the master.
     pub up: mpsc::Sender<Bytes>,
     /// Streams that the master opened.
     pub streams: mpsc::Receiver<StreamOpen>,
 }
 
+/// A message to the board.
+#[derive(Clone, Debug)]
+pub struct ToBoard {
+    /// What is said, encoded.
+    pub message: Bytes,
+    /// Shut once the message is no longer to be acted on.
+    pub gate: Gate,
+}
+
+impl From<Bytes> for ToBoard {
+    fn from(message: Bytes) -> Self {
+        Self { message, gate: Gate::open() }
+    }
+}
+
 /// Whether whoever acts as leader may still do so; asked before every act. Clones are the same.
 #[derive(Clone)]
-pub struct Gate(Arc<dyn Fn() -> bool + Send + Sync>);
+pub struct Gate(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
 
 impl Gate {
     /// Open as long as `may_act` says so, which must be quick.
     pub fn new(may_act: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self(Arc::new(may_act))
+        Self(Some(Arc::new(may_act)))
     }
 
     /// A gate that is never shut.
     pub fn open() -> Self {
-        Self::new(|| true)
+        Self(None)
     }
 
     /// Whether it lets anything pass at this moment.
     pub fn is_open(&self) -> bool {
-        (self.0)()
+        self.0.as_ref().is_none_or(|may_act| may_act())
     }
 }
 
@@ -88,20 +107,26 @@ impl fmt::Debug for Gate {
 }
 
 impl MasterEnd {
-    /// An end over which nothing gets to the board any more once the gate is shut; messages that meet
-    /// a shut gate are dropped. Needs a tokio runtime.
+    /// An end over which nothing gets to the board any more once the gate is shut: what meets a shut
+    /// gate is dropped, and messages take the gate along. Needs a tokio runtime.
     pub fn gated(self, gate: &Gate) -> Self {
         let Self { down, up, streams } = self;
         let (messages, said) = mpsc::channel(LINK_FRAMES_MAX);
         let (openings, opened) = mpsc::channel(LINK_FRAMES_MAX);
-        tokio::spawn(pass_through(said, down, gate.clone()));
-        tokio::spawn(pass_through(opened, streams, gate.clone()));
+        let with_gate = |gate: &Gate, told: ToBoard| ToBoard { gate: gate.clone(), ..told };
+        tokio::spawn(pass_through(said, down, gate.clone(), with_gate));
+        tokio::spawn(pass_through(opened, streams, gate.clone(), |_, open| open));
         Self { down: messages, up, streams: openings }
     }
 }
 
 /// Ends with either end.
-async fn pass_through<T>(mut from: mpsc::Receiver<T>, to: mpsc::Sender<T>, gate: Gate) {
+async fn pass_through<T>(
+    mut from: mpsc::Receiver<T>,
+    to: mpsc::Sender<T>,
+    gate: Gate,
+    mark: impl Fn(&Gate, T) -> T,
+) {
     loop {
         // Cancel safety: a message is taken only when it is there; nobody comes back after `closed`.
         let message = tokio::select! {
@@ -109,7 +134,7 @@ async fn pass_through<T>(mut from: mpsc::Receiver<T>, to: mpsc::Sender<T>, gate:
             () = to.closed() => return,
         };
         let Some(message) = message else { return };
-        if gate.is_open() && to.send(message).await.is_err() {
+        if gate.is_open() && to.send(mark(&gate, message)).await.is_err() {
             return;
         }
     }
@@ -136,7 +161,7 @@ pub fn socket() -> (Socket, BoardEnd) {
 /// Where the master's end of a board's link is exchanged. The board's end closes when it is dropped.
 #[derive(Debug)]
 pub struct Socket {
-    down: mpsc::Sender<Bytes>,
+    down: mpsc::Sender<ToBoard>,
     /// Held by whoever carries what the board says.
     up: Arc<AsyncMutex<mpsc::Receiver<Bytes>>>,
     streams: mpsc::Sender<StreamOpen>,
@@ -170,7 +195,7 @@ impl Drop for Socket {
 /// master's end is closed is dropped: the versions in the beats repair it.
 async fn carry(
     plugged: BoardEnd,
-    to_board: mpsc::Sender<Bytes>,
+    to_board: mpsc::Sender<ToBoard>,
     of_board: Arc<AsyncMutex<mpsc::Receiver<Bytes>>>,
     to_streams: mpsc::Sender<StreamOpen>,
 ) {
@@ -212,6 +237,10 @@ mod tests {
         Bytes::from_static(text.as_bytes())
     }
 
+    async fn heard(board: &mut BoardEnd) -> Option<Bytes> {
+        soon(board.down.recv()).await.map(|told| told.message)
+    }
+
     async fn soon<T>(waiting: impl Future<Output = T>) -> T {
         tokio::time::timeout(Duration::from_secs(5), waiting).await.expect("in time")
     }
@@ -220,8 +249,8 @@ mod tests {
     async fn the_board_does_not_notice_that_its_master_is_exchanged() {
         let (socket, mut board) = socket();
         let mut first = socket.plug();
-        first.down.send(say("one")).await.expect("room");
-        assert_eq!(soon(board.down.recv()).await, Some(say("one")));
+        first.down.send(say("one").into()).await.expect("room");
+        assert_eq!(heard(&mut board).await, Some(say("one")));
         board.up.send(say("up")).await.expect("room");
         assert_eq!(soon(first.up.recv()).await, Some(say("up")));
         let mut second = socket.plug();
@@ -233,8 +262,8 @@ mod tests {
         let open = StreamOpen { request: say("logs"), answer, input: None };
         second.streams.send(open).await.expect("room");
         assert_eq!(soon(board.streams.recv()).await.map(|open| open.request), Some(say("logs")));
-        second.down.send(say("two")).await.expect("room");
-        assert_eq!(soon(board.down.recv()).await, Some(say("two")));
+        second.down.send(say("two").into()).await.expect("room");
+        assert_eq!(heard(&mut board).await, Some(say("two")));
     }
 
     #[tokio::test]
@@ -250,8 +279,8 @@ mod tests {
         while last != Some(say("last")) {
             last = soon(master.up.recv()).await;
         }
-        master.down.send(say("down")).await.expect("room");
-        assert_eq!(soon(board.down.recv()).await, Some(say("down")));
+        master.down.send(say("down").into()).await.expect("room");
+        assert_eq!(heard(&mut board).await, Some(say("down")));
     }
 
     #[tokio::test]
@@ -261,14 +290,18 @@ mod tests {
         let gate = Gate::new(move || may_act.load(std::sync::atomic::Ordering::SeqCst));
         let (master, mut board) = pair();
         let mut gated = master.gated(&gate);
-        gated.down.send(say("one")).await.expect("room");
-        assert_eq!(soon(board.down.recv()).await, Some(say("one")));
+        gated.down.send(say("one").into()).await.expect("room");
+        assert_eq!(heard(&mut board).await, Some(say("one")));
+        gated.down.send(say("two").into()).await.expect("room");
+        let two = soon(board.down.recv()).await.expect("a message");
+        assert!(two.gate.is_open());
         open.store(false, std::sync::atomic::Ordering::SeqCst);
-        gated.down.send(say("late")).await.expect("dropped behind the gate");
+        assert!(!two.gate.is_open(), "what had passed is not to be acted on any more");
+        gated.down.send(say("late").into()).await.expect("dropped behind the gate");
         board.up.send(say("up")).await.expect("room");
         assert_eq!(soon(gated.up.recv()).await, Some(say("up")), "hearing is no act");
         drop(gated);
-        assert_eq!(soon(board.down.recv()).await, None, "it never came");
+        assert_eq!(heard(&mut board).await, None, "it never came");
     }
 
     #[tokio::test]
@@ -276,7 +309,7 @@ mod tests {
         let (without_master, mut board) = socket();
         let end = without_master.plug();
         drop(without_master);
-        assert_eq!(soon(board.down.recv()).await, None);
+        assert_eq!(heard(&mut board).await, None);
         soon(end.down.closed()).await;
         let (socket, board) = socket();
         let mut end = socket.plug();

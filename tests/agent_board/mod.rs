@@ -10,7 +10,7 @@ use bytes::Bytes;
 use kumquat::io::clock::Clock;
 use kumquat::io::image::ImageStore;
 use kumquat::io::keeper::{Keeper, KeeperPaths, cleanup};
-use kumquat::io::link::{MasterEnd, StreamOpen, pair};
+use kumquat::io::link::{Gate, MasterEnd, StreamOpen, ToBoard, pair};
 use kumquat::node::{self, NodeError, NodeOptions};
 use model::ids::Uid;
 use model::timestamp::Timestamp;
@@ -135,37 +135,54 @@ pub struct Master {
     pub held: u64,
 }
 
+/// What leads from a desired set to the next one.
+fn difference(base: u64, pods: &[Value], objects: &[(&str, Value)], gone: &[Uid]) -> DesiredV1 {
+    let revision = base + 1;
+    let pod = |pod: &Value| DesiredPodV1 {
+        uid: uid_of(pod),
+        version: revision,
+        pod: Bytes::from(pod.to_string()),
+    };
+    let object = |(key, object): &(&str, Value)| ObjectV1 {
+        key: (*key).to_owned(),
+        version: revision,
+        object: Bytes::from(object.to_string()),
+    };
+    DesiredV1 {
+        revision,
+        base,
+        pods: pods.iter().map(pod).collect(),
+        pods_gone: gone.to_vec(),
+        objects: objects.iter().map(object).collect(),
+        objects_gone: Vec::new(),
+    }
+}
+
 impl Master {
     /// Sends a difference and waits until the board holds it durably.
     pub async fn desire(&mut self, pods: &[Value], objects: &[(&str, Value)], gone: &[Uid]) {
-        let base = self.revision;
-        self.revision += 1;
-        let pod = |pod: &Value| DesiredPodV1 {
-            uid: uid_of(pod),
-            version: self.revision,
-            pod: Bytes::from(pod.to_string()),
-        };
-        let object = |(key, object): &(&str, Value)| ObjectV1 {
-            key: (*key).to_owned(),
-            version: self.revision,
-            object: Bytes::from(object.to_string()),
-        };
-        let message = DesiredV1 {
-            revision: self.revision,
-            base,
-            pods: pods.iter().map(pod).collect(),
-            pods_gone: gone.to_vec(),
-            objects: objects.iter().map(object).collect(),
-            objects_gone: Vec::new(),
-        };
+        let message = difference(self.revision, pods, objects, gone);
+        self.revision = message.revision;
         self.send(MessageKind::Desired, &message).await;
         let revision = self.revision;
         self.until("the revision in a beat", |master| master.held == revision).await;
     }
 
+    /// Sends a difference as a leader does whose time has run out meanwhile.
+    pub async fn desire_too_late(&mut self, pods: &[Value]) {
+        let gate = Gate::new(|| false);
+        self.send_through(gate, MessageKind::Desired, &difference(self.revision, pods, &[], &[]))
+            .await;
+    }
+
     async fn send(&self, kind: MessageKind, body: &impl serde::Serialize) {
+        self.send_through(Gate::open(), kind, body).await;
+    }
+
+    async fn send_through(&self, gate: Gate, kind: MessageKind, body: &impl serde::Serialize) {
         let header = Header { kind, epoch: 1, term: 1, sequence: 1 };
-        self.end.down.send(Bytes::from(encode(header, body))).await.expect("the agent runs");
+        let message = Bytes::from(encode(header, body));
+        self.end.down.send(ToBoard { message, gate }).await.expect("the agent runs");
     }
 
     /// Takes messages until `done`.

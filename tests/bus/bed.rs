@@ -221,9 +221,9 @@ impl Bed {
             let (down, tapped) = mpsc::channel(LINK_FRAMES_MAX);
             let mut from = std::mem::replace(&mut board_end.down, tapped);
             tokio::spawn(async move {
-                while let Some(message) = from.recv().await {
-                    tap(&message);
-                    if down.send(message).await.is_err() {
+                while let Some(told) = from.recv().await {
+                    tap(&told.message);
+                    if down.send(told).await.is_err() {
                         return;
                     }
                 }

@@ -5,7 +5,8 @@
 //! its log, a client knows when its write was accepted and, by its version, in which reign. Put in
 //! order over all boards and clients, a reign never decreases. An event that has a length (a write
 //! between call and answer) is judged by the side that proves something: it acts at its beginning at
-//! the earliest, and surely has acted at its end.
+//! the earliest, and surely has acted at its end. A board begins with a desired set right before it asks
+//! whether its leader still leads, and ends when the set is on its disk.
 
 #![allow(dead_code, unreachable_pub, reason = "each theme uses its part of the harness")]
 
@@ -46,11 +47,10 @@ impl fmt::Display for Act {
 pub fn applied(board: &str, log: &str) -> Vec<Act> {
     let lines = log.lines().filter(|line| line.contains(APPLIED));
     let act = |line: &str| {
-        let millis = field(line, "boottime_ms")?;
         Some(Act {
             reign: reign(line)?,
-            from: millis * 1_000_000,
-            to: millis * 1_000_000 + 999_999,
+            from: field(line, "taken_ms")? * 1_000_000,
+            to: field(line, "applied_ms")? * 1_000_000 + 999_999,
             what: format!("{board} applied revision {}", field(line, "revision")?),
         })
     };

@@ -33,12 +33,12 @@ fn a_leader_that_acts_after_its_successor_is_found() {
 #[test]
 fn lines_of_boards_are_read() {
     let log = "\
-2026-11-23T02:40:00.1Z DEBUG desired set applied revision=81 pods=1 epoch=1 term=3 boottime_ms=12
+2026-11-23T02:40:00.1Z DEBUG desired set applied revision=81 pods=1 epoch=1 term=3 taken_ms=12 applied_ms=14
 2026-11-23T02:40:00.1Z  INFO something else epoch=7 term=9
 2026-11-23T02:40:00.2Z  INFO reign began epoch=1 term=4 version=1048576 boottime_ms=13
 ";
     let [applied] = &reigns::applied("board-1", log)[..] else { panic!("one line") };
-    assert_eq!((applied.reign, applied.from), ((1, 3), 12_000_000));
+    assert_eq!((applied.reign, applied.from, applied.to), ((1, 3), 12_000_000, 14_999_999));
     let beginnings = reigns::beginnings(log);
     assert_eq!(beginnings, BTreeMap::from([(1_048_576, (1, 4))]));
     let accepted = |version| Accepted { invoked: 1, returned: 2, value: 1, version };

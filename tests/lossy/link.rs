@@ -21,12 +21,12 @@ fn bad_pair(percent: u64, random: &mut Random, tally: &Arc<Tally>) -> (MasterEnd
     let (master_end, board_end) = link::pair();
     let (down, from_master) = mpsc::channel(LINK_FRAMES_MAX);
     let (to_master, up) = mpsc::channel(LINK_FRAMES_MAX);
-    let (to_board, from_board) = (master_end.down, master_end.up);
-    for (from, to) in [(from_master, to_board), (from_board, to_master)] {
-        let (random, tally) = (Random::new(random.next()), tally.clone());
-        tokio::spawn(async move { relay(from, to, percent, random, &tally).await });
-    }
-    (MasterEnd { down, up, streams: master_end.streams }, board_end)
+    let MasterEnd { down: to_board, up: from_board, streams } = master_end;
+    let (there, back) = (Random::new(random.next()), Random::new(random.next()));
+    let (both, own) = (tally.clone(), tally.clone());
+    tokio::spawn(async move { relay(from_master, to_board, percent, there, &both).await });
+    tokio::spawn(async move { relay(from_board, to_master, percent, back, &own).await });
+    (MasterEnd { down, up, streams }, board_end)
 }
 
 async fn trial(name: &str, seed: u64, percent: u64) -> (Duration, usize) {

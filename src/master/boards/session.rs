@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Messages;
 use crate::io::bus::{MasterBus, Topics};
-use crate::io::link::MasterEnd;
+use crate::io::link::{MasterEnd, ToBoard};
 use crate::master::controllers::Views;
 use crate::master::dispatcher::{self, DispatchError};
 use crate::master::registry::Registry;
@@ -73,7 +73,7 @@ impl Session {
 
 /// Publishes what the dispatcher says, with the bus's back-pressure. Messages in parts are kept to be
 /// fetched, and a pointer is published.
-async fn carry(shared: &Shared, board: &str, mut frames: mpsc::Receiver<Bytes>) {
+async fn carry(shared: &Shared, board: &str, mut frames: mpsc::Receiver<ToBoard>) {
     let mut parts: Vec<Bytes> = Vec::new();
     let mut forget_at: Option<Instant> = None;
     loop {
@@ -85,7 +85,7 @@ async fn carry(shared: &Shared, board: &str, mut frames: mpsc::Receiver<Bytes>) 
                 continue;
             }
         };
-        let Some(frame) = frame else { return };
+        let Some(ToBoard { message: frame, .. }) = frame else { return };
         let Ok((header, Part { number, of }, _)) = Header::split_part(&frame) else { continue };
         if of == 1 {
             publish(shared, board, header.kind, frame).await;

@@ -22,6 +22,7 @@ use super::desired::Told;
 use super::net::NetTold;
 use super::status::Owner;
 use super::{DispatchError, Options, Trouble, node, status};
+use crate::io::link::ToBoard;
 use crate::io::seldom::Seldom;
 use crate::master::contacts::Contacts;
 use crate::master::controllers::Views;
@@ -43,7 +44,7 @@ pub(super) struct Session {
     pub(super) options: Options,
     /// Name of the board, as it has proven.
     name: String,
-    down: mpsc::Sender<Bytes>,
+    down: mpsc::Sender<ToBoard>,
     assembly: Assembly,
     sequence: u64,
     /// Number of the last message of the board; a jump tells that one was lost.
@@ -79,7 +80,7 @@ impl Session {
         registry: Registry,
         options: Options,
         name: String,
-        down: mpsc::Sender<Bytes>,
+        down: mpsc::Sender<ToBoard>,
     ) -> Self {
         let (events, queue) = mpsc::channel(NODE_EVENTS_MAX);
         // Ends with the session, whose queue it empties first.
@@ -168,7 +169,10 @@ impl Session {
         };
         let bytes = parts.iter().map(Vec::len).sum();
         for part in parts {
-            self.down.send(part.into()).await.map_err(|_| DispatchError::LinkClosed)?;
+            self.down
+                .send(Bytes::from(part).into())
+                .await
+                .map_err(|_| DispatchError::LinkClosed)?;
         }
         Ok(bytes)
     }

@@ -66,9 +66,9 @@ impl Board {
     }
 
     async fn hear(&mut self) -> Heard {
-        let bytes = tokio::time::timeout(Duration::from_secs(20), self.link.down.recv()).await;
-        let bytes = bytes.expect("the master speaks").expect("the link is open");
-        let (header, body) = Header::split(&bytes).expect("a message");
+        let told = tokio::time::timeout(Duration::from_secs(20), self.link.down.recv()).await;
+        let told = told.expect("the master speaks").expect("the link is open");
+        let (header, body) = Header::split(&told.message).expect("a message");
         match header.kind {
             MessageKind::Desired => Heard::Desired(wire::decode(header.kind, body).expect("ours")),
             MessageKind::Command => Heard::Command(wire::decode(header.kind, body).expect("ours")),

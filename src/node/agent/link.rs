@@ -12,7 +12,7 @@ use logic::pod::Host;
 
 use super::{Agent, off_runtime};
 use crate::io::image::Digest;
-use crate::io::link::{StreamAnswer, StreamOpen};
+use crate::io::link::{StreamAnswer, StreamOpen, ToBoard};
 use crate::node::NodeError;
 use crate::node::desired::{DesiredError, Reign};
 use crate::node::driver::blocking;
@@ -25,12 +25,18 @@ const BEATS_PER_LOOK: u64 = 2;
 const SILENT_MILLIS: u64 = 12_000;
 
 impl Agent {
-    /// Takes one encoded message; what is damaged or of a deposed leader is dropped.
+    /// Takes one encoded message; what is damaged or of a deposed leader is dropped, be it that this
+    /// board knows the later one or that the leader's own time has run out.
     ///
     /// # Errors
     /// When the board cannot be settled by a first desired set: the role has to begin anew.
-    pub(super) async fn take_message(&mut self, message: &[u8]) -> Result<(), NodeError> {
-        let (header, body) = match self.assembly.take(message) {
+    pub(super) async fn take_message(&mut self, told: &ToBoard) -> Result<(), NodeError> {
+        let taken_ms = super::ticks();
+        if !told.gate.is_open() {
+            tracing::info!("message of this board's own leader is dropped: it leads no more");
+            return Ok(());
+        }
+        let (header, body) = match self.assembly.take(&told.message) {
             Ok(Some(whole)) => whole,
             Ok(None) => return Ok(()),
             Err(error) => {
@@ -45,7 +51,8 @@ impl Agent {
         let taken = match header.kind {
             MessageKind::Desired => match decode(header.kind, &body) {
                 Ok(desired) => {
-                    return self.take_desired((header.epoch, header.term), desired).await;
+                    let reign = (header.epoch, header.term);
+                    return self.take_desired(reign, taken_ms, desired).await;
                 }
                 Err(error) => Err(error),
             },
@@ -97,14 +104,23 @@ impl Agent {
     async fn take_desired(
         &mut self,
         (epoch, term): Reign,
+        taken_ms: u64,
         desired: DesiredV1,
     ) -> Result<(), NodeError> {
         let revision = desired.revision;
         match off_runtime(|| self.desired.apply(desired)) {
             Ok(changes) => {
                 // Boards of one machine share the clock of its boot: a trial puts these lines in order.
-                let (pods, boottime_ms) = (changes.pods.len(), super::ticks());
-                tracing::debug!(revision, pods, epoch, term, boottime_ms, "desired set applied");
+                let (pods, applied_ms) = (changes.pods.len(), super::ticks());
+                tracing::debug!(
+                    revision,
+                    pods,
+                    epoch,
+                    term,
+                    taken_ms,
+                    applied_ms,
+                    "desired set applied"
+                );
                 match self.settled {
                     true => self.apply_changes(&changes),
                     false => self.settle().await?,

@@ -20,7 +20,7 @@ use kumquat::app::join::{Newcomer, join};
 use kumquat::io::bus;
 use kumquat::io::bus::client::{self, BusState, ClientOptions, Fetch};
 use kumquat::io::image::ImageStore;
-use kumquat::io::link::{self, MasterEnd};
+use kumquat::io::link::{self, MasterEnd, ToBoard};
 use kumquat::io::peer::{self, Connection};
 use kumquat::io::tls::{BoardKey, Credentials};
 use model::leader::LeaderRecord;
@@ -292,15 +292,16 @@ impl Making {
 /// Counts the beats, and what is said of the network, that pass to the agent.
 fn counting(end: MasterEnd, beats: Arc<Beats>, told: Arc<Told>) -> MasterEnd {
     let MasterEnd { down, up, streams } = end;
-    let (counted, mut passing) = mpsc::channel::<Bytes>(LINK_FRAMES_MAX);
+    let (counted, mut passing) = mpsc::channel::<ToBoard>(LINK_FRAMES_MAX);
     tokio::spawn(async move {
-        while let Some(message) = passing.recv().await {
-            match Header::split(&message).map(|(header, _)| header.kind) {
+        while let Some(said) = passing.recv().await {
+            let message = &said.message;
+            match Header::split(message).map(|(header, _)| header.kind) {
                 Ok(MessageKind::BeatDown) => beats.heard(),
                 Ok(MessageKind::Net) => told.heard(message.len()),
                 _ => {}
             }
-            if down.send(message).await.is_err() {
+            if down.send(said).await.is_err() {
                 return;
             }
         }

@@ -16,23 +16,23 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::Fetch;
-use crate::io::link::Closed;
+use crate::io::link::{Closed, ToBoard};
 
 /// Runs until one of its neighbours ends.
 pub(super) async fn run(
     mut arrived: mpsc::Receiver<Bytes>,
-    down: mpsc::Sender<Bytes>,
+    down: mpsc::Sender<ToBoard>,
     fetch: Arc<dyn Fetch>,
 ) -> Result<(), Closed> {
     while let Some(message) = arrived.recv().await {
         let Some(pointer) = pointer_of(&message) else {
-            down.send(message).await.map_err(|_| Closed)?;
+            down.send(message.into()).await.map_err(|_| Closed)?;
             continue;
         };
         match fetched(&*fetch, &pointer).await {
             Ok(parts) => {
                 for part in parts {
-                    down.send(part).await.map_err(|_| Closed)?;
+                    down.send(part.into()).await.map_err(|_| Closed)?;
                 }
             }
             // The beats show that it is missing, and the master sends it again.
@@ -110,8 +110,8 @@ mod tests {
         }
         drop(inbox);
         let mut got = Vec::new();
-        while let Some(message) = agent.recv().await {
-            got.push(message);
+        while let Some(told) = agent.recv().await {
+            got.push(told.message);
         }
         let expected: Vec<Bytes> = parts.into_iter().chain([other.clone(), other]).collect();
         assert_eq!(got, expected, "the second pointer is a lie and is left out");

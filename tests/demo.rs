@@ -1,7 +1,7 @@
 //! The demo with the static binary: it shows what it promises and leaves nothing, also when killed.
 //!
-//! `cargo xtask test` builds the static binary and names it in `KUMQUAT_STATIC`; without it these
-//! tests say that they were not run.
+//! The binary runs as an image, too: `cargo xtask test` builds a static one and names it in
+//! `KUMQUAT_BINARY`; without it these tests say that they were not run.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -79,9 +79,9 @@ fn processes() -> BTreeSet<String> {
 
 /// The static binary, or none with a word why.
 fn binary(test: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("KUMQUAT_STATIC").map(PathBuf::from);
+    let path = std::env::var_os("KUMQUAT_BINARY").map(PathBuf::from);
     if path.is_none() || !nix::unistd::geteuid().is_root() {
-        println!("not run: {test} needs root and KUMQUAT_STATIC (cargo xtask test sets it)");
+        println!("not run: {test} needs root and KUMQUAT_BINARY (cargo xtask test sets it)");
         return None;
     }
     path

@@ -57,16 +57,25 @@ impl Identity {
     /// # Errors
     /// The flags contradict what was chosen before, or the disk refuses.
     pub(super) fn load(dirs: &Dirs, config: &Config) -> Result<Option<Self>> {
+        let identity = Self::read(dirs)?;
+        identity.iter().try_for_each(|identity| identity.check(config))?;
+        Ok(identity)
+    }
+
+    /// The same, whatever the command line asks for.
+    ///
+    /// # Errors
+    /// The file cannot be read or is damaged.
+    pub(super) fn read(dirs: &Dirs) -> Result<Option<Self>> {
         let path = dirs.board();
         match fs::read(&path) {
             Ok(bytes) => {
-                let identity: Self = serde_json::from_slice(&bytes).with_context(|| {
+                let identity = serde_json::from_slice(&bytes).with_context(|| {
                     format!(
                         "{} is damaged: restore it, or start on an empty --data-dir",
                         path.display()
                     )
                 })?;
-                identity.check(config)?;
                 Ok(Some(identity))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -9,8 +9,8 @@
 //! the earlier one is closed both ways, and what it had not handed over yet never arrives.
 //!
 //! A leader whose time has run out may be the last to notice: the process was frozen, say, with a message
-//! already handed over. So a message of the board's own leader carries the leader's [`Gate`], and the
-//! agent asks it when it takes the message, after the last queue.
+//! already handed over. So what the board's own leader sends carries the leader's [`Gate`], and the
+//! agent asks it when it takes it, after the last queue.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,6 +40,8 @@ pub struct StreamOpen {
     pub answer: StreamAnswer,
     /// What comes from the master meanwhile; `None` for requests that are answered only.
     pub input: Option<StreamInput>,
+    /// Shut once the request is no longer to be acted on.
+    pub gate: Gate,
 }
 
 /// The master's end.
@@ -107,34 +109,27 @@ impl fmt::Debug for Gate {
 }
 
 impl MasterEnd {
-    /// An end over which nothing gets to the board any more once the gate is shut: what meets a shut
-    /// gate is dropped, and messages take the gate along. Needs a tokio runtime.
+    /// An end over which no message gets to the board any more once the gate is shut: what meets a shut
+    /// gate is dropped, and messages take the gate along. Whoever opens streams asks it, too. Needs a
+    /// tokio runtime.
     pub fn gated(self, gate: &Gate) -> Self {
-        let Self { down, up, streams } = self;
         let (messages, said) = mpsc::channel(LINK_FRAMES_MAX);
-        let (openings, opened) = mpsc::channel(LINK_FRAMES_MAX);
-        let with_gate = |gate: &Gate, told: ToBoard| ToBoard { gate: gate.clone(), ..told };
-        tokio::spawn(pass_through(said, down, gate.clone(), with_gate));
-        tokio::spawn(pass_through(opened, streams, gate.clone(), |_, open| open));
-        Self { down: messages, up, streams: openings }
+        tokio::spawn(pass_through(said, self.down, gate.clone()));
+        Self { down: messages, ..self }
     }
 }
 
 /// Ends with either end.
-async fn pass_through<T>(
-    mut from: mpsc::Receiver<T>,
-    to: mpsc::Sender<T>,
-    gate: Gate,
-    mark: impl Fn(&Gate, T) -> T,
-) {
+async fn pass_through(mut from: mpsc::Receiver<ToBoard>, to: mpsc::Sender<ToBoard>, gate: Gate) {
     loop {
         // Cancel safety: a message is taken only when it is there; nobody comes back after `closed`.
         let message = tokio::select! {
             message = from.recv() => message,
             () = to.closed() => return,
         };
-        let Some(message) = message else { return };
-        if gate.is_open() && to.send(mark(&gate, message)).await.is_err() {
+        let Some(told) = message else { return };
+        let told = ToBoard { gate: gate.clone(), ..told };
+        if gate.is_open() && to.send(told).await.is_err() {
             return;
         }
     }
@@ -259,7 +254,7 @@ mod tests {
         board.up.send(say("again")).await.expect("room");
         assert_eq!(soon(second.up.recv()).await, Some(say("again")));
         let (answer, _chunks) = mpsc::channel(1);
-        let open = StreamOpen { request: say("logs"), answer, input: None };
+        let open = StreamOpen { request: say("logs"), answer, input: None, gate: Gate::open() };
         second.streams.send(open).await.expect("room");
         assert_eq!(soon(board.streams.recv()).await.map(|open| open.request), Some(say("logs")));
         second.down.send(say("two").into()).await.expect("room");

@@ -42,7 +42,8 @@ pub fn run(name: &str, test: impl AsyncFnOnce(&Board)) {
         run_dir: dir.join("run"),
         data_dir: dir.join("data"),
         cgroup: format!("kumquat-agent-{}-{name}", std::process::id()),
-        exe: env!("CARGO_BIN_EXE_kumquat").into(),
+        exe: std::env::var_os("KUMQUAT_BINARY")
+            .map_or_else(|| env!("CARGO_BIN_EXE_kumquat").into(), PathBuf::from),
     };
     std::fs::create_dir_all(&paths.run_dir).expect("tmp");
     std::fs::create_dir_all(&paths.data_dir).expect("tmp");
@@ -258,7 +259,7 @@ impl Master {
         let request = Bytes::from(encode(header, &StreamRequestV1::Logs(request)));
         self.end
             .streams
-            .send(StreamOpen { request, answer, input: None })
+            .send(StreamOpen { request, answer, input: None, gate: Gate::open() })
             .await
             .expect("the agent runs");
         let mut text = Vec::new();

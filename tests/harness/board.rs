@@ -251,7 +251,15 @@ impl Board {
 
     /// The binary under test: `KUMQUAT_BINARY`, or the one that cargo built beside the tests.
     pub fn binary_path() -> PathBuf {
-        std::env::var_os("KUMQUAT_BINARY").map_or_else(default_binary, PathBuf::from)
+        std::env::var_os("KUMQUAT_BINARY").map_or_else(Self::dynamic_binary, PathBuf::from)
+    }
+
+    /// The one that cargo built beside the tests, which libraries can be put under:
+    /// `target/<profile>/kumquat`, beside `target/<profile>/deps/<this test>`.
+    pub fn dynamic_binary() -> PathBuf {
+        let test = std::env::current_exe().expect("path of this test");
+        let folder = test.parent().and_then(Path::parent).expect("target folder");
+        folder.join("kumquat")
     }
 
     /// Each board runs its own copy, so that boards share no pages.
@@ -664,13 +672,6 @@ fn once_free<T>(mut start: impl FnMut() -> std::io::Result<T>) -> std::io::Resul
 fn copy_program(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg(from).arg(to).status().expect("cp starts");
     assert!(copied.success(), "copy of the binary");
-}
-
-/// `target/<profile>/kumquat`, beside `target/<profile>/deps/<this test>`.
-fn default_binary() -> PathBuf {
-    let test = std::env::current_exe().expect("path of this test");
-    let folder = test.parent().and_then(Path::parent).expect("target folder");
-    folder.join("kumquat")
 }
 
 /// Output of a command for messages.

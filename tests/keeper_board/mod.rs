@@ -47,7 +47,8 @@ impl Board {
             run_dir: dir.join("run"),
             data_dir: dir.join("data"),
             cgroup: format!("kumquat-test-{}-{name}", std::process::id()),
-            exe: env!("CARGO_BIN_EXE_kumquat").into(),
+            exe: std::env::var_os("KUMQUAT_BINARY")
+                .map_or_else(|| env!("CARGO_BIN_EXE_kumquat").into(), PathBuf::from),
         };
         Self { dir, paths }
     }

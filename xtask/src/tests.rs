@@ -73,14 +73,14 @@ pub(crate) fn run_tests(filter: &[String]) -> Result<()> {
     setup::for_tests()?;
     let start = Instant::now();
     let binaries = build()?;
-    // The demo's tests run the binary as an image, so it must be static.
-    let demo = setup::build_static("fast")?;
+    // Boards of tests run what users run, a static binary, and can be told to fail.
+    let board = setup::build_with_faults("tested")?;
     eprintln!("xtask: {} test binaries built in {:.0} s", binaries.len(), seconds(start));
     let (alone, others): (Vec<_>, Vec<_>) =
         binaries.iter().partition(|binary| ALONE.contains(&binary.name.as_str()));
-    let mut outcomes = side_by_side(others, filter, &demo)?;
+    let mut outcomes = side_by_side(others, filter, &board)?;
     for binary in alone {
-        outcomes.push(binary.run(filter, &demo, &mut |line| println!("{line}"))?);
+        outcomes.push(binary.run(filter, &board, &mut |line| println!("{line}"))?);
     }
     eprintln!("xtask: tests took {:.0} s with the build", seconds(start));
     summary(&outcomes);
@@ -96,14 +96,14 @@ pub(crate) fn run_tests(filter: &[String]) -> Result<()> {
 }
 
 /// Runs test binaries in [`LANES`] lanes; each one's lines are shown together when it has ended.
-fn side_by_side(binaries: Vec<&Binary>, filter: &[String], demo: &Path) -> Result<Vec<Outcome>> {
+fn side_by_side(binaries: Vec<&Binary>, filter: &[String], board: &Path) -> Result<Vec<Outcome>> {
     let queue = Mutex::new(VecDeque::from(binaries));
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     let lane = || {
         let mut outcomes = Vec::new();
         while let Some(binary) = next() {
             let mut lines = Vec::new();
-            outcomes.push(binary.run(filter, demo, &mut |line| lines.push(line.to_owned()))?);
+            outcomes.push(binary.run(filter, board, &mut |line| lines.push(line.to_owned()))?);
             println!("{}", lines.join("\n"));
         }
         anyhow::Ok(outcomes)
@@ -158,7 +158,7 @@ impl Binary {
         self.name.ends_with("(unit)") || IN_MEMORY.contains(&self.name.as_str())
     }
 
-    fn run(&self, filter: &[String], demo: &Path, show: &mut dyn FnMut(&str)) -> Result<Outcome> {
+    fn run(&self, filter: &[String], board: &Path, show: &mut dyn FnMut(&str)) -> Result<Outcome> {
         show(&format!("\n== {}", self.name));
         let start = Instant::now();
         let mut command = Command::new(&self.program);
@@ -166,7 +166,7 @@ impl Binary {
         if let Some((_, threads)) = WAITING.iter().find(|(name, _)| *name == self.name) {
             command.arg(format!("--test-threads={threads}"));
         }
-        command.env("CARGO_MANIFEST_DIR", &self.folder).env("KUMQUAT_STATIC", demo);
+        command.env("CARGO_MANIFEST_DIR", &self.folder).env("KUMQUAT_BINARY", board);
         if self.in_memory() && Path::new(MEMORY).is_dir() {
             command.env("TMPDIR", MEMORY);
         }

@@ -198,7 +198,8 @@ async fn own_epoch(base: &Base) -> Result<Option<Mastership>> {
     let dirs = base.dirs.clone();
     tokio::task::spawn_blocking(move || {
         Mastership::begin_promotion(&dirs)?;
-        let promoted = Store::promote(&dirs.store());
+        let epoch = Mastership::load(&dirs)?.map_or(0, |known| known.epoch);
+        let promoted = Store::promote(&dirs.store(), epoch);
         let version = promoted.context("the log cannot go on by itself")?;
         tracing::warn!(version = version.0, "this board was promoted: it leads in a new epoch");
         Mastership::load(&dirs)

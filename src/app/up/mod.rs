@@ -66,7 +66,7 @@ pub(in crate::app) fn run(dirs: &Dirs, arguments: &UpArgs) -> Result<Ending> {
     }
     let dirs = prepare(dirs)?;
     let lock = lock(&dirs.data)?;
-    end_pods_of_the_left(&dirs, &config)?;
+    end_pods_of_the_left(&dirs)?;
     if departure::finish(&dirs)? {
         tracing::info!("this board has forgotten the cluster that it left");
     }
@@ -262,15 +262,21 @@ impl Signals {
 }
 
 /// What runs still on a board that has left its cluster, when that was cut short.
-fn end_pods_of_the_left(dirs: &Dirs, config: &Config) -> Result<()> {
+fn end_pods_of_the_left(dirs: &Dirs) -> Result<()> {
     if !departure::is_due(dirs) {
         return Ok(());
     }
-    // It has begun to forget, what ran has ended before; or it is started as another board.
-    let Ok(Some(identity)) = Identity::load(dirs, config) else { return Ok(()) };
-    let keeper = running::keeper_paths(dirs, &identity, None)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    if let Err(error) = runtime.block_on(stop_pods(keeper)) {
+    let ended = match Identity::read(dirs) {
+        // It has begun to forget: what ran has ended before.
+        Ok(None) => return Ok(()),
+        Ok(Some(identity)) => {
+            let keeper = running::keeper_paths(dirs, &identity, None)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(stop_pods(keeper))
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ended {
         tracing::warn!(
             error = format!("{error:#}"),
             "containers of the cluster that this board left may run on: restart the board"

@@ -57,8 +57,9 @@ impl SnapshotFacts {
     }
 }
 
-/// State that holds everything that was applied, and where snapshots go.
-pub(super) type Flushed = (State, PathBuf);
+/// State that holds everything that was applied, where snapshots go, and what ends the capture when another
+/// state takes its place.
+pub(super) type Flushed = (State, PathBuf, Stop);
 
 impl Writer {
     /// Moves the state to the last applied entry, for a capture.
@@ -66,7 +67,7 @@ impl Writer {
         self.flush_all()?;
         let state = self.shared.read().state.clone();
         let state = state.ok_or_else(|| io::Error::other("the state is being replaced"))?;
-        Ok((state, self.paths.snapshots.clone()))
+        Ok((state, self.paths.snapshots.clone(), self.captures.clone()))
     }
 }
 
@@ -81,9 +82,9 @@ impl Store {
         let place = self.captures.clone().try_acquire_owned().map_err(|_| busy())?;
         let (answer, flushed) = oneshot::channel();
         self.requests.send(Request::Flushed(answer)).map_err(|_| closed())?;
-        let (state, dir) = flushed.await.map_err(|_| closed())??;
+        let (state, dir, stop) = flushed.await.map_err(|_| closed())??;
         let writing = tokio::task::spawn_blocking(move || {
-            let captured = capture(&dir, &state);
+            let captured = capture(&dir, &state, &stop);
             drop(place);
             captured
         });
@@ -121,7 +122,7 @@ pub(super) fn places() -> std::sync::Arc<tokio::sync::Semaphore> {
     std::sync::Arc::new(tokio::sync::Semaphore::new(BACKUP_CAPTURES_MAX))
 }
 
-fn capture(dir: &Path, state: &State) -> io::Result<Capture> {
+fn capture(dir: &Path, state: &State, stop: &Stop) -> io::Result<Capture> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     fs::create_dir_all(dir)?;
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -130,7 +131,7 @@ fn capture(dir: &Path, state: &State) -> io::Result<Capture> {
     file::remove(&name, &faults)?;
     let file = DiskFile::create(&name, &faults)?;
     file::remove(&name, &faults)?;
-    let written = snapshot::write_rows(&file, state, &Stop::default())?;
+    let written = snapshot::write_rows(&file, state, stop)?;
     let file = file.inner().try_clone()?;
     let facts = SnapshotFacts::of(written.head.position, u64::from(written.rows));
     Ok(Capture { file, bytes: written.bytes, facts })

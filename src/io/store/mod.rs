@@ -160,6 +160,7 @@ impl Store {
             flush_backoff: FLUSH_IDLE,
             purging: None,
             work: Work::new(),
+            captures: snapshot::Stop::default(),
             syncing: syncing.clone(),
             lock: opened.lock,
         };
@@ -468,12 +469,13 @@ impl Store {
 
     /// Makes a member of a group whose others are gone for good a store of its own: all that its log
     /// holds counts, committed or not, and versions go on in a new epoch, so that the others are fenced
-    /// when they come back after all. Gives the version up to which everything is kept.
+    /// when they come back after all. `epoch`: the latest one that is known of the group, beside what the
+    /// store holds. Gives the version up to which everything is kept.
     ///
     /// # Errors
     /// The store is open elsewhere, empty or damaged, or the disk refuses.
-    pub fn promote(dir: &Path) -> Result<Version, OpenError> {
-        repair::promote(dir)
+    pub fn promote(dir: &Path, epoch: u64) -> Result<Version, OpenError> {
+        repair::promote(dir, epoch)
     }
 
     /// Gives up what the damaged log in `dir` held after `version`, so that the store opens again.

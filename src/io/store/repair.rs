@@ -94,6 +94,11 @@ fn go_on_alone(
     let end = log.position();
     let is_short = applied.index > end.index;
     if votes && !is_short && end.index > 0 {
+        if end.epoch > above {
+            // An earlier repair, or a promotion, was cut off before its last step.
+            leave_group(dir, paths)?;
+            return Ok(last_version(end));
+        }
         return Err(OpenError::Whole(dir.to_owned()));
     }
     let last_good = last_version(if is_short { applied } else { end });
@@ -108,11 +113,15 @@ fn epoch_of(vote: Option<&VoteFile>) -> u64 {
 }
 
 /// See [`super::Store::promote`].
-pub(super) fn promote(dir: &Path) -> Result<Version, OpenError> {
+pub(super) fn promote(dir: &Path, epoch: u64) -> Result<Version, OpenError> {
     let paths = Paths::of(dir);
     let _lock = paths.lock(dir)?;
-    let above = epoch_of(VoteFile::open(&paths.vote, &Faults::default())?.as_ref());
-    promote_locked(dir, &paths, above)
+    let vote = match VoteFile::open(&paths.vote, &Faults::default()) {
+        // It votes no more.
+        Err(OpenError::Vote(_)) => None,
+        vote => vote?,
+    };
+    promote_locked(dir, &paths, epoch.max(epoch_of(vote.as_ref())))
 }
 
 fn promote_locked(dir: &Path, paths: &Paths, above: u64) -> Result<Version, OpenError> {

@@ -172,6 +172,7 @@ impl Writer {
     }
 
     fn close_for_install(&mut self) {
+        std::mem::take(&mut self.captures).stop();
         let state = {
             let mut live = self.shared.write();
             live.installing = true;

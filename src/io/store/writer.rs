@@ -33,6 +33,7 @@ use super::{
     open::{self, Paths},
     record,
     requests::{Answer, Request, Write},
+    snapshot::Stop,
     stage::{Pending, Staged},
     standing::Mandate,
     types::{Applied, Change, Committed, OpenError, Options, ProposeError},
@@ -102,6 +103,8 @@ pub(super) struct Writer {
     pub(super) purging: Option<u64>,
     /// Work on snapshots.
     pub(super) work: Work,
+    /// Ends captures of this state, which keep it from being closed.
+    pub(super) captures: Stop,
     /// How the disk fares.
     pub(super) syncing: Syncing,
     /// Held until the thread ends.
@@ -433,6 +436,7 @@ impl Writer {
     }
 
     fn close_state(&self) {
+        self.captures.stop();
         self.reign.send_replace(None);
         let state = {
             let mut live = self.shared.write();

@@ -127,13 +127,17 @@ impl Streams {
         };
         let busy = || format!("board {board:?} does not take further streams at the moment");
         let (frames, connection) = match &known.way {
-            Way::Link(streams) => return streams.try_send(open).map_err(|_| busy()),
+            Way::Link(streams) => {
+                // It waits for the agent, as long as that may take.
+                let open = StreamOpen { gate: self.gate.clone(), ..open };
+                return streams.try_send(open).map_err(|_| busy());
+            }
             Way::Tunnel { frames, connection } => (frames, *connection),
         };
         if known.open >= TUNNEL_STREAMS_MAX {
             return Err(busy());
         }
-        let StreamOpen { request, answer, input } = open;
+        let StreamOpen { request, answer, input, gate: _ } = open;
         let frame = wire::frame(id, &request);
         if frame.len() > TUNNEL_FRAME_BYTES_MAX {
             return Err("the request is too large".to_owned());
@@ -171,7 +175,8 @@ impl Streams {
         request: &StreamRequestV1,
         answer: StreamAnswer,
     ) -> Result<(), String> {
-        self.open(board, StreamOpen { request: self.encode(request), answer, input: None })
+        let (request, gate) = (self.encode(request), Gate::open());
+        self.open(board, StreamOpen { request, answer, input: None, gate })
     }
 
     fn encode(&self, request: &StreamRequestV1) -> Bytes {
@@ -194,7 +199,11 @@ impl LogSource for Streams {
         input: StreamInput,
     ) -> Result<(), String> {
         let request = self.encode(request);
-        Streams::open(self, node, StreamOpen { request, answer, input: Some(input) })
+        Streams::open(
+            self,
+            node,
+            StreamOpen { request, answer, input: Some(input), gate: Gate::open() },
+        )
     }
 }
 
@@ -321,7 +330,9 @@ mod tests {
     fn open(streams: &Streams, board: &str) -> Result<crate::io::image::Chunks, String> {
         let (answer, chunks) = mpsc::channel(4);
         let request = Bytes::from_static(b"request");
-        streams.open(board, StreamOpen { request, answer, input: None }).map(|()| chunks)
+        streams
+            .open(board, StreamOpen { request, answer, input: None, gate: Gate::open() })
+            .map(|()| chunks)
     }
 
     async fn id(requests: &mut Requests) -> u64 {

@@ -31,11 +31,6 @@ impl Agent {
     /// # Errors
     /// When the board cannot be settled by a first desired set: the role has to begin anew.
     pub(super) async fn take_message(&mut self, told: &ToBoard) -> Result<(), NodeError> {
-        let taken_ms = super::ticks();
-        if !told.gate.is_open() {
-            tracing::info!("message of this board's own leader is dropped: it leads no more");
-            return Ok(());
-        }
         let (header, body) = match self.assembly.take(&told.message) {
             Ok(Some(whole)) => whole,
             Ok(None) => return Ok(()),
@@ -45,6 +40,12 @@ impl Agent {
             }
         };
         if !self.obeys((header.epoch, header.term)) {
+            return Ok(());
+        }
+        // After that, which may have waited for the disk.
+        let taken_ms = super::ticks();
+        if !told.gate.is_open() {
+            tracing::info!("message of this board's own leader is dropped: it leads no more");
             return Ok(());
         }
         self.heard_ticks = Some(super::ticks());
@@ -275,13 +276,13 @@ impl Agent {
 
     /// Serves a stream that the master opened.
     pub(super) fn open_stream(&mut self, open: StreamOpen) {
-        let StreamOpen { request, answer, input } = open;
+        let StreamOpen { request, answer, input, gate } = open;
         let refuse = |text: String| drop(answer.try_send(Err(text)));
         let (header, body) = match Header::split(&request) {
             Ok(parts) => parts,
             Err(error) => return refuse(error.to_string()),
         };
-        if !self.obeys((header.epoch, header.term)) {
+        if !self.obeys((header.epoch, header.term)) || !gate.is_open() {
             return refuse("the request comes from an earlier leader".to_owned());
         }
         match decode(header.kind, body) {

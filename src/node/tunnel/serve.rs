@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::io::link::StreamOpen;
+use crate::io::link::{Gate, StreamOpen};
 use crate::io::peer::{self, Body, Connection};
 
 /// An answer that begins at once may begin with its error; a quiet one just begins.
@@ -74,7 +74,12 @@ async fn answer(
         return exchange(connection, request, agent).await;
     }
     let (sender, mut chunks) = mpsc::channel(TUNNEL_CHUNKS_MAX);
-    let open = StreamOpen { request: request.message.into(), answer: sender, input: None };
+    let open = StreamOpen {
+        request: request.message.into(),
+        answer: sender,
+        input: None,
+        gate: Gate::open(),
+    };
     let opened = agent.try_send(open);
     let first = match opened {
         Ok(()) => timeout(FIRST_CHUNK, chunks.recv()).await.ok(),
@@ -136,7 +141,12 @@ fn is_duplex(message: &[u8]) -> bool {
 async fn exchange(connection: Connection, request: TunnelRequest, agent: mpsc::Sender<StreamOpen>) {
     let (answer, chunks) = mpsc::channel(TUNNEL_CHUNKS_MAX);
     let (sender, input) = mpsc::channel(TUNNEL_CHUNKS_MAX);
-    let open = StreamOpen { request: request.message.into(), answer, input: Some(input) };
+    let open = StreamOpen {
+        request: request.message.into(),
+        answer,
+        input: Some(input),
+        gate: Gate::open(),
+    };
     if agent.try_send(open).is_err() {
         let mut refusal = post(request.id, peer::empty());
         let text = "this board takes no streams at the moment";

@@ -256,14 +256,14 @@ async fn a_member_that_has_got_nothing_yet_is_not_promoted() {
     let vote = VoteV1 { term: 4, of: MemberId(2), granted: true };
     replica.ask(|done| GroupRequest::SaveVote { vote, done }).await.expect("saved");
     replica.store.abandon().await;
-    let refused = Store::promote(&dir.0);
+    let refused = Store::promote(&dir.0, 1);
     assert!(matches!(refused, Err(OpenError::Empty(_))), "{refused:?}");
     let store = Store::open(Options::new(&dir.0)).expect("opens");
     assert_eq!(store.standing(), Standing::Member { own: OWN, epoch: 1 }, "it is what it was");
     let replica = Replica::enter(store).await;
     replica.append_and_commit(&history(6, 100)).await;
     replica.store.abandon().await;
-    Store::promote(&dir.0).expect("promoted, although nothing is applied on the disk");
+    Store::promote(&dir.0, 1).expect("promoted, although nothing is applied on the disk");
 }
 
 #[tokio::test]
@@ -275,13 +275,47 @@ async fn a_promotion_that_is_cut_off_before_its_last_step_is_finished() {
     replica.store.abandon().await;
     let path = dir.0.join("vote");
     let vote = std::fs::read(&path).expect("a vote");
-    Store::promote(&dir.0).expect("promoted");
+    Store::promote(&dir.0, 1).expect("promoted");
     std::fs::write(&path, vote).expect("as before the last step");
     let store = Store::open(Options::new(&dir.0)).expect("opens");
     assert_eq!(store.standing(), Standing::Sole);
     let mandate = store.lead_alone(Box::new(())).await.expect("leads");
     assert_eq!(mandate.reign().epoch, 2);
     assert!(!path.exists());
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_repair_of_the_last_copy_that_is_cut_off_is_finished_by_the_next() {
+    let dir = Dir::new();
+    let replica = Replica::open(&dir.0).await;
+    replica.append_and_commit(&history(8, 100)).await;
+    replica.store.close().await;
+    let path = dir.0.join("vote");
+    let vote = std::fs::read(&path).expect("a vote");
+    std::fs::write(&path, [7; 8192]).expect("written");
+    let kept = Store::repair(&dir.0, Version(0), Some(1)).expect("repaired");
+    std::fs::write(&path, vote).expect("as before the last step");
+    let again = Store::repair(&dir.0, Version(0), Some(1)).expect("finished");
+    assert!(again >= kept, "{again} {kept}");
+    assert!(!path.exists());
+    let store = dir.open();
+    assert_eq!(pods(&store), named(3..=8));
+    assert_eq!(store.leadership().epoch, 2);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_member_whose_vote_cannot_be_read_is_promoted_into_an_epoch_above_all() {
+    let dir = Dir::new();
+    let replica = Replica::open(&dir.0).await;
+    replica.append_and_commit(&history(8, 100)).await;
+    replica.store.close().await;
+    std::fs::write(dir.0.join("vote"), [7; 8192]).expect("written");
+    Store::promote(&dir.0, 4).expect("promoted");
+    let store = dir.open();
+    assert_eq!(pods(&store), named(3..=8));
+    assert_eq!(store.leadership().epoch, 5);
     store.close().await;
 }
 

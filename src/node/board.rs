@@ -12,7 +12,7 @@ use super::Mastery;
 use super::container::field::BoardFacts;
 use super::health::{About, Change, Health};
 use super::network::NetworkHealth;
-use super::pressure::{DISK_FREE_PERCENT_MIN, INODES_FREE_PERCENT_MIN, Pressure};
+use super::pressure::{INODES_FREE_PERCENT_MIN, Pressure, disk_free_bytes_min};
 use crate::io::host::{self, DiskSpace, HostFacts, VitalSigns, Vitals};
 
 /// Pods that a board takes, kubelet's default.
@@ -154,7 +154,7 @@ impl Board {
         let hostname = self.name.as_str();
         let ki = |bytes: i64| format!("{}Ki", bytes / 1_024);
         let disk_ki = format!("{}Ki", self.disk_bytes / 1_024);
-        let disk_free = self.disk_bytes / 100 * (100 - DISK_FREE_PERCENT_MIN);
+        let disk_free = self.disk_bytes - disk_free_bytes_min(self.disk_bytes);
         let facts = self.facts();
         let cpu = format!("{}m", facts.cpu_millis);
         let (memory, allocatable) = (ki(self.memory_bytes()), ki(facts.memory_bytes));
@@ -223,10 +223,11 @@ impl Board {
             })
         };
         let nearly_full = format!(
-            "the disk of board {} is nearly full (less than {DISK_FREE_PERCENT_MIN} % of space or \
+            "the disk of board {} is nearly full (less than {} MiB of space or \
              {INODES_FREE_PERCENT_MIN} % of files left): remove images with `kumquat image rm`, \
              delete pods, or free space on the file system of the data-dir",
-            self.name
+            self.name,
+            disk_free_bytes_min(self.disk_bytes) / (1024 * 1024)
         );
         let disk = match pressure.disk {
             true => ("KubeletHasDiskPressure", nearly_full.as_str()),

@@ -12,8 +12,11 @@ use crate::io::host::{DiskSpace, MemoryUse, PidUse};
 const MEMORY_AVAILABLE_BYTES_MIN: u64 = 100 * 1024 * 1024;
 /// Below this share of the kernel's process numbers.
 const PIDS_FREE_PERCENT_MIN: u64 = 10;
-/// Below these shares of the file system (in percent). Blocks that are reserved for root count as used.
-pub(super) const DISK_FREE_PERCENT_MIN: u64 = 10;
+/// Below this share of the file system, in percent, and below this many bytes: kubelet's share alone
+/// would leave a tenth of a large drive unused. Blocks that are reserved for root count as used.
+const DISK_FREE_PERCENT_MIN: u64 = 10;
+const DISK_FREE_BYTES_ENOUGH: u64 = 4 * 1024 * 1024 * 1024;
+/// Below this share of the files that the file system can hold.
 pub(super) const INODES_FREE_PERCENT_MIN: u64 = 5;
 
 /// What runs short.
@@ -47,10 +50,14 @@ impl Pressure {
     }
 }
 
+/// The bytes that stay free on a file system of `total_bytes`, or it is nearly full.
+pub(super) fn disk_free_bytes_min(total_bytes: u64) -> u64 {
+    (total_bytes / 100 * DISK_FREE_PERCENT_MIN).min(DISK_FREE_BYTES_ENOUGH)
+}
+
 fn is_nearly_full(space: &DiskSpace) -> bool {
-    let below = |left: u64, total: u64, percent: u64| left < total / 100 * percent;
-    below(space.available_bytes, space.total_bytes, DISK_FREE_PERCENT_MIN)
-        || below(space.inodes_available, space.inodes_total, INODES_FREE_PERCENT_MIN)
+    space.available_bytes < disk_free_bytes_min(space.total_bytes)
+        || space.inodes_available < space.inodes_total / 100 * INODES_FREE_PERCENT_MIN
 }
 
 #[cfg(test)]
@@ -94,6 +101,11 @@ mod tests {
         check(1_600_000_000, 50_000, false);
         check(1_599_999_999, 500_000, true);
         check(8_000_000_000, 49_999, true);
+        let large = |available_bytes| {
+            let total_bytes = 1_000_000_000_000;
+            is_nearly_full(&DiskSpace { total_bytes, available_bytes, ..Default::default() })
+        };
+        assert!(large((4 << 30) - 1) && !large(4 << 30), "4 GiB of 1 TB are enough");
         // btrfs and others bound no files.
         let unbounded = DiskSpace { total_bytes: 100, available_bytes: 50, ..Default::default() };
         assert!(!is_nearly_full(&unbounded));

@@ -14,6 +14,8 @@ use crate::simulated::{IMAGE, SimulatedBoard};
 
 /// Longest wait for everything to agree after the last operation.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// What takes longer than a few lost beats is told.
+const LATE: Duration = Duration::from_secs(15);
 /// Operations come this close together on the average.
 const PAUSE_MILLIS: u64 = 20;
 
@@ -87,6 +89,7 @@ pub(crate) async fn converge(
     asked: &Asked,
 ) -> Duration {
     let begun = Instant::now();
+    let mut told = String::new();
     loop {
         let pods = loops.list("/pods");
         let difference =
@@ -94,6 +97,10 @@ pub(crate) async fn converge(
         let Some(difference) = difference else { break };
         if begun.elapsed() > PATIENCE {
             panic!("after {PATIENCE:?}: {difference}");
+        }
+        if begun.elapsed() > LATE && told != difference {
+            println!("after {:.1} s: {difference}", begun.elapsed().as_secs_f64());
+            told = difference;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

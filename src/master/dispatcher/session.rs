@@ -49,6 +49,8 @@ pub(super) struct Session {
     sequence: u64,
     /// Number of the last message of the board; a jump tells that one was lost.
     heard_sequence: Option<u64>,
+    /// Number of the board's last Hello, after which it has said all statuses again.
+    hello_sequence: u64,
     /// Known since its Hello.
     board: Option<Board>,
     /// What it was told of the network.
@@ -97,6 +99,7 @@ impl Session {
             assembly: Assembly::bounded(UP_MESSAGE_BYTES_MAX),
             sequence: 0,
             heard_sequence: None,
+            hello_sequence: 0,
             board: None,
             lines: Seldom::bursts(5, LINES_EVERY),
             again: Again::default(),
@@ -191,11 +194,18 @@ impl Session {
         if header.kind == MessageKind::Hello {
             // It may be another life of the board, which counts from its own beginning.
             self.heard_sequence = Some(header.sequence);
+            self.hello_sequence = header.sequence;
         }
         let body = body.as_slice();
         match header.kind {
             MessageKind::Hello => self.hello(wire::decode(header.kind, body)?).await?,
             MessageKind::BeatUp => self.beat_up(wire::decode(header.kind, body)?).await?,
+            MessageKind::Status if header.sequence < self.hello_sequence => {
+                let overtaken: StatusV1 = wire::decode(header.kind, body)?;
+                // Newer statuses may have been written: only what is said once still counts.
+                let (events, _) = self.own_events(&overtaken.events);
+                self.pass_on(events);
+            }
             MessageKind::Status => self.status(wire::decode(header.kind, body)?).await?,
             MessageKind::TokenAsk => self.give_tokens(wire::decode(header.kind, body)?).await?,
             other => {
@@ -375,11 +385,7 @@ impl Session {
         }
         if wrote != Wrote::NotNow {
             // Boards say them once, whatever becomes of the rest.
-            for event in events {
-                if self.events.try_send(event).is_err() {
-                    tracing::debug!(node = name, "an event of a board is dropped: too many wait");
-                }
-            }
+            self.pass_on(events);
         }
         if wrote == Wrote::NotNow || unproven.again {
             // Not acknowledged, nor is what follows: with its next beat the board is asked again.
@@ -395,6 +401,15 @@ impl Session {
             return Ok(());
         }
         self.send_desired(false, &strangers).await
+    }
+
+    /// Has events recorded, as many as find room.
+    fn pass_on(&self, events: Vec<Value>) {
+        for event in events {
+            if self.events.try_send(event).is_err() {
+                tracing::debug!(node = self.name, "an event of a board is dropped: too many wait");
+            }
+        }
     }
 
     /// The events about this board's pods and its own Node, and what the others are about.

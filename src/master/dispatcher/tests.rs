@@ -317,6 +317,14 @@ async fn a_lost_status_is_not_acknowledged_by_the_next_one() {
         }
     }
     assert_eq!(running(&master), 2);
+    // What was said before the Hello arrives only now: the pod was starting then.
+    let mut overtaken = reports[..1].to_vec();
+    overtaken[0].status = json!({ "phase": "Pending" }).to_string().into();
+    board.say_as(2, MessageKind::Status, &status(1, &overtaken)).await;
+    board.say_as(7, MessageKind::BeatUp, &beat(3)).await;
+    board.say_as(8, MessageKind::Status, &status(4, &[])).await;
+    while !matches!(board.hear().await, Heard::Beat(beat) if beat.status_sequence == 4) {}
+    assert_eq!(running(&master), 2, "what is newer stays");
     master.stop().await;
 }
 

@@ -32,10 +32,9 @@ const IN_MEMORY: [&str; 4] = ["api", "corpus", "kubectl", "watch"];
 /// Test binaries whose tests mostly wait for somebody to notice something, and how many run at a time.
 const WAITING: [(&str, usize); 2] = [("faults", 4), ("masters", 4)];
 /// Test binaries whose tests measure how soon something happens, or keep both cores busy: they run alone.
-const ALONE: [&str; 8] =
-    ["cluster", "demo", "faults", "keeper", "lossy", "masters", "power", "services"];
+const ALONE: [&str; 7] = ["cluster", "demo", "faults", "keeper", "masters", "power", "services"];
 /// Other test binaries that run at a time.
-const LANES: usize = 2;
+const LANES: usize = 3;
 /// Memory that Linux offers as a folder.
 const MEMORY: &str = "/dev/shm";
 

@@ -174,10 +174,10 @@ impl Server {
 
     fn unbound(folder: &Path, count: u32) -> Option<Self> {
         let program = find("unbound")?;
-        let mut text = format!(
+        let mut text = String::from(
             "server:\n interface: 127.0.0.1@5303\n do-daemonize: no\n username: \"\"\n chroot: \"\"\n \
              pidfile: \"\"\n use-syslog: no\n logfile: \"/dev/null\"\n module-config: \"iterator\"\n \
-             do-not-query-localhost: no\n num-threads: 1\n local-zone: \"cluster.local.\" static\n"
+             do-not-query-localhost: no\n num-threads: 1\n local-zone: \"cluster.local.\" static\n",
         );
         for index in 0..count {
             let (name, address) = (name(index), address(index));

@@ -352,7 +352,7 @@ impl Bed {
             Fault::Frozen => board.freeze(),
             Fault::LinkDown => board.unplug(),
             // Each board gets both directions.
-            Fault::OneWay if round / 2 % 2 == 0 => board.lose(Lost::Incoming),
+            Fault::OneWay if (round / 2).is_multiple_of(2) => board.lose(Lost::Incoming),
             Fault::OneWay => board.lose(Lost::Outgoing),
             Fault::Rebooted => board.pull_the_plug(),
         }

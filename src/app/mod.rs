@@ -95,7 +95,7 @@ fn run(cli: &Cli) -> anyhow::Result<Ending> {
         Command::Upgrade(arguments) => one_thread.block_on(upgrade::run(&dirs, arguments)),
         Command::Repair(arguments) => repair::run(&dirs, arguments).map(|()| Ending::Done),
         Command::Hello(arguments) => {
-            one_thread.block_on(hello::run(&arguments)).map(|()| Ending::Done)
+            one_thread.block_on(hello::run(arguments)).map(|()| Ending::Done)
         }
         Command::Version(arguments) => {
             version::print(arguments.output);

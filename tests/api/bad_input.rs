@@ -37,7 +37,7 @@ async fn garbage_instead_of_tls() {
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ];
     for bytes in samples {
-        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let mut stream = TcpStream::connect(server.address).await.expect("sent");
         let _refused = stream.write_all(bytes).await;
         let _refused = stream.shutdown().await;
         closed(&mut stream).await;
@@ -55,9 +55,9 @@ async fn garbage_instead_of_http() {
         ("h2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
         ("h2", b"GET / HTTP/1.1\r\n\r\n"),
     ] {
-        let mut stream = server.connect(As::Admin, &[protocol]).await.unwrap();
-        stream.write_all(bytes).await.unwrap();
-        stream.flush().await.unwrap();
+        let mut stream = server.connect(As::Admin, &[protocol]).await.expect("sent");
+        stream.write_all(bytes).await.expect("sent");
+        stream.flush().await.expect("sent");
         closed(&mut stream).await;
     }
     still_serves(&server).await;
@@ -73,8 +73,8 @@ async fn half_open_and_idle_connections_stop_nobody() {
     let mut shaken = Vec::new();
     for _ in 0..50 {
         shaken.push(server.connect(As::Anonymous, &["h2"]).await.unwrap());
-        let mut slow = server.connect(As::Anonymous, &["http/1.1"]).await.unwrap();
-        slow.write_all(b"GET /version HTTP/1.1\r\nHos").await.unwrap();
+        let mut slow = server.connect(As::Anonymous, &["http/1.1"]).await.expect("sent");
+        slow.write_all(b"GET /version HTTP/1.1\r\nHos").await.expect("sent");
         shaken.push(slow);
     }
     still_serves(&server).await;
@@ -105,10 +105,12 @@ async fn strangers_that_ask_all_the_time_keep_nobody_out() {
 
 /// Asks as a probe does, and goes on.
 async fn healthy(stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin)) {
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\nok") {
-        answer.push(timeout(SOON, stream.read_u8()).await.expect("an answer in time").unwrap());
+        answer.push(
+            timeout(SOON, stream.read_u8()).await.expect("an answer in time").expect("a byte"),
+        );
     }
 }
 
@@ -116,11 +118,11 @@ async fn healthy(stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite
 async fn heads_are_bounded() {
     let server = Server::start().await;
     let long = "x".repeat(200_000);
-    let mut stream = server.connect(As::Admin, &["http/1.1"]).await.unwrap();
+    let mut stream = server.connect(As::Admin, &["http/1.1"]).await.expect("sent");
     let head = format!("GET /version?{long} HTTP/1.1\r\nHost: x\r\n\r\n");
     let _refused = stream.write_all(head.as_bytes()).await;
     closed(&mut stream).await;
-    let mut stream = server.connect(As::Admin, &["http/1.1"]).await.unwrap();
+    let mut stream = server.connect(As::Admin, &["http/1.1"]).await.expect("sent");
     let head = format!("GET /version HTTP/1.1\r\nHost: x\r\nX-Long: {long}\r\n\r\n");
     let _refused = stream.write_all(head.as_bytes()).await;
     closed(&mut stream).await;
@@ -142,12 +144,12 @@ async fn bodies_are_bounded() {
     let reply = server.send(Method::POST, CONFIG_MAPS, &body).await;
     assert_eq!(reply.json(), expected);
     // The same without a length that announces it.
-    let mut stream = server.connect(As::Admin, &["http/1.1"]).await.unwrap();
+    let mut stream = server.connect(As::Admin, &["http/1.1"]).await.expect("sent");
     let head = format!(
         "POST {CONFIG_MAPS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
          Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     );
-    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(head.as_bytes()).await.expect("sent");
     let chunk = format!("10000\r\n{}\r\n", "y".repeat(0x10000));
     for _ in 0..60 {
         if stream.write_all(chunk.as_bytes()).await.is_err() {
@@ -276,7 +278,7 @@ async fn stopping_ends_watches_and_closes_connections() {
     let mut server = Server::start().await;
     let path = format!("{CONFIG_MAPS}?watch=true");
     let mut watch = server.open(As::Admin, Method::GET, &path, &[], "").await;
-    let mut idle = server.connect(As::Admin, &["h2"]).await.unwrap();
+    let mut idle = server.connect(As::Admin, &["h2"]).await.expect("sent");
     let begun = Instant::now();
     server.stop().await;
     assert_eq!(watch.line().await, None);
@@ -289,7 +291,7 @@ async fn stopping_ends_watches_and_closes_connections() {
 async fn strangers_that_do_nothing_are_sent_away() {
     let server = Server::start().await;
     for protocol in ["h2", "http/1.1"] {
-        let mut stranger = server.connect(As::Anonymous, &[protocol]).await.unwrap();
+        let mut stranger = server.connect(As::Anonymous, &[protocol]).await.expect("sent");
         let begun = Instant::now();
         let mut rest = Vec::new();
         let ended = timeout(Duration::from_secs(40), stream_end(&mut stranger, &mut rest)).await;
@@ -308,12 +310,12 @@ async fn slow_bodies_of_one_user_stop_nobody() {
     let server = Server::start().await;
     let mut slow = Vec::new();
     for _ in 0..12 {
-        let mut stream = server.connect(As::Board("slow"), &["http/1.1"]).await.unwrap();
+        let mut stream = server.connect(As::Board("slow"), &["http/1.1"]).await.expect("sent");
         let head = format!(
             "POST {REVIEWS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
              Content-Length: 3145728\r\n\r\n{{"
         );
-        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(head.as_bytes()).await.expect("sent");
         slow.push(stream);
     }
     // They have all come: the first is cut off for its pace.

@@ -110,7 +110,7 @@ async fn a_change_of_one_endpoint_is_a_small_message_that_all_boards_get_at_once
     // Who asked twice for all of it hears it twice.
     let mut before: Vec<_> = Vec::new();
     loop {
-        let now: Vec<_> = heard.iter().map(|it| counted(it)).collect();
+        let now: Vec<_> = heard.iter().map(counted).collect();
         if before == now {
             break;
         }

@@ -113,11 +113,10 @@ fn of_key(history: &History, key: &str) -> Vec<Operation> {
 
 /// A read without an answer tells nothing, and a put without a base may lose a race with another.
 fn tells(operation: &Operation) -> bool {
-    match (&operation.call, &operation.returned) {
-        (Call::Get, None) => false,
-        (Call::Put { .. } | Call::Delete, Some((_, Answer::Conflict))) => false,
-        _ => true,
-    }
+    !matches!(
+        (&operation.call, &operation.returned),
+        (Call::Get, None) | (Call::Put { .. } | Call::Delete, Some((_, Answer::Conflict)))
+    )
 }
 
 /// At which version each value was written, as writers and readers were told.

@@ -56,9 +56,10 @@ fn the_board_that_is_left_is_promoted_and_has_all_that_both_boards_acknowledged(
     let keeper = cluster.boards[1].keeper_pid();
     let pods = busybox::present("pods on two boards");
     let pod = pods.then(|| start_steady(&cluster, &cluster.boards[0], 1));
-    let unchanged = |board: &Board| match &pod {
-        Some(pod) => assert_eq!(container(board, &second), *pod, "its pod does not notice"),
-        None => (),
+    let unchanged = |board: &Board| {
+        if let Some(pod) = &pod {
+            assert_eq!(container(board, &second), *pod, "its pod does not notice");
+        }
     };
     let written = until_the_power_is_cut(&mut cluster);
     the_disk_refuses(&cluster.boards[1]);

@@ -128,7 +128,9 @@ fn run(kubectl: &Kubectl, arguments: &[&str], input: Option<Vec<u8>>) -> (i32, V
     let mut output = Vec::new();
     stdout.read_to_end(&mut output).expect("output");
     let status = child.wait().expect("it ends");
-    writing.map(|thread| thread.join().expect("written"));
+    if let Some(thread) = writing {
+        thread.join().expect("written");
+    }
     (status.code().unwrap_or(-1), output, errors.join().expect("read"))
 }
 

@@ -61,6 +61,7 @@ pub(super) struct Control {
 
 /// Where a board sits in its cluster, as its control socket needs to know it.
 #[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "one of them exists, in a watch channel")]
 pub(super) enum ControlSeat {
     /// It leads.
     Master(MasterSeat),

@@ -160,6 +160,21 @@ fn unscheduled(pod: &Value) -> Option<&str> {
     told["message"].as_str()?.split(" preemption:").next()
 }
 
+/// The first line that a pod has logged.
+pub(super) async fn first_log_line(client: &Client, pod: &str) -> Result<String> {
+    let uri = format!("/api/v1/namespaces/default/pods/{pod}/log?follow=true");
+    let mut body = client.stream(&uri).await?;
+    let mut text = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(bytes) = frame?.into_data() else { continue };
+        text.extend_from_slice(&bytes);
+        if let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+            return Ok(String::from_utf8_lossy(&text[..end]).into_owned());
+        }
+    }
+    bail!("{pod} has logged nothing")
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -177,19 +192,4 @@ mod tests {
         let why = "0/1 nodes are available: 1 node(s) had untolerated taint {x: }.";
         assert_eq!(step_of(&pod), format!("waits for a board: {why}"));
     }
-}
-
-/// The first line that a pod has logged.
-pub(super) async fn first_log_line(client: &Client, pod: &str) -> Result<String> {
-    let uri = format!("/api/v1/namespaces/default/pods/{pod}/log?follow=true");
-    let mut body = client.stream(&uri).await?;
-    let mut text = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(bytes) = frame?.into_data() else { continue };
-        text.extend_from_slice(&bytes);
-        if let Some(end) = text.iter().position(|byte| *byte == b'\n') {
-            return Ok(String::from_utf8_lossy(&text[..end]).into_owned());
-        }
-    }
-    bail!("{pod} has logged nothing")
 }

@@ -124,7 +124,7 @@ fn what_is_cut_off_or_goes_on_is_no_backup() {
         let cuts = (0..=good.len() / record).flat_map(|nth| near(HEAD_BYTES + nth * record));
         for cut in cuts.chain(near(0)).chain(good.len() - 3..good.len()) {
             let error = opened(&good[..cut], &secret).expect_err("noticed");
-            let at_end = cut >= HEAD_BYTES && (cut - HEAD_BYTES) % record == 0;
+            let at_end = cut >= HEAD_BYTES && (cut - HEAD_BYTES).is_multiple_of(record);
             match error {
                 BackupError::NoBackup => assert!(cut < HEAD_BYTES),
                 BackupError::Short => {}

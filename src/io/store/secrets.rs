@@ -36,6 +36,9 @@ const SEALED: u8 = 1;
 const HEAD: usize = 2;
 const KEY_BYTES: usize = 32;
 
+/// Namespace and name of a Secret.
+type SecretName = (String, String);
+
 /// The keys of Secrets; clones share them.
 #[derive(Clone)]
 pub struct SecretsKeys(Arc<Shared>);
@@ -237,9 +240,9 @@ impl Store {
     /// [`StoreError`] when the state cannot be read.
     pub fn stale_secrets(
         &self,
-        after: Option<(String, String)>,
+        after: Option<SecretName>,
         limit: usize,
-    ) -> Result<(Vec<Record>, Option<(String, String)>), StoreError> {
+    ) -> Result<(Vec<Record>, Option<SecretName>), StoreError> {
         let range = ListRange { kind: kind::SECRETS, namespace: None, after, limit };
         let page = self.shared.list(&range, STORE_LIST_BYTES_MAX)?;
         let last = page.records.last().filter(|_| page.more);

@@ -155,17 +155,19 @@ impl Right<'_> {
     }
 }
 
+/// What a right is on: API groups, resources and names.
+type Object = (Vec<String>, Vec<String>, Vec<String>);
+
 /// Puts the verbs of rights on the same thing together.
 fn compact(rights: Vec<PolicyRule>) -> Vec<PolicyRule> {
-    let mut by_object: BTreeMap<(Vec<String>, Vec<String>, Vec<String>), PolicyRule> =
-        BTreeMap::new();
+    let mut by_object: BTreeMap<Object, PolicyRule> = BTreeMap::new();
     let mut compacted = Vec::new();
     for right in rights {
         if !right.non_resource_urls.is_empty() {
             compacted.push(right);
             continue;
         }
-        let object =
+        let object: Object =
             (right.api_groups.clone(), right.resources.clone(), right.resource_names.clone());
         match by_object.get_mut(&object) {
             None => drop(by_object.insert(object, right)),

@@ -203,7 +203,7 @@ fn report(
         && number("currentHealthy", before.current_healthy)
         && number("desiredHealthy", before.desired_healthy)
         && number("expectedPods", before.expected_pods)
-        && before.disrupted_pods.iter().map(|(name, _)| &**name).eq(disrupted.keys().copied())
+        && before.disrupted_pods.keys().map(|name| &**name).eq(disrupted.keys().copied())
         && (failure.is_some() || before.observed_generation == generation)
         && condition.is_some_and(|it| {
             *it.status == *word && (failure.is_some() || it.observed_generation == generation)

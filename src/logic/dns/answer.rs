@@ -18,6 +18,10 @@ const SCHEMA_VERSION: &[u8] = b"\x051.1.0";
 
 /// What becomes of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives for one query, which a box would allocate for"
+)]
 pub enum Outcome {
     /// The answer is written.
     Answered,
@@ -29,6 +33,10 @@ pub enum Outcome {
 
 /// An answer that is complete, or waits for what an alias means.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives for one query, which a box would allocate for"
+)]
 pub enum Answer<'b> {
     /// To be finished with this code.
     Complete(Reply<'b>, u16),

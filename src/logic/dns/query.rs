@@ -56,6 +56,10 @@ pub struct Query<'a> {
 
 /// What a message is.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives for one query, which a box would allocate for"
+)]
 pub enum Judged<'a> {
     /// A question.
     Query(Query<'a>),

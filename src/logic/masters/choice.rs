@@ -266,7 +266,7 @@ impl View {
     /// Who should lead when the leader is to lose its vote: a voter that keeps its own.
     fn successor(&self, now: &[&Board], size: usize) -> Option<MemberId> {
         let leads = |board: &&Board| board.member == Some(self.own);
-        if size == 0 || now.iter().any(|board| leads(&board)) || !self.voters.contains(&self.own) {
+        if size == 0 || now.iter().any(leads) || !self.voters.contains(&self.own) {
             return None;
         }
         let able = |board: &&&Board| board.votes && board.heard && board.close && !board.lame;

@@ -238,9 +238,7 @@ fn may_set(label: &str) -> bool {
         rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     };
     let free = |parent: &&str| below(parent);
-    LABELS.contains(&label)
-        || LABEL_DOMAINS.iter().any(|parent| free(parent))
-        || !RESERVED_DOMAINS.iter().any(|parent| free(parent))
+    LABELS.contains(&label) || LABEL_DOMAINS.iter().any(free) || !RESERVED_DOMAINS.iter().any(free)
 }
 
 #[cfg(test)]

@@ -624,12 +624,13 @@ async fn addresses_that_are_not_the_boards_are_refused() {
             .map(|(uid, pod)| (*uid, pod.clone()))
             .expect("desired");
         let mut status = status_of(uid, &pod);
-        let said = json!({ "phase": "Running", "message": number.to_string(), "podIP": one,
+        let said_as = number.to_string();
+        let said = json!({ "phase": "Running", "message": said_as, "podIP": one,
             "podIPs": [{ "ip": listed }], "hostIP": host, "hostIPs": [{ "ip": host }] });
         status.status = said.to_string().into();
         board.report(vec![status], Vec::new()).await;
         let heard = |it: &Master| {
-            it.get("/pods", name).is_some_and(|pod| pod["status"]["message"] == number.to_string())
+            it.get("/pods", name).is_some_and(|pod| pod["status"]["message"] == said_as)
         };
         master.until("it is heard", heard).await;
         let kept = master.get("/pods", name).expect("exists")["status"].clone();

@@ -160,9 +160,12 @@ struct Driver {
     silent: watch::Sender<bool>,
     /// Proposer, confirmer, pulse, ways to others, changes; they end with the loop.
     tasks: JoinSet<()>,
-    /// Of entries written to go on reigning: term, and whether it is applied.
-    written: (mpsc::Sender<(u64, bool)>, mpsc::Receiver<(u64, bool)>),
+    /// Of entries written to go on reigning.
+    written: (mpsc::Sender<Written>, mpsc::Receiver<Written>),
 }
+
+/// Term of an entry written to go on reigning, and whether it is applied.
+type Written = (u64, bool);
 
 /// What was done about a disk that stalls.
 struct Stalled {

@@ -5,6 +5,7 @@
 //! anyway, then into one that has room for all that are left, then into new ones. So the change of
 //! one endpoint is one write. A slice that becomes empty goes.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use model::ids::Uid;
@@ -137,7 +138,7 @@ fn drafts<'a>(
 /// Puts endpoints that are in no slice into those with room for them.
 fn fill(drafts: &mut [Draft<'_>], rest: &mut Vec<SliceEndpoint>) {
     // The fullest first: others may become empty.
-    drafts.sort_by(|a, b| b.endpoints.len().cmp(&a.endpoints.len()));
+    drafts.sort_by_key(|draft| Reverse(draft.endpoints.len()));
     for draft in drafts.iter_mut().filter(|draft| draft.is_changed) {
         let room = SLICE_ENDPOINTS_MAX.saturating_sub(draft.endpoints.len());
         draft.endpoints.extend(rest.drain(..room.min(rest.len())));

@@ -158,7 +158,7 @@ fn networked(objects: &Objects) -> impl Iterator<Item = (&ObjectKey, &Value)> {
 }
 
 /// Those that have it.
-fn pods<'a>(objects: &'a Objects) -> impl Iterator<Item = (&'a ObjectKey, &'a Value, Ipv4Addr)> {
+fn pods(objects: &Objects) -> impl Iterator<Item = (&ObjectKey, &Value, Ipv4Addr)> {
     networked(objects)
         .filter_map(|(key, pod)| Some((key, pod, pod["status"]["podIP"].as_str()?.parse().ok()?)))
 }

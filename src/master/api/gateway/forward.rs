@@ -88,7 +88,7 @@ pub(super) async fn answer(
     let is_watch = path::parse(&head.method, head.uri.path(), &query).verb == "watch";
     // Whom a token stands for only the leader knows.
     let user = user(&caller).map(|user| UserInfo::new(&user.name, user.groups));
-    let user = user.unwrap_or_else(|| UserInfo::new(&caller.address.ip().to_string(), []));
+    let user = user.unwrap_or_else(|| UserInfo::new(caller.address.ip().to_string(), []));
     let Some(share) = gateway.0.shares.enter(&user) else { return too_many() };
     let began = Instant::now();
     let mut forwarding =

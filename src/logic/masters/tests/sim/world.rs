@@ -41,6 +41,7 @@ impl Common {
 }
 
 /// What happens in the world.
+#[expect(clippy::large_enum_variant, reason = "most are letters")]
 pub(super) enum Event {
     Tick(usize),
     Arrives(Letter),

@@ -74,7 +74,11 @@ impl Cluster {
             boards.push(SimulatedBoard::start(site, link).await);
             cuts.push(cut);
         }
-        Self { loops, boards, cuts, _folder: folder }
+        let cluster = Self { loops, boards, cuts, _folder: folder };
+        // A board that comes late gets no pod of a deployment that is there already.
+        let known = |it: &Self| BOARDS.iter().all(|board| it.condition(board) == "True");
+        cluster.until("all boards are ready", known).await;
+        cluster
     }
 
     async fn deployment(&self, replicas: usize, bears_seconds: u32) {

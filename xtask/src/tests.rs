@@ -3,7 +3,7 @@
 //! Builds every test binary, runs each with a deadline, and closes with a table: tests by kind, seconds,
 //! and what this machine could not run and why. A test that cannot run here says so in a line that
 //! starts with [`NOT_RUN`]. Most tests of boards wait for something to happen, so [`LANES`] binaries run
-//! side by side, except those whose results a busy machine changes.
+//! side by side, except those whose results a busy machine changes ([`ALONE`]).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader};
@@ -31,8 +31,12 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 const IN_MEMORY: [&str; 4] = ["api", "corpus", "kubectl", "watch"];
 /// Test binaries whose tests mostly wait for somebody to notice something, and how many run at a time.
 const WAITING: [(&str, usize); 2] = [("faults", 4), ("masters", 4)];
-/// Test binaries whose tests measure how soon something happens, or keep both cores busy: they run alone.
-const ALONE: [&str; 7] = ["cluster", "demo", "faults", "keeper", "masters", "power", "services"];
+/// Test binaries of boards that leave most of a machine idle: they begin when those that keep it busy
+/// have begun or ended.
+const LATE: [&str; 4] = ["cluster", "faults", "keeper", "power"];
+/// Test binaries whose tests measure how soon something happens, look for what the whole machine has
+/// left, or keep both cores busy: they run alone.
+const ALONE: [&str; 3] = ["demo", "masters", "services"];
 /// Other test binaries that run at a time.
 const LANES: usize = 3;
 /// Memory that Linux offers as a folder.
@@ -70,8 +74,9 @@ pub(crate) fn run_tests(filter: &[String]) -> Result<()> {
     });
     let (binaries, board) = (binaries?, board?);
     eprintln!("xtask: {} test binaries built in {:.0} s", binaries.len(), seconds(start));
-    let (alone, others): (Vec<_>, Vec<_>) =
+    let (alone, mut others): (Vec<_>, Vec<_>) =
         binaries.iter().partition(|binary| ALONE.contains(&binary.name.as_str()));
+    others.sort_by_key(|binary| LATE.contains(&binary.name.as_str()));
     let mut outcomes = side_by_side(others, filter, &board)?;
     for binary in alone {
         outcomes.push(binary.run(filter, &board, &mut |line| println!("{line}"))?);
